@@ -1,0 +1,354 @@
+"""The signed objects: what members tell each other, and why it can be believed.
+
+One envelope for all: ``kind u8 | signature[64] | body``.  The signature covers a
+domain string with the kind's name, the mesh_id and the exact body, so an object of one
+kind or mesh is never valid as another.  Received bytes are kept and relayed verbatim;
+nothing is ever re-encoded to be verified.
+
+Decoding checks form and bounds and costs microseconds; ``Signed.verify`` checks the
+signature and costs about 170 us.  They are apart so that a caller can put a limit
+between the two.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+import attrs
+
+from protocol import identity
+from protocol.address import (
+    Endpoint,
+    Prefix,
+    pack_endpoint,
+    pack_prefixes,
+    unpack_endpoint,
+    unpack_prefixes,
+)
+from protocol.codec import pack, unpack
+from protocol.errors import Rejected
+from protocol.identity import KEY_SIZE, SIGNATURE_SIZE, Identity, Mesh
+
+HASH_SIZE: Final = 16
+MAX_SEQUENCE: Final = 2**63 - 1
+MAX_GRANT: Final = 440
+MAX_ANNOUNCEMENT: Final = 720
+"""Bytes of envelope: a grant and an announcement together fit one HELLO (SPEC.md 4.1)."""
+
+ALIVE: Final = 0
+LEFT: Final = 1
+
+_HEAD: Final = 1 + SIGNATURE_SIZE
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?")
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it is a node name (a lower-case host name of at most 63
+    characters), else raise ``Rejected``: names reach terminals and logs."""
+    if not _NAME.fullmatch(name):
+        raise Rejected("name is not a lower-case host name of 1 to 63 characters")
+    return name
+
+
+@attrs.frozen
+class Signed:
+    """What all objects share. Built by ``decode`` or by a subclass's ``sign``."""
+
+    KIND: ClassVar[int]
+    DOMAIN: ClassVar[str]
+    LIMIT: ClassVar[int]
+
+    raw: bytes = attrs.field(repr=False)
+    """The envelope, exactly as signed or received."""
+    hash: bytes = attrs.field(init=False, repr=lambda value: value.hex())
+    """SHA-256 of ``raw``, cut to 16 bytes."""
+
+    @hash.default
+    def _hash(self) -> bytes:
+        return hashlib.sha256(self.raw).digest()[:HASH_SIZE]
+
+    def signer(self, mesh: Mesh) -> bytes:
+        """The public key that must have signed this object in ``mesh``."""
+        raise NotImplementedError
+
+    def verify(self, mesh: Mesh) -> bool:
+        message = _message(self.DOMAIN, mesh, self.raw[_HEAD:])
+        return identity.verify(self.signer(mesh), self.raw[1:_HEAD], message)
+
+
+@attrs.frozen
+class Grant(Signed):
+    """The authority's word that a key is a member, and what it may announce."""
+
+    KIND = 1
+    DOMAIN = "grant"
+    LIMIT = MAX_GRANT
+
+    node: bytes = attrs.field(repr=identity.short_id)
+    name: str
+    serial: int
+    """Assigned by the authority, rising; a higher one replaces, a lower one wins a conflict."""
+    allow: tuple[Prefix, ...]
+    """The node may announce prefixes that lie inside these."""
+    at: tuple[Prefix, ...]
+    """Its endpoints must lie inside these; empty: anywhere."""
+    limit: int
+    """At most this many prefixes; 0: the importer's own limit."""
+    until: int
+    """Unix seconds after which importers stop honouring it; 0: no end."""
+
+    @property
+    def version(self) -> int:
+        return self.serial
+
+    def signer(self, mesh: Mesh) -> bytes:
+        return mesh.authority
+
+    @classmethod
+    def sign(
+        cls,
+        authority: Identity,
+        mesh: Mesh,
+        *,
+        node: bytes,
+        name: str,
+        serial: int,
+        allow: Iterable[Prefix],
+        at: Iterable[Prefix] = (),
+        limit: int = 0,
+        until: int = 0,
+    ) -> Grant:
+        """A grant signed by ``authority``. ``Rejected`` says what in it cannot be granted."""
+        allow, at = tuple(allow), tuple(at)
+        fields = [
+            node, name, serial,
+            pack_prefixes(allow, 4), pack_prefixes(allow, 6),
+            pack_prefixes(at, 4), pack_prefixes(at, 6),
+            limit, until,
+        ]  # fmt: skip
+        return cls.decode(_seal(cls, authority, mesh, fields))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Grant:
+        node, name, serial, allow4, allow6, at4, at6, limit, until = _open(
+            cls, raw, (bytes, str, int, bytes, bytes, bytes, bytes, int, int)
+        )
+        return cls(
+            raw,
+            identity.check_public_key(node),
+            check_name(name),
+            _check_sequence(serial),
+            unpack_prefixes(allow4, 4) + unpack_prefixes(allow6, 6),
+            unpack_prefixes(at4, 4) + unpack_prefixes(at6, 6),
+            limit,
+            until,
+        )
+
+
+@attrs.frozen
+class Revocation(Signed):
+    """The authority's word that a key is a member no more, for ever."""
+
+    KIND = 2
+    DOMAIN = "revocation"
+    LIMIT = 128
+
+    node: bytes = attrs.field(repr=identity.short_id)
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def signer(self, mesh: Mesh) -> bytes:
+        return mesh.authority
+
+    @classmethod
+    def sign(cls, authority: Identity, mesh: Mesh, *, node: bytes) -> Revocation:
+        return cls.decode(_seal(cls, authority, mesh, [node]))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Revocation:
+        (node,) = _open(cls, raw, (bytes,))
+        return cls(raw, identity.check_public_key(node))
+
+
+@attrs.frozen
+class Announcement(Signed):
+    """A node's own word about itself: where it is, and which prefixes lie behind it."""
+
+    KIND = 3
+    DOMAIN = "announcement"
+    LIMIT = MAX_ANNOUNCEMENT
+
+    node: bytes = attrs.field(repr=identity.short_id)
+    sequence: int
+    """Rises with each announcement; an integer to everyone but its owner, never a time."""
+    boot_key: bytes = attrs.field(repr=identity.short_id)
+    state: int
+    """ALIVE or LEFT."""
+    preference: int
+    """0 to 255: among equal origins of a prefix the highest carries the traffic."""
+    endpoints: tuple[Endpoint, ...]
+    """At most one a family; each is the next hop for prefixes of its family."""
+    prefixes: tuple[Prefix, ...]
+
+    @property
+    def version(self) -> int:
+        return self.sequence
+
+    @property
+    def has_left(self) -> bool:
+        return self.state == LEFT
+
+    def signer(self, mesh: Mesh) -> bytes:
+        return self.node
+
+    @classmethod
+    def sign(
+        cls,
+        node: Identity,
+        mesh: Mesh,
+        *,
+        sequence: int,
+        boot_key: bytes,
+        endpoints: Iterable[Endpoint],
+        prefixes: Iterable[Prefix],
+        state: int = ALIVE,
+        preference: int = 100,
+    ) -> Announcement:
+        """An announcement by ``node``. ``Rejected`` when it would be too long."""
+        prefixes = tuple(prefixes)
+        fields = [
+            node.public, sequence, boot_key, state, preference,
+            sorted(pack_endpoint(where) for where in endpoints),
+            pack_prefixes(prefixes, 4), pack_prefixes(prefixes, 6),
+        ]  # fmt: skip
+        return cls.decode(_seal(cls, node, mesh, fields))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Announcement:
+        node, sequence, boot_key, state, preference, endpoints, prefixes4, prefixes6 = _open(
+            cls, raw, (bytes, int, bytes, int, int, list, bytes, bytes)
+        )
+        if state not in (ALIVE, LEFT):
+            raise Rejected("announcement in no known state")
+        if preference > 255:
+            raise Rejected("preference above 255")
+        if any(not isinstance(where, bytes) for where in endpoints):
+            raise Rejected("field of wrong type")
+        if [len(where) for where in endpoints] not in ([], [6], [18], [6, 18], [18, 6]):
+            raise Rejected("more than one endpoint of a family")
+        if endpoints != sorted(endpoints):
+            raise Rejected("endpoints not ascending")
+        return cls(
+            raw,
+            identity.check_public_key(node),
+            _check_sequence(sequence),
+            identity.check_boot_key(boot_key),
+            state,
+            preference,
+            tuple(unpack_endpoint(where) for where in endpoints),
+            unpack_prefixes(prefixes4, 4) + unpack_prefixes(prefixes6, 6),
+        )
+
+
+@attrs.frozen
+class Accusation(Signed):
+    """A member's word that a target was silent, or refused, at one of its sequences."""
+
+    KIND = 4
+    DOMAIN = "accusation"
+    LIMIT = 192
+
+    accuser: bytes = attrs.field(repr=identity.short_id)
+    target: bytes = attrs.field(repr=identity.short_id)
+    sequence: int
+    refused: bool
+    """The target's host answered that nobody listens there (ICMP port unreachable)."""
+
+    def signer(self, mesh: Mesh) -> bytes:
+        return self.accuser
+
+    @classmethod
+    def sign(
+        cls, accuser: Identity, mesh: Mesh, *, target: bytes, sequence: int, refused: bool
+    ) -> Accusation:
+        fields = [accuser.public, target, sequence, int(refused)]
+        return cls.decode(_seal(cls, accuser, mesh, fields))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Accusation:
+        accuser, target, sequence, refused = _open(cls, raw, (bytes, bytes, int, int))
+        if refused > 1:
+            raise Rejected("refused is neither 0 nor 1")
+        return cls(
+            raw,
+            identity.check_public_key(accuser),
+            identity.check_public_key(target),
+            _check_sequence(sequence),
+            bool(refused),
+        )
+
+
+Record = Grant | Revocation | Announcement
+"""The kinds that the store keeps, one newest object a slot."""
+
+_KINDS: Final[dict[int, type[Grant | Revocation | Announcement | Accusation]]] = {
+    kind.KIND: kind for kind in (Grant, Revocation, Announcement, Accusation)
+}
+
+
+def decode(raw: bytes) -> Record | Accusation:
+    """The object in an envelope, form and bounds checked, signature not yet."""
+    if not raw or raw[0] not in _KINDS:
+        raise Rejected("object of unknown kind")
+    return _KINDS[raw[0]].decode(raw)
+
+
+def _message(domain: str, mesh: Mesh, body: bytes) -> bytes:
+    return b"meshd/1 " + domain.encode() + b"\0" + mesh.id + body
+
+
+def _seal(kind: type[Signed], signer: Identity, mesh: Mesh, fields: list[Any]) -> bytes:
+    body = pack(fields)
+    return bytes([kind.KIND]) + signer.sign(_message(kind.DOMAIN, mesh, body)) + body
+
+
+def _open(kind: type[Signed], raw: bytes, types: tuple[type, ...]) -> list[Any]:
+    if len(raw) > kind.LIMIT:
+        raise Rejected(f"{kind.DOMAIN} longer than {kind.LIMIT} bytes")
+    if len(raw) <= _HEAD or raw[0] != kind.KIND:
+        raise Rejected("object of another kind, or cut short")
+    fields = unpack(raw[_HEAD:])
+    if len(fields) != len(types):
+        raise Rejected("wrong number of fields")
+    if any(type(field) is not wanted for field, wanted in zip(fields, types, strict=True)):
+        raise Rejected("field of wrong type")
+    return fields
+
+
+def _check_sequence(value: int) -> int:
+    if value > MAX_SEQUENCE:
+        raise Rejected("sequence of 2^63 or more")
+    return value
+
+
+__all__ = [
+    "ALIVE",
+    "HASH_SIZE",
+    "KEY_SIZE",
+    "LEFT",
+    "MAX_ANNOUNCEMENT",
+    "MAX_GRANT",
+    "Accusation",
+    "Announcement",
+    "Grant",
+    "Record",
+    "Revocation",
+    "Signed",
+    "check_name",
+    "decode",
+]
