@@ -41,7 +41,7 @@ from meshd.kernel.plan import (
     SetName,
     TableStep,
 )
-from meshd.kernel.port import order
+from meshd.kernel.port import interned, order
 from protocol.address import Prefix
 
 GROUP: Final = 7
@@ -272,9 +272,7 @@ def _prefix(begin: int, count: int, size: int) -> Prefix | None:
     length = 8 * size + 1 - count.bit_length()
     if count & (count - 1) or begin & (count - 1):
         return None
-    if size == 4:
-        return ipaddress.IPv4Network((begin, length))
-    return ipaddress.IPv6Network((begin, length))
+    return interned(begin.to_bytes(size, "big"), length)
 
 
 def write(channel: Channel, steps: Sequence[TableStep]) -> dict[TableStep, str]:

@@ -271,12 +271,16 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     """
     reading = actual if isinstance(actual, Reading) else _plain(actual)
     state, metric = reading.state, reading.metric
-    guards = desired.guards | desired.routes.keys()
+    # Sets of prefixes keep their hashes, and a prefix is slow to hash.
+    routes, there = frozenset(desired.routes), frozenset(state.routes)
+    guards = desired.guards | routes
     wanted = bool(desired.local or desired.mesh)
 
-    added = sorted(desired.routes.keys() - state.routes.keys(), key=order)
-    removed = sorted(state.routes.keys() - desired.routes.keys(), key=order)
-    kept = sorted(desired.routes.keys() & state.routes.keys(), key=order)
+    added = sorted(routes - there, key=order)
+    removed = sorted(there - routes, key=order)
+    moved = sorted(
+        (p for p, hop in desired.routes.items() if state.routes.get(p, hop) != hop), key=order
+    )
     strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
     guards_gone = sorted(state.guards - guards, key=order)
 
@@ -295,11 +299,7 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
         steps.append(RemoveTable())
 
     steps += [AddRoute(prefix, desired.routes[prefix], metric) for prefix in added]
-    steps += [
-        ReplaceRoute(prefix, desired.routes[prefix], metric)
-        for prefix in kept
-        if desired.routes[prefix] != state.routes[prefix]
-    ]
+    steps += [ReplaceRoute(prefix, desired.routes[prefix], metric) for prefix in moved]
     steps += [RemoveStray(stray) for stray in strays if stray.prefix in desired.routes]
 
     everything = rebuilt or recheck

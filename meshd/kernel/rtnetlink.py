@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -46,6 +46,7 @@ from meshd.kernel.port import (
     Interface,
     NextHop,
     Stray,
+    interned,
 )
 from protocol.address import Address, Prefix
 
@@ -57,7 +58,7 @@ GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE."""
 
 _AF: Final = {4: 2, 6: 10}
-_VERSION: Final = {2: 4, 10: 6}
+_FAMILIES: Final = tuple(_AF.values())
 
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
@@ -113,68 +114,87 @@ def read_interfaces(channel: Channel) -> dict[int, Interface]:
 def read_routes(channel: Channel, names: Mapping[int, str], metric: int) -> Routes:
     """The main table. ``names`` gives the device of an interface index."""
     found = Routes()
-    keys: set[tuple[Prefix, int]] = set()
-    for family in _VERSION:
+    for family in _FAMILIES:
         ask = _ROUTE.pack(family, 0, 0, 0, _MAIN, 0, 0, 0, 0)
         for part in channel.dump(GET_ROUTE, ask):
-            _sort(found, keys, part, names, metric)
-    found.shared |= {prefix for prefix in found.routes if (prefix, metric) in keys}
+            _sort(found, part.data[part.at : part.end], names, metric)
+    found.shared |= {
+        route.prefix
+        for route in found.foreign
+        if route.metric == metric and route.prefix in found.routes
+    }
     return found
 
 
 def _sort(
     found: Routes,
-    foreign_keys: set[tuple[Prefix, int]],
-    part: Part,
+    raw: bytes,
     names: Mapping[int, str],
     metric: int,
 ) -> None:
-    data, at, end = part.data, part.at, part.end
-    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(data, at)
-    if table != _MAIN or flags & _CLONED:
+    entry = _parse(raw)
+    if entry is None:
         return
-    about = attributes(data, at + _ROUTE.size, end)
-    prefix = _prefix(family, length, about.get(_DST, b""))
-    priority = _U32.unpack(about[_PRIORITY])[0] if _PRIORITY in about else 0
-    hops = list(_hops(about, names))
+    prefix, priority, protocol, kind, hops, source = entry
     if protocol != ROUTE_PROTOCOL:
-        foreign_keys.add((prefix, priority))
-        for address, device in hops if kind == _UNICAST else [(None, None)]:
-            found.foreign.append(ForeignRoute(prefix, address, device, protocol, priority))
+        for address, index in hops if kind == _UNICAST else [(None, 0)]:
+            found.foreign.append(
+                ForeignRoute(prefix, address, names.get(index), protocol, priority)
+            )
         return
-    address, device = hops[0] if hops else (None, None)
+    address, index = hops[0]
+    device = names.get(index)
+    gateway = kind == _UNICAST and address is not None and device is not None
     if kind == _UNREACHABLE and priority == GUARD_METRIC:
         found.guards.add(prefix)
-    elif (
-        kind == _UNICAST
-        and priority == metric
-        and address
-        and device
-        and prefix not in found.routes
-    ):
-        source = _address(about[_PREFSRC]) if _PREFSRC in about else None
+    elif gateway and priority == metric and prefix not in found.routes:
+        assert address is not None
+        assert device is not None
         found.routes[prefix] = NextHop(address, device, source)
         if len(hops) > 1:
             found.shared.add(prefix)
     else:
-        found.strays.append(
-            Stray(prefix, priority, _deletion(family, length, priority, kind, about))
-        )
+        found.strays.append(Stray(prefix, priority, _deletion(raw)))
 
 
-def _hops(
-    about: Mapping[int, bytes], names: Mapping[int, str]
-) -> Iterator[tuple[Address | None, str | None]]:
+class _Entry(NamedTuple):
+    prefix: Prefix
+    priority: int
+    protocol: int
+    kind: int
+    hops: tuple[tuple[Address | None, int], ...]
+    source: Address | None
+
+
+@lru_cache(maxsize=49152)
+# A route that did not change is listed in the same octets: reading 10,000 routes again
+# with their guards is a matter of looking them up. As many as policy imports, twice.
+def _parse(raw: bytes) -> _Entry | None:
+    """One route message; None for what is not the main table's, or a cache entry."""
+    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(raw)
+    if table != _MAIN or flags & _CLONED:
+        return None
+    about = attributes(raw, _ROUTE.size)
+    return _Entry(
+        interned(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
+        _U32.unpack(about[_PRIORITY])[0] if _PRIORITY in about else 0,
+        protocol,
+        kind,
+        tuple(_hops(about)),
+        _address(about[_PREFSRC]) if _PREFSRC in about else None,
+    )
+
+
+def _hops(about: Mapping[int, bytes]) -> Iterator[tuple[Address | None, int]]:
+    """Gateway and interface index, at least one pair."""
     if _MULTIPATH in about:
         data, at = about[_MULTIPATH], 0
         while at + _HOP.size <= len(data):
             length, _, _, index = _HOP.unpack_from(data, at)
-            hop = attributes(data, at + _HOP.size, at + length)
-            yield _gateway(hop), names.get(index)
+            yield _gateway(attributes(data, at + _HOP.size, at + length)), index
             at += max(_HOP.size, (length + 3) & ~3)
     else:
-        index = _U32.unpack(about[_OIF])[0] if _OIF in about else 0
-        yield _gateway(about), names.get(index)
+        yield _gateway(about), _U32.unpack(about[_OIF])[0] if _OIF in about else 0
 
 
 def _gateway(about: Mapping[int, bytes]) -> Address | None:
@@ -183,13 +203,6 @@ def _gateway(about: Mapping[int, bytes]) -> Address | None:
     if _VIA in about:  # struct rtvia: the other family's address behind a u16
         return _address(about[_VIA][2:])
     return None
-
-
-@lru_cache(maxsize=32768)  # more than the 20,000 prefixes that policy imports
-def _prefix(family: int, length: int, packed: bytes) -> Prefix:
-    if family == _AF[4]:
-        return ipaddress.IPv4Network((packed or bytes(4), length))
-    return ipaddress.IPv6Network((packed or bytes(16), length))
 
 
 @lru_cache(maxsize=8192)  # as many next hops as a mesh has members
@@ -237,29 +250,28 @@ def _towards(hop: NextHop, indices: Mapping[str, int]) -> bytes:
     return found
 
 
-def _deletion(
-    family: int, length: int, priority: int, kind: int, about: Mapping[int, bytes]
-) -> bytes:
-    """Exactly this route, as it was read."""
+def _deletion(raw: bytes) -> bytes:
+    """The body of a request that deletes exactly the route listed as ``raw``."""
+    family, length, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(raw)
+    about = attributes(raw, _ROUTE.size)
     header = _ROUTE.pack(family, length, 0, 0, _MAIN, ROUTE_PROTOCOL, _NOWHERE, kind, 0)
-    named = {_DST, _OIF, _GATEWAY, _MULTIPATH, _VIA, _PREFSRC}
-    kept = (attribute(number, about[number]) for number in sorted(named & about.keys()))
-    return b"".join((header, attribute(_PRIORITY, _U32.pack(priority)), *kept))
+    named = (_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _MULTIPATH, _VIA)
+    return header + b"".join(
+        attribute(number, about[number]) for number in named if number in about
+    )
 
 
 def describe(part: Part) -> str | None:
     """A notification in words, or None when it does not concern the main table."""
     data, at, end = part.data, part.at, part.end
     if part.kind in (NEW_ROUTE, DEL_ROUTE):
-        family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(data, at)
-        if table != _MAIN or flags & _CLONED or family not in _VERSION:
+        entry = _parse(data[at:end]) if data[at] in _FAMILIES else None
+        if entry is None:
             return None
-        about = attributes(data, at + _ROUTE.size, end)
-        prefix = _prefix(family, length, about.get(_DST, b""))
-        owner = "our route" if protocol == ROUTE_PROTOCOL else f"route of protocol {protocol}"
-        if protocol == ROUTE_PROTOCOL and kind == _UNREACHABLE:
-            owner = "our guard"
-        return f"{owner} {prefix} {'written' if part.kind == NEW_ROUTE else 'deleted'}"
+        owner = f"route of protocol {entry.protocol}"
+        if entry.protocol == ROUTE_PROTOCOL:
+            owner = "our guard" if entry.kind == _UNREACHABLE else "our route"
+        return f"{owner} {entry.prefix} {'written' if part.kind == NEW_ROUTE else 'deleted'}"
     if part.kind in (NEW_LINK, DEL_LINK):
         _, _, index, flags, _ = _LINK.unpack_from(data, at)
         about = attributes(data, at + _LINK.size, end)
