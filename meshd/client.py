@@ -13,12 +13,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from meshd.errors import Refused, UsageError
+from meshd.errors import INVALID_PARAMS, Refused, UsageError
 from meshd.paths import Paths
 from meshd.text import escape
-
-INVALID_PARAMS: Final = -32602
-"""The code under which the daemon sends a ``UsageError`` (JSON-RPC 2.0 section 5.1)."""
 
 CHECK_EVERY: Final = 0.5
 """Seconds between two looks at a condition when no event hastens it: a probe period."""

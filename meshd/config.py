@@ -117,6 +117,13 @@ def mesh(config: Config, where: Path) -> Mesh:
 
 def render(config: Config, made_by: str) -> str:
     """A short file for a new node: what was decided, and where the rest can be read."""
+    pool = (
+        "\n"
+        "# What members may announce when their grant does not say otherwise.\n"
+        f"pool = {_toml([str(prefix) for prefix in config.pool])}\n"
+        if made_by == "init"  # Elsewhere nobody is invited.
+        else ""
+    )
     return (
         f"# Written by `meshd {made_by}`. After a change: `meshd reload`.\n"
         "# Options not listed here have their default; the package's config/meshd.toml shows all.\n"
@@ -132,10 +139,7 @@ def render(config: Config, made_by: str) -> str:
         f"announce = {_toml([str(prefix) for prefix in config.announce])}\n"
         "\n"
         "# This router's own address for the mesh, one a family; empty: found out.\n"
-        f"advertise = {_toml([str(endpoint) for endpoint in config.advertise])}\n"
-        "\n"
-        "# What members may announce when their grant does not say otherwise.\n"
-        f"pool = {_toml([str(prefix) for prefix in config.pool])}\n"
+        f"advertise = {_toml([str(endpoint) for endpoint in config.advertise])}\n" + pool
     )
 
 

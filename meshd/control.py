@@ -21,9 +21,9 @@ from typing import Any, Final
 import attrs
 import trio
 
-from meshd.errors import Refused, UsageError
+from meshd.errors import INVALID_PARAMS, REFUSED, Refused, UsageError
 from meshd.files import failure, make_directory
-from meshd.log import to_json
+from meshd.text import to_json
 
 Method = Callable[[dict[str, Any]], Awaitable[object]]
 Watch = Callable[[], AbstractContextManager[trio.MemoryReceiveChannel[dict[str, Any]]]]
@@ -42,10 +42,8 @@ WRITE_TIMEOUT: Final = 5.0
 MAX_PATH: Final = 107
 """Bytes in sun_path (unix(7)), without its NUL."""
 
-PARSE_ERROR, INVALID_REQUEST = -32700, -32600
-METHOD_NOT_FOUND, INVALID_PARAMS = -32601, -32602
-"""JSON-RPC 2.0 section 5.1. INVALID_PARAMS carries a ``UsageError``."""
-REFUSED: Final = 1
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND = -32700, -32600, -32601
+"""JSON-RPC 2.0 section 5.1."""
 
 _SO_PEERGROUPS: Final = 59
 """Linux >= 4.13, asm-generic/socket.h: the peer's supplementary groups."""

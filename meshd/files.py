@@ -26,6 +26,8 @@ def make_directory(path: Path, mode: int) -> list[Path]:
             made.append(item)
             _inherit_owner(item)
     except OSError as error:
+        for item in reversed(made):
+            item.rmdir()
         raise failure(path, "make", error) from None
     return made
 

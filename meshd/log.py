@@ -6,7 +6,6 @@ a watcher that does not read costs that reader its events and nobody else anythi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from typing import Any, Final, TextIO
 import attrs
 import trio
 
-from meshd.text import event_line
+from meshd.text import event_line, to_json
 
 Event = dict[str, Any]
 
@@ -71,8 +70,3 @@ class EventLog:
         except (OSError, ValueError):
             # A router goes on routing when nobody reads its log; ValueError: stream closed.
             return
-
-
-def to_json(entry: object) -> str:
-    """One line, ASCII only: JSON's own escapes keep control characters from a terminal."""
-    return json.dumps(entry, default=str).replace("\x7f", "\\u007f")

@@ -7,6 +7,7 @@ a peer reaches a terminal unescaped: whatever is not printable is shown as ``\\x
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -42,6 +43,11 @@ def field(value: object) -> str:
     if text and not any(char in ' "=' for char in text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def to_json(value: object) -> str:
+    """One line, ASCII only: JSON's own escapes keep control characters from a terminal."""
+    return json.dumps(value, default=str).replace("\x7f", "\\u007f")
 
 
 def event_line(event: Json, colour: bool = False) -> str:
