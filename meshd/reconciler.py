@@ -43,8 +43,6 @@ class KernelStatus:
 
     in_sync: bool = False
     error: str | None = None
-    plan: tuple[str, ...] = ()
-    """What stood to be done at the last look, before it was."""
     failed: dict[Prefix, str] = attrs.field(factory=dict)
     """Prefix to why its last step was not done."""
 
@@ -73,10 +71,16 @@ class Reconciler:
         self._recheck = True
         self._last: KernelState | None = None
         self._delay = RETRY_FIRST
+        self._alarms: list[float] = []
 
     def wake(self) -> None:
         """The table, the configuration or the time have changed what is desired."""
         self._asked = True
+        self._dirty.set()
+
+    def wake_at(self, when: float) -> None:
+        """Look again at ``when`` (trio's clock) at the latest."""
+        self._alarms.append(when)
         self._dirty.set()
 
     def in_sync_with_mesh(self) -> None:
@@ -105,6 +109,12 @@ class Reconciler:
                     await self._dirty.wait()
                 wait = await self._round()
 
+    async def look(self) -> list[str]:
+        """What would be done now, in the kernel's own words, without doing it."""
+        reading = await trio.to_thread.run_sync(self._backend.read)
+        desired = self._wanted(self._decide(reading).desired, reading.state)
+        return str(diff(desired, reading)).splitlines()
+
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
         async for change in changes:
             if len(self._heard) < SHOWN:
@@ -124,7 +134,6 @@ class Reconciler:
             self.decision = self._decide(reading)
             desired = self._wanted(self.decision.desired, reading.state)
             plan = diff(desired, reading, recheck=self._recheck)
-            self.status.plan = tuple(str(step) for step in plan)
             failures = await self._apply(plan)
         except OSError as error:
             self._fail(error)
@@ -135,7 +144,9 @@ class Reconciler:
         if failures:
             return self._backoff()
         self._delay = RETRY_FIRST
-        return SWEEP
+        now = trio.current_time()
+        self._alarms = [when for when in self._alarms if when > now]
+        return min([SWEEP, *(when - now for when in self._alarms)])
 
     def _wanted(self, desired: KernelState, actual: KernelState) -> KernelState:
         if not self._manages_nat:

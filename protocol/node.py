@@ -679,6 +679,8 @@ class Node:
         live, root = self._common.live(), self._common.store.root
         if any(member.root != root for member in live):
             return
+        if any(m.state is State.ALIVE and not m.seen for m in self._common.members.values()):
+            return  # known from before, and neither seen nor failed yet
         if not live and any(seed not in self._endpoints for seed in self._seeds):
             return  # we were told of others and have met nobody yet
         known = [m for m in self._common.members.values() if m.state is not State.LEFT]
