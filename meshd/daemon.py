@@ -145,6 +145,7 @@ class Daemon:
                 await nursery.start(self._reconciler.run)
                 self._say_listening()
                 self._node.join(self._seeds, trio.current_time())
+                self._transmit.set()
                 nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
                 nursery.start_soon(self._transmit_forever)
                 nursery.start_soon(self._resolve_forever)

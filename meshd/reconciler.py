@@ -16,7 +16,20 @@ from typing import Any, Final
 import attrs
 import trio
 
-from meshd.kernel.plan import Failure, FlowStep, Plan, diff
+from meshd.kernel.plan import (
+    AddElement,
+    AddGuard,
+    AddRoute,
+    BuildTable,
+    Failure,
+    FlowStep,
+    Plan,
+    RemoveElement,
+    RemoveGuard,
+    RemoveRoute,
+    ReplaceRoute,
+    diff,
+)
 from meshd.kernel.port import Backend, KernelState, Reading
 from meshd.log import EventLog
 from meshd.policy import Decision, outermost
@@ -197,11 +210,49 @@ class Reconciler:
             repaired = desired == self._last and not asked
             self._log.emit(
                 "kernel-repaired" if repaired else "kernel-changed",
-                steps=len(plan),
-                failed=len(failures),
+                **_summary(plan),
                 routes=len(desired.routes),
+                steps=len(plan),
+                **({"failed": len(failures)} if failures else {}),
                 took_ms=round(1000 * seconds, 1),
-                done=[str(step).splitlines()[0] for step in plan][:SHOWN],
                 **({"after": heard} if heard else {}),
             )
         self._settled()
+
+
+def _summary(plan: Plan) -> dict[str, list[str]]:
+    """The prefixes of a plan by what is done for them; a table that is made anew is named.
+
+    A route brings its guard and its exclusion along, and takes them away: said once.
+    """
+    done: dict[str, dict[str, None]] = {}
+
+    def note(word: str, prefix: object) -> None:
+        done.setdefault(word, {})[str(prefix)] = None
+
+    for step in plan:
+        match step:
+            case BuildTable():
+                note("table", "; ".join(step.problems) or "made")
+            case AddRoute():
+                note("added", step.prefix)
+            case ReplaceRoute():
+                note("moved", step.prefix)
+            case RemoveRoute():
+                note("removed", step.prefix)
+            case AddGuard():
+                note("guarded", step.prefix)
+            case RemoveGuard():
+                note("unguarded", step.prefix)
+            case AddElement():
+                note(f"{step.name}_added", step.prefix)
+            case RemoveElement():
+                note(f"{step.name}_removed", step.prefix)
+            case _:
+                pass
+    for word, others in (("added", ("guarded", "mesh_added")),
+                         ("removed", ("unguarded", "mesh_removed"))):  # fmt: skip
+        for other in others:
+            for prefix in done.get(word, {}):
+                done.get(other, {}).pop(prefix, None)
+    return {word: list(prefixes) for word, prefixes in done.items() if prefixes}

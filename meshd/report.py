@@ -11,6 +11,7 @@ from typing import Any
 from meshd.policy import Route
 from meshd.reconciler import KernelStatus
 from protocol.identity import Mesh
+from protocol.members import Member, State
 from protocol.node import Node
 
 Json = dict[str, Any]
@@ -55,11 +56,19 @@ def peers(node: Node, now: float) -> list[Json]:
             "since_s": round(now - member.shown_since, 1),
             "seen": member.seen,
             "reachable": member.reachable,
-            "reason": member.reason if member.seen else "not seen since we started",
+            "reason": _reason(member),
         }
         for member in node.members.values()
     ]
     return sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))
+
+
+def _reason(member: Member) -> str:
+    if not member.seen:
+        return "not seen since we started"
+    if member.state is State.ALIVE:
+        return "" if member.reachable else "others reach it, we do not"
+    return member.reason
 
 
 def routes(rows: Iterable[Route], kernel: KernelStatus) -> list[Json]:
