@@ -35,9 +35,8 @@ MAX_RELAYED: Final = 256
 
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
-_RELAY_PATIENCE: Final = 0.1
-"""Longest wait of a relay for its ack: a third of ``indirect_timeout``, so that its nack
-arrives in time."""
+_RELAY_SHARE: Final = 1 / 3
+"""Of ``indirect_timeout``: a relay's longest wait for its ack, so that its nack arrives."""
 
 
 @attrs.define(eq=False)
@@ -130,13 +129,17 @@ class Detector:
         self._wait(attempt, self._timeout(attempt.member), now)
 
     def _send_probe(self, member: Member, now: float) -> int:
+        nonce = self._new_nonce(member.key, now)
+        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
+        self._send(member.key, probe, now)
+        return nonce
+
+    def _new_nonce(self, target: bytes, now: float) -> int:
         nonce = self._common.rng.getrandbits(32)
-        self._nonces[nonce] = (member.key, now)
+        self._nonces[nonce] = (target, now)
         self._common.timers.after(
             self._tuning.candidate_lifetime, now, lambda now: self._forget_nonce(nonce)
         )
-        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
-        self._send(member.key, probe, now)
         return nonce
 
     def _forget_nonce(self, nonce: int) -> None:
@@ -173,9 +176,8 @@ class Detector:
             return
         attempt.asked = len(relays)
         attempt.relays = {member.key for member in relays}
-        nonce = self._common.rng.getrandbits(32)
+        nonce = self._new_nonce(target, now)
         attempt.nonces.add(nonce)
-        self._nonces[nonce] = (target, now)
         for member in relays:
             self._send(member.key, Indirect(nonce, slot_id(3, target)), now)
         self._wait(attempt, self._tuning.indirect_timeout, now)
@@ -249,7 +251,7 @@ class Detector:
             del self._relayed[nonce]
             self._send(peer, Nack(request.nonce), now)
 
-        patience = min(self._timeout(target), _RELAY_PATIENCE)
+        patience = min(self._timeout(target), _RELAY_SHARE * self._tuning.indirect_timeout)
         timer = self._common.timers.after(patience, now, give_up)
         self._relayed[nonce] = _Relayed(peer, request.nonce, target.key, timer)
 
