@@ -388,6 +388,12 @@ def test_a_foreign_route_on_our_very_key_stays_as_it_is(linux: Linux) -> None:
     assert [kind for _, kind, *_ in routes()] == ["unreachable", "unreachable"]
 
 
+def test_a_refusal_comes_with_the_kernels_own_words(linux: Linux) -> None:
+    lost = KernelState({FOUR: hop("198.51.100.1")}, local=LOCAL, mesh=MESH)
+    (failure,) = linux.apply(diff(lost, linux.read()))
+    assert failure.reason == ("198.51.100.1 is not on-link at net0 (Nexthop has invalid gateway)")
+
+
 @pytest.mark.parametrize("verb", ["append", "prepend"])
 def test_a_route_that_shares_its_key_is_not_replaced(linux: Linux, verb: str) -> None:
     # REPLACE takes the first route of a key, whoever's it is.
