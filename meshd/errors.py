@@ -22,3 +22,8 @@ class StateError(UsageError):
 
 class Refused(Exception):
     """The answer is no, though the question was right. The command exits 1."""
+
+
+INVALID_PARAMS, REFUSED = -32602, 1
+"""The codes under which ``UsageError`` and ``Refused`` cross the control socket: the first
+is JSON-RPC 2.0's own (section 5.1), the second from the range it leaves to applications."""
