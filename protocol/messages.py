@@ -68,8 +68,9 @@ class Ack:
     def parse(cls, body: bytes) -> Ack:
         if len(body) < _PULSE.size:
             raise Rejected("malformed ACK")
+        nonce, root, evidence = _PULSE.unpack_from(body)
         observed = body[_PULSE.size :]
-        return cls(*_PULSE.unpack_from(body), unpack_endpoint(observed) if observed else None)
+        return cls(nonce, root, evidence, unpack_endpoint(observed) if observed else None)
 
 
 @attrs.frozen
