@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import pwd
 from pathlib import Path
@@ -16,6 +17,8 @@ from meshd import founding, values
 from meshd.errors import StateError, UsageError
 from meshd.founding import GrantTerms, World
 from meshd.invitation import decode
+from meshd.kernel.memory import Memory
+from meshd.kernel.port import Interface
 from meshd.paths import Paths
 from meshd.startup import Additions, RunOptions, prepare
 from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY, NODE_KEY, StateDirectory
@@ -193,9 +196,34 @@ def test_serials_rise_also_when_the_clock_does_not(hosts: Hosts) -> None:
     assert serials == [first + 1, first + 2, first + 3]
 
 
-def test_without_any_address_there_is_nothing_to_join_through(hosts: Hosts) -> None:
+def test_without_any_address_there_is_nothing_to_join_through(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hosts.init(advertise=())
+    monkeypatch.setattr(founding, "backend", lambda *_, **__: Memory())
     with pytest.raises(UsageError, match="start the daemon first, or set advertise in"):
+        hosts.invite()
+
+
+def test_without_a_daemon_the_invitation_names_the_address_it_would_announce(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts.init(advertise=())
+    inside, outside = map(ipaddress.ip_interface, ("10.1.0.1/24", "192.0.2.7/24"))
+    kernel = Memory([Interface("net0", 2, True, (inside, outside))])
+    monkeypatch.setattr(founding, "backend", lambda *_, **__: kernel)
+    assert list(map(str, decode(hosts.invite(), NOW).seeds)) == ["192.0.2.7:6179"]
+
+
+def test_a_host_that_may_not_be_looked_at_needs_advertise(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Memory:
+        raise PermissionError(1, "Operation not permitted")
+
+    hosts.init(advertise=())
+    monkeypatch.setattr(founding, "backend", fail)
+    with pytest.raises(UsageError, match="or set advertise in"):
         hosts.invite()
 
 
