@@ -18,3 +18,7 @@ class Rejected(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class SequenceUnavailable(Exception):
+    """The owner could not reserve a sequence (its disk is full, say): nothing was signed."""

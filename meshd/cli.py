@@ -1,0 +1,372 @@
+"""The command line: what can be asked, and how an answer becomes an exit code.
+
+0 is done, 1 is no, 2 is usage or config; an error is one line on standard error and never a
+traceback.  What each command does is in ``meshd.commands``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn
+
+from meshd import __version__, commands, text
+from meshd.errors import Refused, UsageError
+from meshd.paths import Paths
+
+NO, USAGE = 1, 2
+INTERRUPTED: Final = 130
+PIPE_CLOSED: Final = 141
+"""128 + SIGINT and 128 + SIGPIPE, as a shell reports a program that died of them."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line, like all others."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            **options, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{text.escape(message)}; see: {self.prog} --help")
+
+
+class _Command(NamedTuple):
+    name: str
+    run: Callable[[argparse.Namespace, Paths], int]
+    options: Callable[[argparse.ArgumentParser], None]
+    purpose: str
+    """One sentence."""
+    help: str
+    """What a newcomer must know, with an example."""
+    codes: str = "0 done, 1 no, 2 usage or config"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shall see its number, not an error.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except UsageError as error:
+        return _complain(error, USAGE)
+    except Refused as error:
+        return _complain(error, NO)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _abandon_output()
+        return PIPE_CLOSED
+    except OSError as error:
+        _abandon_output()
+        where = error.filename or "standard output"
+        return _complain(f"{where}: {error.strerror or error}", NO)
+    return code
+
+
+def _complain(error: object, code: int) -> int:
+    print(f"meshd: {text.escape(error)}", file=sys.stderr)
+    return code
+
+
+def _abandon_output() -> None:
+    """Standard output takes no more: the interpreter's own flush at exit must not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    command: _Command | None = options.command
+    if command is None:
+        parser.print_help(sys.stderr)
+        return USAGE
+    return command.run(options, _paths(options.dir or os.environ.get("MESHD_DIR")))
+
+
+def _paths(directory: str | None) -> Paths:
+    return Paths.under(Path(directory)) if directory else Paths.system()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="meshd",
+        description="Joins the private subnets of routers: they tell each other what lies behind"
+        " them,\nand each keeps its own routes and NAT exclusions.",
+        epilog="start here:\n"
+        "  meshd init --name a --announce 10.1.0.0/24     on the first router, then: meshd run\n"
+        "  meshd invite b                                 there too: prints a token\n"
+        "  meshd join TOKEN --announce 10.2.0.0/24        on the second router, then: meshd run\n"
+        "\nexit codes: 0 done, 1 no, 2 usage or config",
+    )
+    parser.add_argument("--version", action="version", version=f"meshd {__version__}")
+    _add_directory(parser, None)
+    subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
+    parser.set_defaults(command=None)
+    for command in COMMANDS:
+        sub = subparsers.add_parser(
+            command.name,
+            help=command.purpose,
+            description=command.purpose[0].upper() + command.purpose[1:] + ".",
+            epilog=f"{command.help}\n\nexit codes: {command.codes}",
+        )
+        command.options(sub)
+        # After the command too; not given there, it leaves what was given before.
+        _add_directory(sub, argparse.SUPPRESS)
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _add_directory(parser: argparse.ArgumentParser, default: str | None) -> None:
+    parser.add_argument(
+        "--dir",
+        metavar="DIR",
+        default=default,
+        help="keep everything under DIR (also MESHD_DIR); without it /etc/meshd, /run/meshd"
+        " and /var/lib/meshd",
+    )
+
+
+# -- options ------------------------------------------------------------------------------------
+
+
+def _no_options(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def _list_option(parser: argparse.ArgumentParser, name: str, metavar: str, words: str) -> None:
+    parser.add_argument(name, metavar=metavar, action="append", default=[], help=words)
+
+
+def _announce_option(parser: argparse.ArgumentParser) -> None:
+    _list_option(parser, "--announce", "P", "a subnet behind this router; may be repeated")
+
+
+def _advertise_option(parser: argparse.ArgumentParser) -> None:
+    _list_option(
+        parser,
+        "--advertise",
+        "ADDR[:PORT]",
+        "this router's address for the mesh, one IPv4 and one IPv6; without it, found out",
+    )
+
+
+def _grant_options(parser: argparse.ArgumentParser) -> None:
+    _list_option(
+        parser, "--allow", "P", "it may announce subnets inside P; without it, inside the pool"
+    )
+    _list_option(parser, "--at", "UNDERLAY", "its own address must lie in this prefix")
+    parser.add_argument("--limit", metavar="N", help="it may announce at most N subnets")
+    parser.add_argument(
+        "--until", metavar="DATE", help="its membership ends: 2027-01-31, or 2027-01-31T12:00Z"
+    )
+
+
+def _init_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", required=True, help="this router's name in the mesh")
+    _announce_option(parser)
+    _list_option(
+        parser,
+        "--pool",
+        "P",
+        "what members may announce when their grant does not say otherwise; may be repeated;"
+        " without it, RFC 1918 and fc00::/7",
+    )
+    _advertise_option(parser)
+    _grant_options(parser)
+
+
+def _invite_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the new member's name")
+    parser.add_argument(
+        "--valid",
+        metavar="TIME",
+        default="24h",
+        help="how long the token can be used to join: 30m, 24h, 7d (default: 24h)",
+    )
+    _grant_options(parser)
+
+
+def _join_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("token", metavar="TOKEN", help="what invite printed, or - to read it")
+    _announce_option(parser)
+    _advertise_option(parser)
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    _list_option(parser, "--seed", "HOST[:PORT]", "where a member may answer; may be repeated")
+    _announce_option(parser)
+    _advertise_option(parser)
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="for people, or programs"
+    )
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs: the daemon's own words")
+
+
+def _prefixes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prefixes", metavar="P", nargs="+", help="a subnet, such as 10.7.0.0/24")
+
+
+def _wait_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--peers", metavar="N", help="N members alive besides this one, at least")
+    _list_option(parser, "--prefix", "P", "P is installed in the kernel, or announced here")
+    parser.add_argument(
+        "--converged", action="store_true", help="all live members have the same table"
+    )
+    parser.add_argument("--timeout", metavar="S", required=True, help="seconds to wait at most")
+
+
+def _purge_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state", action="store_true", help="also remove this node's directory and config"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+COMMANDS: Final = (
+    _Command(
+        "init",
+        commands.init,
+        _init_options,
+        "make a new mesh, with this router as its first member",
+        "Makes the mesh's authority (who may be a member is what it signs), this router's own\n"
+        "key and config, and prints what to do next.\n\n"
+        "example:\n  meshd init --name a --announce 10.1.0.0/24",
+    ),
+    _Command(
+        "invite",
+        commands.invite,
+        _invite_options,
+        "print a token with which another router can join",
+        "Runs where the mesh was made. The token is the only thing on standard output, and is a\n"
+        "secret: it holds the new member's key. Pass it through ssh, not through a chat.\n\n"
+        "example:\n  meshd invite b --allow 10.2.0.0/16 |\n"
+        "    ssh b meshd join - --announce 10.2.0.0/24",
+    ),
+    _Command(
+        "join",
+        commands.join,
+        _join_options,
+        "make this router the member that a token was made for",
+        "Writes this router's key and config; `meshd run` then starts it.\n\n"
+        "example:\n  meshd join - --announce 10.2.0.0/24 < token",
+    ),
+    _Command(
+        "run",
+        commands.run,
+        _run_options,
+        "run the daemon, in the foreground, until SIGINT or SIGTERM",
+        "Finds the other members, and keeps the routes to their subnets and the NAT exclusions.\n"
+        "Stopping it leaves them in place (`meshd leave` takes them away); SIGHUP reads the\n"
+        "config again. Options add to the config's lists. Needs CAP_NET_ADMIN.\n\n"
+        "example:\n  meshd run --seed 192.0.2.1 --announce 10.1.0.0/24",
+        "0 stopped or left, 1 failed, 2 usage, config, privilege or port in use",
+    ),
+    _Command(
+        "status",
+        commands.show("status", text.status),
+        _json_option,
+        "show this node, its mesh and its kernel in a few lines",
+        "example:\n  meshd status --json | jq .converged",
+        "0 shown, 1 no daemon, 2 usage",
+    ),
+    _Command(
+        "peers",
+        commands.show("peers", text.peers),
+        _json_option,
+        "list the other members, with state and round-trip time",
+        "alive: it answers. suspect: it may be gone. failed: its routes are removed. left: it\n"
+        "said goodbye.\n\nexample:\n  meshd peers",
+        "0 shown, 1 no daemon, 2 usage",
+    ),
+    _Command(
+        "routes",
+        commands.show("routes", text.routes),
+        _json_option,
+        "list what the members announce, and why it is or is not in the kernel",
+        "installed: in use. standby: another origin is used. unreachable: its node is gone, and\n"
+        "traffic is stopped rather than leaked. refused, shadowed: see the reason.\n\n"
+        "example:\n  meshd routes",
+        "0 shown, 1 no daemon, 2 usage",
+    ),
+    _Command(
+        "watch",
+        commands.watch,
+        _json_option,
+        "print events as they happen, until interrupted",
+        "The same lines as the daemon's log; --json gives one object a line.\n\n"
+        "example:\n  meshd watch",
+        "1 the daemon ended, or there is none, 2 usage, 130 interrupted",
+    ),
+    _Command(
+        "wait",
+        commands.wait,
+        _wait_options,
+        "wait until all that is asked for holds, for scripts",
+        "Also waits for the daemon to appear.\n\n"
+        "example:\n  meshd wait --peers 2 --prefix 10.2.0.0/24 --converged --timeout 30",
+        "0 it holds, 1 not in time, 2 usage",
+    ),
+    _Command(
+        "announce",
+        commands.change("announce"),
+        _prefixes,
+        "announce subnets behind this router, from now on",
+        "Kept beside the config, so it survives a restart. Returns when the change is on its way.\n"
+        "\nexample:\n  meshd announce 10.7.0.0/24 fd00:7::/64",
+    ),
+    _Command(
+        "withdraw",
+        commands.change("withdraw"),
+        _prefixes,
+        "announce subnets no longer, from now on",
+        "Kept beside the config, so it survives a restart. Returns when the change is on its way.\n"
+        "\nexample:\n  meshd withdraw 10.7.0.0/24",
+    ),
+    _Command(
+        "leave",
+        commands.leave,
+        _no_options,
+        "leave the mesh: tell all members, take our state out of the kernel, end the daemon",
+        "`meshd run` comes back as the same member.\n\nexample:\n  meshd leave",
+    ),
+    _Command(
+        "reload",
+        commands.reload,
+        _no_options,
+        "make the daemon read its config again",
+        "A file with an error changes nothing, and the error is told. SIGHUP does the same.\n\n"
+        "example:\n  meshd reload",
+    ),
+    _Command(
+        "plan",
+        commands.plan,
+        _json_option,
+        "show what the daemon would change in the kernel now, and change nothing",
+        "example:\n  meshd plan",
+        "0 shown, 1 no daemon, 2 usage",
+    ),
+    _Command(
+        "purge",
+        commands.purge,
+        _purge_options,
+        "remove everything of ours from the kernel, when no daemon runs",
+        "For after a daemon that is gone for good; `meshd leave` does it in good order. --state\n"
+        "also removes this node's directory and config, but never the authority's keys.\n\n"
+        "example:\n  meshd purge",
+    ),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

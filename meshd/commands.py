@@ -1,0 +1,262 @@
+"""The commands: each asks for one thing, prints what came of it, returns its exit code.
+
+Parsed options come in, and ``UsageError`` or ``Refused`` go out.  What a command needs is
+imported inside it: one that only talks to the control socket must start fast, so neither
+trio, cryptography nor attrs may be loaded with this module (a test watches over that).
+"""
+
+# ruff: noqa: PLC0415 (for the reason above)
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from meshd import client, text
+from meshd.errors import Refused, UsageError
+from meshd.paths import Paths
+
+if TYPE_CHECKING:
+    from meshd.founding import GrantTerms, World
+
+DONE: Final = 0
+
+CHANGE_TIMEOUT: Final = 60.0
+"""Seconds for the daemon to write a change into the kernel and send it on its way."""
+LEAVE_TIMEOUT: Final = 120.0
+"""Seconds for a departure to reach all live members, the failing ones given up on."""
+
+
+# -- commands that make a node: they need the protocol, and load it ---------------------------
+
+
+def _world() -> World:
+    import time
+
+    from meshd.founding import World
+
+    return World(time.time, os.urandom)
+
+
+def _terms(options: argparse.Namespace) -> GrantTerms:
+    from meshd import values
+    from meshd.founding import GrantTerms
+
+    return GrantTerms(
+        tuple(_read("--allow", values.prefix, options.allow)),
+        tuple(_read("--at", values.prefix_or_address, options.at)),
+        _whole("--limit", options.limit, 1, 1_000_000) if options.limit is not None else 0,
+        _read("--until", values.until, [options.until])[0] if options.until is not None else 0,
+    )
+
+
+def init(options: argparse.Namespace, paths: Paths) -> int:
+    from meshd import founding, values
+
+    mesh, node = founding.init(
+        paths,
+        _world(),
+        name=options.name,
+        announce=_read("--announce", values.prefix, options.announce),
+        pool=_read("--pool", values.prefix, options.pool),
+        advertise=_read("--advertise", values.advertised, options.advertise),
+        terms=_terms(options),
+    )
+    print(
+        f"mesh {mesh.id.hex()} made, with this node as its first member:"
+        f" {options.name} {node.public.hex()}\n"
+        f"  config              {paths.config}\n"
+        f"  this node's key     {paths.state / 'node.key'}\n"
+        f"  authority's key     {paths.state / 'authority.key'}\n"
+        f"  next authority key  {paths.state / 'authority-next.key'}\n"
+        "\n"
+        "Move authority-next.key to another place, offline: it alone can take over the mesh\n"
+        "should authority.key be lost or stolen, and here both would be stolen together.\n"
+        "\n"
+        "Next:\n"
+        f"  meshd{paths.option} run            start the daemon on this router\n"
+        f"  meshd{paths.option} invite NAME    a token for the next router (while it runs)"
+    )
+    return DONE
+
+
+def invite(options: argparse.Namespace, paths: Paths) -> int:
+    from meshd import founding, values
+
+    (valid,) = _read("--valid", values.duration, [options.valid])
+    token, invitation = founding.invite(
+        paths,
+        _world(),
+        name=options.name,
+        valid=valid,
+        terms=_terms(options),
+        endpoints=lambda config: founding.own_endpoints(paths, config),
+    )
+    print(token, flush=True)
+    allowed = ", ".join(map(str, invitation.grant.allow))
+    print(
+        f"meshd: this token is a secret: it holds the key of {options.name}. Who has it can be"
+        f" {options.name}.\n"
+        f"meshd: valid until {values.moment(invitation.valid_until)}; {options.name} may announce"
+        f" inside {allowed}.\n"
+        f"meshd: on the new router: meshd join - --announce SUBNET, and paste it there;"
+        " then: meshd run",
+        file=sys.stderr,
+    )
+    return DONE
+
+
+def join(options: argparse.Namespace, paths: Paths) -> int:
+    from meshd import founding, values
+
+    invitation = founding.join(
+        paths,
+        _world(),
+        _read_token() if options.token == "-" else options.token,
+        announce=_read("--announce", values.prefix, options.announce),
+        advertise=_read("--advertise", values.advertised, options.advertise),
+    )
+    print(
+        f"this node is {invitation.grant.name} {invitation.identity.public.hex()}"
+        f" of mesh {invitation.mesh.id.hex()}\n"
+        f"  config           {paths.config}\n"
+        f"  this node's key  {paths.state / 'node.key'}\n"
+        "\n"
+        "The token has served: remove it where you kept it. Next:\n"
+        f"  meshd{paths.option} run    start the daemon on this router"
+    )
+    return DONE
+
+
+def _read_token() -> str:
+    if sys.stdin.isatty():
+        print("meshd: paste the token, then press Enter", file=sys.stderr)
+        return sys.stdin.readline()
+    # Longer than any token, whose text is cut at 4,096 characters.
+    return sys.stdin.buffer.read(65536).decode("ascii", "replace")
+
+
+def run(options: argparse.Namespace, paths: Paths) -> int:
+    import time
+
+    from meshd import values
+    from meshd.daemon import run
+    from meshd.startup import Additions, prepare
+
+    additions = Additions(
+        tuple(_read("--seed", values.seed, options.seed)),
+        tuple(_read("--announce", values.prefix, options.announce)),
+        tuple(_read("--advertise", values.advertised, options.advertise)),
+    )
+    return run(prepare(paths, additions, options.log_format, time.time))
+
+
+def purge(options: argparse.Namespace, paths: Paths) -> int:
+    from meshd import purge as purging
+
+    doomed = purging.doomed(paths) if options.state else []
+    if doomed and not options.yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"this would remove {' and '.join(doomed)}; add --yes to do it")
+        print(f"remove {' and '.join(doomed)}? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise Refused("nothing removed")
+    lines = purging.purge_kernel(paths)
+    print("\n".join(lines) if lines else "nothing of ours was in the kernel")
+    if doomed:
+        print("\n".join(purging.purge_state(paths)))
+    return DONE
+
+
+def _read(option: str, reader: Callable[[str], Any], texts: Sequence[str]) -> list[Any]:
+    """Each of ``texts`` as ``reader`` takes it; an error names the option."""
+    found = []
+    for item in texts:
+        try:
+            found.append(reader(item))
+        except UsageError as error:
+            raise UsageError(f"{option}: {error}") from None
+    return found
+
+
+def _whole(option: str, value: str, low: int, high: int) -> int:
+    if not (
+        value.isascii() and value.isdecimal() and len(value) < 10 and low <= int(value) <= high
+    ):
+        raise UsageError(f"{option}: {value[:40]!a} is no whole number from {low} to {high}")
+    return int(value)
+
+
+# -- commands that only talk to the control socket ---------------------------------------------
+
+
+def show(method: str, layout: Callable[[Any], str]) -> Callable[[argparse.Namespace, Paths], int]:
+    def run(options: argparse.Namespace, paths: Paths) -> int:
+        result = client.call(paths, method)
+        print(text.to_json(result) if options.json else layout(result))
+        return DONE
+
+    return run
+
+
+def watch(options: argparse.Namespace, paths: Paths) -> int:
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    with client.Connection(paths, 10.0) as connection:
+        connection.call("watch")
+        for event in connection.events():
+            print(
+                text.to_json(event) if options.json else text.event_line(event, colour), flush=True
+            )
+    return DONE
+
+
+def change(method: str) -> Callable[[argparse.Namespace, Paths], int]:
+    def run(options: argparse.Namespace, paths: Paths) -> int:
+        result = client.call(paths, method, {"prefixes": options.prefixes}, CHANGE_TIMEOUT)
+        print("this node announces:", text.field(result["local"]).replace(",", " "))
+        return DONE
+
+    return run
+
+
+def leave(_options: argparse.Namespace, paths: Paths) -> int:
+    client.call(paths, "leave", timeout=LEAVE_TIMEOUT)
+    print(f"this node has left the mesh; to come back: meshd{paths.option} run")
+    return DONE
+
+
+def reload(_options: argparse.Namespace, paths: Paths) -> int:
+    result = client.call(paths, "reload", timeout=CHANGE_TIMEOUT)
+    print("changed:", text.field(result["changed"]).replace(",", " "))
+    return DONE
+
+
+def plan(options: argparse.Namespace, paths: Paths) -> int:
+    result = client.call(paths, "plan")
+    if options.json:
+        print(text.to_json(result))
+    elif result["steps"]:
+        print("\n".join(map(text.escape, result["steps"])))
+    else:
+        print("nothing to do: the kernel is as it should be")
+    return DONE
+
+
+def wait(options: argparse.Namespace, paths: Paths) -> int:
+    prefixes = []
+    if options.prefix:
+        from meshd import values
+
+        prefixes = [str(prefix) for prefix in _read("--prefix", values.prefix, options.prefix)]
+    peers = None if options.peers is None else _whole("--peers", options.peers, 0, 100_000)
+    try:
+        timeout = float(options.timeout)
+    except ValueError:
+        timeout = -1.0
+    if not 0 <= timeout <= 10_000_000:
+        raise UsageError(f"--timeout: {options.timeout[:40]!a} is no number of seconds; write 30")
+    client.wait(paths, peers, prefixes, options.converged, timeout)
+    return DONE

@@ -1,0 +1,218 @@
+"""The config file: TOML into one frozen value, with errors that can be acted on.
+
+Every option has its line in ``_OPTIONS`` and its default in ``Config``; what is not there
+is an error, for a misspelt option that is silently ignored is found in an outage.  Every
+error names file, key, value and remedy.  Looks at nothing but the text it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from meshd import values
+from meshd.errors import UsageError
+from meshd.files import failure
+from meshd.values import Seed
+from protocol.address import Endpoint, Prefix
+from protocol.errors import Rejected
+from protocol.identity import Mesh, check_public_key
+
+POOL: Final = tuple(
+    values.prefix(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+"""Private addresses: RFC 1918 section 3 and RFC 4193 section 3.1."""
+
+MAX_METRIC: Final = 2**32 - 3
+"""The guard stands at 2^32 - 2, and every mesh route must be better than its guard."""
+
+NAT: Final = ("auto", "exempt", "off")
+KERNEL: Final = ("auto", "linux", "memory")
+
+
+@attrs.frozen
+class Config:
+    """What the operator decided. Every field is an option; the comments are in meshd.toml."""
+
+    authority: bytes = b""
+    next_authority_hash: bytes = b""
+    seeds: tuple[Seed, ...] = ()
+    announce: tuple[Prefix, ...] = ()
+    advertise: tuple[Endpoint, ...] = ()
+    """At most one a family; empty: found out, and followed when it changes."""
+    port: int = values.PORT
+    pool: tuple[Prefix, ...] = POOL
+    """What a grant without ``--allow`` may announce."""
+    metric: int = 142
+    nat: str = "auto"
+    """auto: exempt where the kernel can; exempt: or fail; off: no table of ours."""
+    kernel: str = "auto"
+    """auto: this system's; memory: no kernel is touched."""
+
+    def with_additions(
+        self, seeds: Iterable[Seed], announce: Iterable[Prefix], advertise: Iterable[Endpoint]
+    ) -> Config:
+        """With what the command line adds. ``UsageError`` if it contradicts the file."""
+        return attrs.evolve(
+            self,
+            seeds=tuple(dict.fromkeys((*self.seeds, *seeds))),
+            announce=values.distinct((*self.announce, *announce)),
+            advertise=values.one_a_family((*self.advertise, *advertise)),
+        )
+
+
+def load(path: Path) -> Config:
+    """The config in file ``path``, or ``UsageError``."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path} does not exist; make a node with `meshd init` or `meshd join` first"
+        ) from None
+    except OSError as error:
+        raise failure(path, "read", error) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8; save it as plain text") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str) -> Config:
+    """The config in ``text``; ``where`` is the file's name for messages."""
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError also: a date of the year 0.
+        reason = values.shown(str(error).partition("\n")[0]) or "nested too deep"
+        raise UsageError(f"{where}: not TOML: {reason}; mend that line") from None
+    for key in table:
+        if key not in _OPTIONS:
+            near = get_close_matches(key, _OPTIONS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(_OPTIONS)}"
+            raise UsageError(f"{where}: unknown option {values.shown(key)}; {hint}")
+    found: dict[str, Any] = {}
+    # In the order of _OPTIONS: port is known before the addresses that default to it.
+    for key, read in _OPTIONS.items():
+        if key in table:
+            try:
+                found[key] = read(table[key], found)
+            except UsageError as error:
+                shown = values.shown(_toml(table[key]))
+                raise UsageError(f"{where}: {key} = {shown}: {error}") from None
+    return Config(**found)
+
+
+def mesh(config: Config, where: Path) -> Mesh:
+    """The mesh that the config in file ``where`` belongs to, or ``UsageError`` if to none."""
+    for key in ("authority", "next_authority_hash"):
+        if not getattr(config, key):
+            raise UsageError(f"{where}: {key} is not set; run `meshd init` or `meshd join`")
+    return Mesh(config.authority, config.next_authority_hash)
+
+
+def render(config: Config, made_by: str) -> str:
+    """A short file for a new node: what was decided, and where the rest can be read."""
+    pool = (
+        "\n"
+        "# What members may announce when their grant does not say otherwise.\n"
+        f"pool = {_toml([str(prefix) for prefix in config.pool])}\n"
+        if made_by == "init"  # Elsewhere nobody is invited.
+        else ""
+    )
+    return (
+        f"# Written by `meshd {made_by}`. After a change: `meshd reload`.\n"
+        "# Options not listed here have their default; the package's config/meshd.toml shows all.\n"
+        "\n"
+        "# The mesh: its authority's public key, and SHA-256 of the key that may succeed it.\n"
+        f"authority = {_toml(config.authority.hex())}\n"
+        f"next_authority_hash = {_toml(config.next_authority_hash.hex())}\n"
+        "\n"
+        "# Where to find other members: HOST[:PORT].\n"
+        f"seeds = {_toml([str(seed) for seed in config.seeds])}\n"
+        "\n"
+        "# The subnets behind this router.\n"
+        f"announce = {_toml([str(prefix) for prefix in config.announce])}\n"
+        "\n"
+        "# This router's own address for the mesh, one a family; empty: found out.\n"
+        f"advertise = {_toml([str(endpoint) for endpoint in config.advertise])}\n" + pool
+    )
+
+
+def _toml(value: object) -> str:
+    """A JSON string, array or number of ASCII is the same in TOML (1.0, "String")."""
+    return json.dumps(value, default=str)
+
+
+# -- readers: what TOML gives, to what Config holds; UsageError says the remedy only ---------
+
+
+def _hex32(value: object, _found: dict[str, Any]) -> bytes:
+    if value == "":
+        return b""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise UsageError("not 64 lower-case hex digits; copy it from another member's file")
+    return bytes.fromhex(value)
+
+
+def _authority(value: object, found: dict[str, Any]) -> bytes:
+    key = _hex32(value, found)
+    try:
+        return key and check_public_key(key)
+    except Rejected as rejected:
+        raise UsageError(f"{rejected.reason}; copy it from another member's file") from None
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UsageError('not a list of strings; write ["..."]')
+    return value
+
+
+def _seeds(value: object, _found: dict[str, Any]) -> tuple[Seed, ...]:
+    return tuple(dict.fromkeys(values.seed(text) for text in _texts(value)))
+
+
+def _prefixes(value: object, _found: dict[str, Any]) -> tuple[Prefix, ...]:
+    return values.distinct(values.prefix(text) for text in _texts(value))
+
+
+def _endpoints(value: object, found: dict[str, Any]) -> tuple[Endpoint, ...]:
+    port = found.get("port", values.PORT)
+    return values.one_a_family(values.advertised(text, port) for text in _texts(value))
+
+
+def _number(low: int, high: int) -> Callable[[object, dict[str, Any]], int]:
+    def read(value: object, _found: dict[str, Any]) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise UsageError(f"give a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _choice(choices: tuple[str, ...]) -> Callable[[object, dict[str, Any]], str]:
+    def read(value: object, _found: dict[str, Any]) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise UsageError(f"choose one of {', '.join(choices)}")
+        return value
+
+    return read
+
+
+_OPTIONS: Final[dict[str, Callable[[object, dict[str, Any]], object]]] = {
+    "authority": _authority,
+    "next_authority_hash": _hex32,
+    "seeds": _seeds,
+    "announce": _prefixes,
+    "port": _number(1, 65535),
+    "advertise": _endpoints,
+    "pool": _prefixes,
+    "metric": _number(1, MAX_METRIC),
+    "nat": _choice(NAT),
+    "kernel": _choice(KERNEL),
+}

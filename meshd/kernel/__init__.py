@@ -1,0 +1,22 @@
+"""The kernel behind one narrow port: values in ``port``, the pure ``plan``, and backends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meshd.kernel.port import Backend
+
+
+def backend(name: str, *, metric: int) -> Backend:
+    """The backend called ``name`` (an option value that the config has checked).
+
+    Only what is asked for is loaded: another system's backend may not even import here.
+    """
+    if name == "linux":
+        from meshd.kernel.linux import Linux  # noqa: PLC0415
+
+        return Linux(metric)
+    from meshd.kernel.memory import Memory  # noqa: PLC0415
+
+    return Memory(metric)

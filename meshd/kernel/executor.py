@@ -1,0 +1,138 @@
+"""Carrying a plan out: what may go on when a step fails, for every kernel alike.
+
+A failure concerns its prefix and nothing else.  What leans on a failed step is not done,
+because half of a prefix is worse than none of it: a route without its guard leaks when it
+goes, an exclusion without its guard leaks at once, and a guard that goes before the rest
+of its prefix leaks what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Protocol
+
+from meshd.kernel.plan import (
+    AddElement,
+    AddGuard,
+    AddRoute,
+    BuildTable,
+    DropFlows,
+    Failure,
+    FlowStep,
+    Plan,
+    RemoveElement,
+    RemoveGuard,
+    RemoveRoute,
+    RemoveStray,
+    RemoveTable,
+    RouteStep,
+    Step,
+    TableStep,
+)
+from protocol.address import Prefix
+
+
+class Writer(Protocol):
+    """How a kernel does many steps of one kind; each answers with what was refused, in words."""
+
+    def write_routes(self, steps: Sequence[RouteStep]) -> Mapping[RouteStep, str]: ...
+
+    def write_table(self, steps: Sequence[TableStep]) -> Mapping[TableStep, str]:
+        """All of them in one transaction."""
+
+    def drop_flows(self, step: FlowStep) -> str | None: ...
+
+
+def carry_out(plan: Plan, kernel: Writer) -> list[Failure]:
+    """Do ``plan`` in its order, neighbouring steps of one kind together."""
+    failures: list[Failure] = []
+    failed = _Failed()
+
+    def fail(step: Step, reason: str) -> None:
+        failures.append(Failure(step, reason))
+        failed.note(step)
+
+    for _, group in groupby(plan, _kind):
+        ready: list[Step] = []
+        for step in group:
+            reason = failed.blocks(step)
+            if reason is None:
+                ready.append(step)
+            else:
+                fail(step, f"not done, because {reason}")
+        for step, reason in _write(ready, kernel).items():
+            fail(step, reason)
+    return failures
+
+
+def _kind(step: Step) -> type:
+    if isinstance(step, TableStep):
+        return BuildTable
+    return type(step)
+
+
+def _write(steps: Sequence[Step], kernel: Writer) -> dict[Step, str]:
+    refused: dict[Step, str] = {}
+    routes = [step for step in steps if isinstance(step, RouteStep)]
+    table = [step for step in steps if isinstance(step, TableStep)]
+    if routes:
+        refused |= dict(kernel.write_routes(routes).items())
+    if table:
+        refused |= dict(kernel.write_table(table).items())
+    for step in steps:
+        if isinstance(step, FlowStep):
+            reason = kernel.drop_flows(step)
+            if reason is not None:
+                refused[step] = reason
+    return refused
+
+
+class _Failed:
+    """What has failed so far, as far as later steps ask for it."""
+
+    def __init__(self) -> None:
+        self._guards: set[Prefix] = set()
+        self._routes: set[Prefix] = set()
+        self._elements: list[Prefix] = []
+        self._table = False
+        self._flows = False
+
+    def note(self, step: Step) -> None:
+        match step:
+            case AddGuard():
+                self._guards.add(step.prefix)
+            case RemoveRoute() | RemoveStray():
+                self._routes.add(step.prefix)
+            case AddElement() | RemoveElement():
+                self._elements.append(step.prefix)
+            case BuildTable() | RemoveTable():
+                self._table = True
+            case DropFlows():
+                self._flows = True
+            case _:
+                pass  # nothing leans on it
+
+    def blocks(self, step: Step) -> str | None:
+        """Why ``step`` may not be done, or None."""
+        match step:
+            case AddElement() | AddRoute() if step.prefix in self._guards:
+                return "its guard failed"
+            case AddRoute() if self._exclusion(step.prefix):
+                return "its exclusion failed"
+            case RemoveElement() | RemoveGuard() if step.prefix in self._routes:
+                return "its route is still there"
+            case RemoveTable() if self._routes:
+                return "a route is still there"
+            case RemoveGuard() if self._exclusion(step.prefix):
+                return "its exclusion may still be there"
+            case RemoveGuard() if self._flows:
+                return "connections could not be deleted"
+            case _:
+                return None
+
+    def _exclusion(self, prefix: Prefix) -> bool:
+        return self._table or any(
+            prefix.version == element.version and prefix.overlaps(element)
+            for element in self._elements
+        )

@@ -1,0 +1,215 @@
+"""The Linux backend: two netlink conversations and what they add up to.
+
+Needs CAP_NET_ADMIN over the network namespace that it was made in, and no process, library
+or file beside the kernel.  What it owns is known by the marks in ``port``; the one thing it
+remembers is the last reading's ``shared``, prefixes whose key somebody else stands on.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import trio
+
+from meshd.errors import UsageError
+from meshd.kernel import conntrack, nftables, rtnetlink
+from meshd.kernel.executor import carry_out
+from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Part, Refusal, enlarge, parts
+from meshd.kernel.plan import (
+    AddGuard,
+    AddRoute,
+    Failure,
+    FlowStep,
+    Plan,
+    RemoveGuard,
+    RemoveRoute,
+    RemoveStray,
+    ReplaceRoute,
+    RouteStep,
+    TableStep,
+    diff,
+)
+from meshd.kernel.port import ROUTE_METRIC, Change, Host, KernelState, Reading
+from protocol.address import Prefix
+
+_PENDING: Final = 64
+"""Changes that wait to be received: the reconciler needs one, the log likes the first few."""
+_RECEIVE: Final = 1 << 16
+_SOL_NETLINK: Final = 270
+_ADD_MEMBERSHIP: Final = 1
+
+
+class Linux:
+    """A ``port.Backend``. ``metric`` is that of our routes, the option of that name."""
+
+    name = "linux"
+
+    def __init__(self, metric: int = ROUTE_METRIC) -> None:
+        self._metric = metric
+        self._shared: frozenset[Prefix] = frozenset()
+        self._route = Channel(ROUTE, strict=True)
+        try:
+            self._filter = Channel(NETFILTER)
+        except OSError as error:
+            self._route.close()
+            raise UsageError(
+                f"this kernel has no netfilter netlink ({error.strerror}): modprobe nfnetlink"
+            ) from None
+
+    def close(self) -> None:
+        self._route.close()
+        self._filter.close()
+
+    def check(self) -> None:
+        try:
+            present = nftables.read(self._filter).present
+            refusal = nftables.rehearse(self._filter, present=present)
+        except Refusal as error:
+            refusal = error
+        if refusal is None:
+            return
+        if refusal.errno == errno.EPERM:
+            raise UsageError(
+                "CAP_NET_ADMIN is missing: run meshd as root, or start it from its systemd unit, "
+                "which grants just that"
+            )
+        raise UsageError(
+            f"this kernel cannot exclude from NAT ({refusal.words}): "
+            "modprobe -a nf_tables nft_chain_nat nft_nat"
+        )
+
+    def read(self) -> Reading:
+        interfaces = rtnetlink.read_interfaces(self._route)
+        names = {index: interface.name for index, interface in interfaces.items()}
+        found = rtnetlink.read_routes(self._route, names, self._metric)
+        table = nftables.read(self._filter)
+        self._shared = frozenset(found.shared)
+        return Reading(
+            state=KernelState(
+                found.routes, frozenset(found.guards), frozenset(table.local), frozenset(table.mesh)
+            ),
+            host=Host(tuple(interfaces.values()), tuple(found.foreign)),
+            problems=tuple(table.problems),
+            table=table.present,
+            strays=tuple(found.strays),
+            metric=self._metric,
+        )
+
+    def apply(self, plan: Plan) -> list[Failure]:
+        return carry_out(plan, self)
+
+    def purge(self) -> list[str]:
+        plan = diff(KernelState(), self.read())
+        failures = self.apply(plan)
+        if failures:
+            raise OSError("; ".join(map(str, failures)))
+        return [str(step) for step in plan]
+
+    def write_routes(self, steps: Sequence[RouteStep]) -> Mapping[RouteStep, str]:
+        refused: dict[RouteStep, str] = {}
+        indices: Mapping[str, int] = {}
+        if any(isinstance(step, AddRoute | ReplaceRoute | RemoveRoute) for step in steps):
+            # Now, for a link made anew since the reading bears the name with another index.
+            interfaces = rtnetlink.read_interfaces(self._route)
+            indices = {interface.name: index for index, interface in interfaces.items()}
+        messages: list[Message] = []
+        sent: list[RouteStep] = []
+        for step in steps:
+            try:
+                if isinstance(step, ReplaceRoute) and step.prefix in self._shared:
+                    raise Refusal(errno.EEXIST, "")
+                messages.append(rtnetlink.encode(step, indices))
+                sent.append(step)
+            except Refusal as refusal:
+                refused[step] = _words(step, refusal)
+        try:
+            answers = self._route.request(messages)
+        except OSError as error:
+            return refused | dict.fromkeys(sent, str(error))
+        return refused | {sent[i]: _words(sent[i], answers[i]) for i in sorted(answers)}
+
+    def write_table(self, steps: Sequence[TableStep]) -> Mapping[TableStep, str]:
+        try:
+            return nftables.write(self._filter, steps)
+        except OSError as error:
+            return dict.fromkeys(steps, str(error))
+
+    def drop_flows(self, step: FlowStep) -> str | None:
+        try:
+            conntrack.drop(self._filter, step)
+        except OSError as error:
+            return f"{error.strerror or error} (modprobe nf_conntrack_netlink)"
+        return None
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+        send, receive = trio.open_memory_channel[Change](_PENDING)
+        routes = _subscribe(ROUTE, groups=rtnetlink.GROUPS)
+        tables = _subscribe(NETFILTER, member=nftables.GROUP)
+        with routes, tables, send, receive:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, routes, rtnetlink.describe, send)
+                nursery.start_soon(self._watch, tables, nftables.describe, send)
+                yield receive
+                nursery.cancel_scope.cancel()
+
+    async def _watch(
+        self,
+        events: trio.socket.SocketType,
+        describe: Callable[[Part], str | None],
+        send: trio.MemorySendChannel[Change],
+    ) -> None:
+        ours = {self._route.portid, self._filter.portid}
+        while True:
+            try:
+                data = await events.recv(_RECEIVE)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                _offer(send, "more changes than could be listened to")
+                continue
+            for part, portid in parts(data):
+                what = describe(part) if portid not in ours else None
+                if what is not None:
+                    _offer(send, what)
+
+
+def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
+    # Full: enough of them are waiting to be answered by one reading.
+    with suppress(trio.WouldBlock):
+        send.send_nowait(Change(what))
+
+
+def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> trio.socket.SocketType:
+    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+    try:
+        events.bind((0, groups))
+        if member:
+            events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, member)
+        enlarge(events, send=False)
+        return trio.socket.from_stdlib_socket(events)
+    except BaseException:
+        events.close()
+        raise
+
+
+def _words(step: RouteStep, refusal: Refusal) -> str:
+    """The refusal as an operator would look into it, with the kernel's words where they help."""
+    match step, refusal.errno:
+        case (AddGuard(), errno.EEXIST):
+            return "a foreign route has this prefix and metric"
+        case (AddRoute(metric=metric) | ReplaceRoute(metric=metric), errno.EEXIST):
+            return f"a foreign route has this prefix and metric {metric}"
+        case (
+            AddRoute(next_hop=hop) | ReplaceRoute(next_hop=hop),
+            errno.ENETUNREACH | errno.EHOSTUNREACH,
+        ):
+            return f"{hop.address} is not on-link at {hop.device} ({refusal.words})"
+        case (RemoveRoute() | RemoveStray() | RemoveGuard(), errno.ESRCH):
+            return "it is not there any more"
+        case _:
+            return refusal.words

@@ -1,0 +1,269 @@
+"""A kernel in memory that refuses what the real one refuses; for tests and rehearsals.
+
+It passes the same contract test as ``linux``.  Besides the port it has the hands of others:
+what an administrator, another daemon or a cable can do to a kernel while meshd runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import trio
+
+from meshd.kernel.executor import carry_out
+from meshd.kernel.plan import (
+    AddElement,
+    AddGuard,
+    AddRoute,
+    BuildTable,
+    Failure,
+    Flow,
+    FlowStep,
+    Plan,
+    RemoveElement,
+    RemoveGuard,
+    RemoveRoute,
+    RemoveStray,
+    RemoveTable,
+    ReplaceRoute,
+    RouteStep,
+    SetName,
+    TableStep,
+    diff,
+)
+from meshd.kernel.port import (
+    GUARD_METRIC,
+    ROUTE_METRIC,
+    Change,
+    ForeignRoute,
+    Host,
+    Interface,
+    KernelState,
+    NextHop,
+    Reading,
+    Stray,
+)
+from protocol.address import Prefix
+
+_PENDING: Final = 64
+
+_Key = tuple[Prefix, int]
+"""What a kernel knows a route by: prefix and metric."""
+_Sets = Mapping[SetName, frozenset[Prefix]]
+_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset()}
+
+
+class _Refused(Exception):
+    """In the words that the linux backend finds for the same refusal."""
+
+
+class Memory:
+    """A ``port.Backend``. ``flows`` may be set; ``dropped`` tells which were forgotten."""
+
+    name = "memory"
+
+    def __init__(
+        self,
+        interfaces: Iterable[Interface] = (),
+        foreign: Iterable[ForeignRoute] = (),
+        metric: int = ROUTE_METRIC,
+    ) -> None:
+        self.flows: list[Flow] = []
+        self.dropped: list[Flow] = []
+        self._metric = metric
+        self._interfaces = {interface.name: interface for interface in interfaces}
+        self._foreign = list(foreign)
+        self._routes: dict[_Key, NextHop | None] = {}
+        self._sets: _Sets | None = None
+        self._damage: tuple[str, ...] = ()
+        self._listeners: list[trio.MemorySendChannel[Change]] = []
+
+    def check(self) -> None:
+        """Nothing can be missing."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def read(self) -> Reading:
+        routes: dict[Prefix, NextHop] = {}
+        guards: set[Prefix] = set()
+        strays: list[Stray] = []
+        for (prefix, metric), hop in self._routes.items():
+            if metric == GUARD_METRIC and hop is None:
+                guards.add(prefix)
+            elif metric == self._metric and hop is not None:
+                routes[prefix] = hop
+            else:
+                strays.append(Stray(prefix, metric))
+        sets = self._sets or _EMPTY
+        return Reading(
+            state=KernelState(routes, frozenset(guards), sets["local"], sets["mesh"]),
+            host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
+            problems=self._damage,
+            table=self._sets is not None,
+            strays=tuple(strays),
+            metric=self._metric,
+        )
+
+    def apply(self, plan: Plan) -> list[Failure]:
+        return carry_out(plan, self)
+
+    def purge(self) -> list[str]:
+        plan = diff(KernelState(), self.read())
+        failures = self.apply(plan)
+        if failures:
+            raise OSError("; ".join(map(str, failures)))
+        return [str(step) for step in plan]
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+        send, receive = trio.open_memory_channel[Change](_PENDING)
+        self._listeners.append(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self._listeners.remove(send)
+
+    # What the executor asks for.
+
+    def write_routes(self, steps: Sequence[RouteStep]) -> Mapping[RouteStep, str]:
+        refused: dict[RouteStep, str] = {}
+        for step in steps:
+            try:
+                self._write_route(step)
+            except _Refused as refusal:
+                refused[step] = str(refusal)
+        return refused
+
+    def write_table(self, steps: Sequence[TableStep]) -> Mapping[TableStep, str]:
+        refused: dict[TableStep, str] = {}
+        after = self._sets
+        for step in steps:
+            try:
+                after = _write_table(after, step)
+            except _Refused as refusal:
+                refused[step] = str(refusal)
+        if any(isinstance(step, BuildTable | RemoveTable) for step in steps):
+            self._damage = ()
+        self._sets = after
+        return refused
+
+    def drop_flows(self, step: FlowStep) -> str | None:
+        takes = step.takes()
+        self.dropped += [entry for entry in self.flows if takes(entry)]
+        self.flows = [entry for entry in self.flows if not takes(entry)]
+        return None
+
+    def _write_route(self, step: RouteStep) -> None:
+        match step:
+            case AddGuard(prefix=prefix):
+                self._add((prefix, GUARD_METRIC), None, "metric")
+            case AddRoute(prefix=prefix, next_hop=hop, metric=metric):
+                self._check_next_hop(hop)
+                self._add((prefix, metric), hop, f"metric {metric}")
+            case ReplaceRoute(prefix=prefix, next_hop=hop, metric=metric):
+                self._check_next_hop(hop)
+                if (prefix, metric) in self._foreign_keys():
+                    raise _Refused(f"a foreign route has this prefix and metric {metric}")
+                self._own((prefix, metric))
+                self._routes[prefix, metric] = hop
+            case RemoveGuard(prefix=prefix):
+                del self._routes[self._own((prefix, GUARD_METRIC))]
+            case RemoveRoute(prefix=prefix, metric=metric):
+                del self._routes[self._own((prefix, metric))]
+            case RemoveStray(stray=stray):
+                del self._routes[self._own((stray.prefix, stray.metric))]
+
+    def _add(self, key: _Key, hop: NextHop | None, called: str) -> None:
+        if key in self._routes or key in self._foreign_keys():
+            raise _Refused(f"a foreign route has this prefix and {called}")
+        self._routes[key] = hop
+
+    def _own(self, key: _Key) -> _Key:
+        if key not in self._routes:
+            raise _Refused("it is not there any more")
+        return key
+
+    def _foreign_keys(self) -> set[_Key]:
+        return {(route.prefix, route.metric) for route in self._foreign}
+
+    def _check_next_hop(self, hop: NextHop) -> None:
+        interface = self._interfaces.get(hop.device)
+        if interface is None:
+            raise _Refused(f"there is no device {hop.device}")
+        if not interface.up or not any(hop.address in own.network for own in interface.addresses):
+            raise _Refused(f"{hop.address} is not on-link at {hop.device}")
+        everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
+        if hop.source is not None and hop.source not in everywhere:
+            raise _Refused("Invalid source address")
+
+    # What others do.
+
+    def delete_route(self, prefix: Prefix) -> None:
+        """Somebody deletes our route by hand; the guard stays."""
+        del self._routes[prefix, self._metric]
+        self._tell(f"our route {prefix} deleted")
+
+    def flush_ruleset(self) -> None:
+        """``nft flush ruleset``."""
+        self._sets, self._damage = None, ()
+        self._tell("table inet meshd: table deleted")
+
+    def damage_table(self, problem: str) -> None:
+        """Somebody edits our chain."""
+        self._damage = (*self._damage, problem)
+        self._tell("table inet meshd: rule deleted")
+
+    def set_interface(self, interface: Interface) -> None:
+        """A link goes up or down or changes its addresses. Down takes its routes along."""
+        self._interfaces[interface.name] = interface
+        if not interface.up:
+            self._routes = {
+                key: hop
+                for key, hop in self._routes.items()
+                if hop is None or hop.device != interface.name
+            }
+        self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
+
+    def add_foreign(self, route: ForeignRoute) -> None:
+        self._foreign.append(route)
+        self._tell(f"route of protocol {route.protocol} {route.prefix} written")
+
+    def remove_foreign(self, route: ForeignRoute) -> None:
+        self._foreign.remove(route)
+        self._tell(f"route of protocol {route.protocol} {route.prefix} deleted")
+
+    def _tell(self, what: str) -> None:
+        for listener in self._listeners:
+            with suppress(trio.WouldBlock):
+                listener.send_nowait(Change(what))
+
+
+def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
+    if isinstance(step, BuildTable):
+        built = _EMPTY
+        both: tuple[tuple[SetName, frozenset[Prefix]], ...]
+        both = (("local", step.local), ("mesh", step.mesh))
+        for name, prefixes in both:
+            for prefix in prefixes:
+                built = _write_element(built, AddElement(name, prefix))
+        return built
+    if sets is None:
+        raise _Refused("No such file or directory")
+    if isinstance(step, RemoveTable):
+        return None
+    return _write_element(sets, step)
+
+
+def _write_element(sets: _Sets, step: AddElement | RemoveElement) -> _Sets:
+    there, prefix = sets[step.name], step.prefix
+    if isinstance(step, RemoveElement):
+        if prefix not in there:
+            raise _Refused("No such file or directory")
+        return {**sets, step.name: there - {prefix}}
+    if any(prefix.version == other.version and prefix.overlaps(other) for other in there):
+        raise _Refused("File exists")
+    return {**sets, step.name: there | {prefix}}

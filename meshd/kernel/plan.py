@@ -1,0 +1,424 @@
+"""From what is there to what is wanted: a pure diff, whose plan is a value.
+
+The order is the point, for traffic flows while a plan is carried out:
+
+1. guards that are new, so that nothing of a prefix can leak to a default route;
+2. routes that go, so that only the guard takes their traffic;
+3. the exclusion sets, removals and additions in one nftables transaction;
+4. routes that come or change their next hop, now that their traffic is excluded from NAT;
+5. connection tracking: entries that carry the decision of before;
+6. guards that go.
+
+Adding a prefix walks 1, 3, 4, 5 and removing one 2, 3, 5, 6.  A step prints as the command
+that a person would type for it.  Nothing here touches a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import attrs
+
+from meshd.kernel.port import (
+    GUARD_METRIC,
+    ROUTE_PROTOCOL,
+    KernelState,
+    NextHop,
+    Reading,
+    Stray,
+    order,
+)
+from protocol.address import Address, Prefix
+
+SetName = Literal["local", "mesh"]
+
+
+class Flow(NamedTuple):
+    """A connection-tracking entry, addresses as integers (a table may hold 262,144)."""
+
+    version: int
+    source: int
+    destination: int
+    reply_destination: int
+    """Where replies are sent to. Not the source: the source is translated."""
+
+
+def flow(source: Address, destination: Address, reply_destination: Address | None = None) -> Flow:
+    """The entry of a connection, untranslated unless replies go elsewhere."""
+    reply = source if reply_destination is None else reply_destination
+    return Flow(source.version, int(source), int(destination), int(reply))
+
+
+class Cover:
+    """Which addresses lie in any of some prefixes; costs one lookup per length present."""
+
+    def __init__(self, prefixes: Iterable[Prefix]) -> None:
+        networks: dict[tuple[int, int], set[int]] = {}
+        for prefix in prefixes:
+            shift = prefix.max_prefixlen - prefix.prefixlen
+            key = (prefix.version, shift)
+            networks.setdefault(key, set()).add(int(prefix.network_address) >> shift)
+        self._by_version = {
+            version: [(s, found) for (v, s), found in networks.items() if v == version]
+            for version in (4, 6)
+        }
+
+    def holds(self, version: int, address: int) -> bool:
+        return any(address >> shift in found for shift, found in self._by_version[version])
+
+
+@attrs.frozen
+class AddGuard:
+    prefix: Prefix
+
+    def __str__(self) -> str:
+        return f"{_ip(self.prefix)} route add unreachable {_written(self.prefix, GUARD_METRIC)}"
+
+
+@attrs.frozen
+class RemoveGuard:
+    prefix: Prefix
+
+    def __str__(self) -> str:
+        return f"{_ip(self.prefix)} route del unreachable {_written(self.prefix, GUARD_METRIC)}"
+
+
+@attrs.frozen
+class AddRoute:
+    prefix: Prefix
+    next_hop: NextHop
+    metric: int
+
+    def __str__(self) -> str:
+        return f"{_ip(self.prefix)} route add {_route(self.prefix, self.next_hop, self.metric)}"
+
+
+@attrs.frozen
+class ReplaceRoute:
+    """The next hop, device or source changes; the key stays, so no packet finds a gap."""
+
+    prefix: Prefix
+    next_hop: NextHop
+    metric: int
+
+    def __str__(self) -> str:
+        return f"{_ip(self.prefix)} route change {_route(self.prefix, self.next_hop, self.metric)}"
+
+
+@attrs.frozen
+class RemoveRoute:
+    prefix: Prefix
+    next_hop: NextHop
+    metric: int
+
+    def __str__(self) -> str:
+        return f"{_ip(self.prefix)} route del {_route(self.prefix, self.next_hop, self.metric)}"
+
+
+@attrs.frozen
+class RemoveStray:
+    stray: Stray
+
+    @property
+    def prefix(self) -> Prefix:
+        return self.stray.prefix
+
+    def __str__(self) -> str:
+        return f"{_ip(self.prefix)} route del {_written(self.prefix, self.stray.metric)}"
+
+
+@attrs.frozen
+class AddElement:
+    name: SetName
+    prefix: Prefix
+
+    def __str__(self) -> str:
+        return f"nft add element inet meshd {self.name}{self.prefix.version} {{ {self.prefix} }}"
+
+
+@attrs.frozen
+class RemoveElement:
+    name: SetName
+    prefix: Prefix
+
+    def __str__(self) -> str:
+        return f"nft delete element inet meshd {self.name}{self.prefix.version} {{ {self.prefix} }}"
+
+
+@attrs.frozen
+class BuildTable:
+    """Our table anew with these elements, in place of whatever bears its name."""
+
+    local: frozenset[Prefix]
+    mesh: frozenset[Prefix]
+    problems: tuple[str, ...]
+    """Why the table that is there will not do. Empty when there is none."""
+
+    def __str__(self) -> str:
+        lines = [f"nft delete table inet meshd  # {problem}" for problem in self.problems[:1]]
+        lines += ["nft add table inet meshd {"]
+        for version in (4, 6):
+            for name, prefixes in (("local", self.local), ("mesh", self.mesh)):
+                found = sorted((p for p in prefixes if p.version == version), key=order)
+                elements = f" elements = {{ {', '.join(map(str, found))} }}" if found else ""
+                lines.append(
+                    f"  set {name}{version} {{ type ipv{version}_addr; flags interval;{elements} }}"
+                )
+        lines += [
+            "  chain exempt { type nat hook postrouting priority srcnat - 1;",
+            "    ip saddr @local4 ip daddr @mesh4 counter snat ip to ip saddr",
+            "    ip6 saddr @local6 ip6 daddr @mesh6 counter snat ip6 to ip6 saddr",
+            "  }",
+            "}",
+        ]
+        return "\n".join(lines)
+
+
+@attrs.frozen
+class RemoveTable:
+    def __str__(self) -> str:
+        return "nft delete table inet meshd"
+
+
+@attrs.frozen
+class DropTranslated:
+    """Forget connections between these that were translated before they were excluded.
+
+    Only those: an untranslated one is live and right as it is.
+    """
+
+    sources: frozenset[Prefix]
+    destinations: frozenset[Prefix]
+
+    def takes(self) -> _Taker:
+        return _Translated(Cover(self.sources), Cover(self.destinations))
+
+    def __str__(self) -> str:
+        return _conntrack("delete translated flows", self.sources, "->", self.destinations)
+
+
+@attrs.frozen
+class DropFlows:
+    """Forget all connections between these, both ways, unless they are still excluded:
+    an identity mapping outlives its element and would carry a private source abroad."""
+
+    ours: frozenset[Prefix]
+    theirs: frozenset[Prefix]
+    still_ours: frozenset[Prefix]
+    still_theirs: frozenset[Prefix]
+
+    def takes(self) -> _Taker:
+        return _Between(
+            (Cover(self.ours), Cover(self.theirs)),
+            (Cover(self.still_ours), Cover(self.still_theirs)),
+        )
+
+    def __str__(self) -> str:
+        return _conntrack("delete flows", self.ours, "<->", self.theirs)
+
+
+TableStep = BuildTable | RemoveTable | AddElement | RemoveElement
+RouteStep = AddGuard | RemoveGuard | AddRoute | ReplaceRoute | RemoveRoute | RemoveStray
+FlowStep = DropTranslated | DropFlows
+Step = TableStep | RouteStep | FlowStep
+
+
+@attrs.frozen
+class Failure:
+    """A step that was not done. ``reason`` is in words, without the step itself."""
+
+    step: Step
+    reason: str
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """What it was about, when it was about one prefix."""
+        return getattr(self.step, "prefix", None)
+
+    def __str__(self) -> str:
+        return f"{str(self.step).splitlines()[0]}: {self.reason}"
+
+
+@attrs.frozen
+class Plan:
+    """Steps in the order in which they must be done. False when nothing is to do."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.steps))
+
+
+def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool = False) -> Plan:
+    """What leads from ``actual`` to ``desired``; nothing when they agree.
+
+    Every route of ``desired`` lies in an element of its ``mesh``.  Every route gets a guard,
+    asked for or not.  The table exists as long as a set of
+    ``desired`` holds something, so the empty state plans a complete removal.  ``recheck``
+    looks at the connections of everything excluded and not of what changes only: due at
+    the first plan of a process, whose predecessor may have died before its step 5, and
+    after a step 5 that failed.
+    """
+    reading = actual if isinstance(actual, Reading) else _plain(actual)
+    state, metric = reading.state, reading.metric
+    # Sets of prefixes keep their hashes, and a prefix is slow to hash.
+    routes, there = frozenset(desired.routes), frozenset(state.routes)
+    guards = desired.guards | routes
+    wanted = bool(desired.local or desired.mesh)
+
+    added = sorted(routes - there, key=order)
+    removed = sorted(there - routes, key=order)
+    moved = sorted(
+        (p for p, hop in desired.routes.items() if state.routes.get(p, hop) != hop), key=order
+    )
+    strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
+    guards_gone = sorted(state.guards - guards, key=order)
+
+    steps: list[Step] = []
+    steps += [AddGuard(prefix) for prefix in sorted(guards - state.guards, key=order)]
+    steps += [RemoveRoute(prefix, state.routes[prefix], metric) for prefix in removed]
+    steps += [RemoveStray(stray) for stray in strays if stray.prefix not in desired.routes]
+
+    rebuilt = wanted and bool(reading.problems or not reading.table)
+    if rebuilt:
+        steps.append(BuildTable(desired.local, desired.mesh, reading.problems))
+    elif wanted:
+        steps += _elements("local", desired.local, state.local)
+        steps += _elements("mesh", desired.mesh, state.mesh)
+    elif reading.table:
+        steps.append(RemoveTable())
+
+    steps += [AddRoute(prefix, desired.routes[prefix], metric) for prefix in added]
+    steps += [ReplaceRoute(prefix, desired.routes[prefix], metric) for prefix in moved]
+    steps += [RemoveStray(stray) for stray in strays if stray.prefix in desired.routes]
+
+    everything = rebuilt or recheck
+    steps += _translated(
+        desired,
+        frozenset(desired.local) if everything else desired.local - state.local,
+        frozenset(desired.mesh) if everything else (desired.mesh - state.mesh) | set(added),
+    )
+    # Also for a guard that goes: its element may have gone in a plan that was cut short.
+    steps += _leftover(desired, state, state.mesh - desired.mesh | set(guards_gone))
+    steps += [RemoveGuard(prefix) for prefix in guards_gone]
+    return Plan(tuple(steps))
+
+
+def _plain(state: KernelState) -> Reading:
+    return Reading(state=state, table=bool(state.local or state.mesh))
+
+
+def _elements(
+    name: SetName, desired: frozenset[Prefix], actual: frozenset[Prefix]
+) -> Iterator[TableStep]:
+    # Removals first: a cover and what it covers must not be in a set together.
+    for prefix in sorted(actual - desired, key=order):
+        yield RemoveElement(name, prefix)
+    for prefix in sorted(desired - actual, key=order):
+        yield AddElement(name, prefix)
+
+
+def _translated(
+    desired: KernelState, local: frozenset[Prefix], mesh: frozenset[Prefix]
+) -> Iterator[FlowStep]:
+    sides = [(desired.local, mesh)]
+    if not mesh >= desired.mesh:
+        sides.append((local, desired.mesh))
+    for sources, destinations in map(_same_families, sides):
+        if sources:
+            yield DropTranslated(sources, destinations)
+
+
+def _leftover(
+    desired: KernelState, state: KernelState, mesh: frozenset[Prefix]
+) -> Iterator[FlowStep]:
+    everyone = desired.mesh | state.mesh
+    sides = [(desired.local | state.local, mesh)]
+    if not mesh >= everyone:
+        sides.append((state.local - desired.local, everyone))
+    for ours, theirs in map(_same_families, sides):
+        if ours:
+            yield DropFlows(ours, theirs, desired.local, desired.mesh)
+
+
+def _same_families(
+    pair: tuple[frozenset[Prefix], frozenset[Prefix]],
+) -> tuple[frozenset[Prefix], frozenset[Prefix]]:
+    """Only what has a counterpart: no connection leads from one family to the other."""
+    left, right = pair
+    both = {prefix.version for prefix in left} & {prefix.version for prefix in right}
+    return (
+        frozenset(prefix for prefix in left if prefix.version in both),
+        frozenset(prefix for prefix in right if prefix.version in both),
+    )
+
+
+class _Translated:
+    def __init__(self, sources: Cover, destinations: Cover) -> None:
+        self._sources, self._destinations = sources, destinations
+
+    def __call__(self, entry: Flow) -> bool:
+        version, source, destination, reply_destination = entry
+        return (
+            reply_destination != source
+            and self._destinations.holds(version, destination)
+            and self._sources.holds(version, source)
+        )
+
+
+class _Between:
+    def __init__(self, pair: tuple[Cover, Cover], still: tuple[Cover, Cover]) -> None:
+        self._pair, self._still = pair, still
+
+    def __call__(self, entry: Flow) -> bool:
+        version, source, destination, _ = entry
+        return any(
+            _joins(self._pair, version, a, b) and not _joins(self._still, version, a, b)
+            for a, b in ((source, destination), (destination, source))
+        )
+
+
+_Taker = _Translated | _Between
+
+
+def _joins(pair: tuple[Cover, Cover], version: int, ours: int, theirs: int) -> bool:
+    return pair[1].holds(version, theirs) and pair[0].holds(version, ours)
+
+
+def _ip(prefix: Prefix) -> str:
+    return "ip" if prefix.version == 4 else "ip -6"
+
+
+def _written(prefix: Prefix, metric: int) -> str:
+    return f"{prefix} proto {ROUTE_PROTOCOL} metric {metric}"
+
+
+def _route(prefix: Prefix, next_hop: NextHop, metric: int) -> str:
+    source = f" src {next_hop.source}" if next_hop.source is not None else ""
+    return (
+        f"{prefix} via {next_hop.address} dev {next_hop.device} "
+        f"proto {ROUTE_PROTOCOL} metric {metric}{source}"
+    )
+
+
+def _conntrack(verb: str, left: frozenset[Prefix], arrow: str, right: frozenset[Prefix]) -> str:
+    """``conntrack: VERB LEFT ARROW RIGHT``, for each family that has both sides."""
+    parts = []
+    for version in (4, 6):
+        sides = [
+            ", ".join(str(p) for p in sorted(side, key=order) if p.version == version)
+            for side in (left, right)
+        ]
+        if all(sides):
+            parts.append(f"{sides[0]} {arrow} {sides[1]}")
+    return f"conntrack: {verb} {'; '.join(parts)}"

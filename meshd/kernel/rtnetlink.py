@@ -1,0 +1,287 @@
+"""Routes, links and addresses over NETLINK_ROUTE: what a message says, and how one is made.
+
+Main table only.  A write never reaches a route that is not ours: a new key is made with
+NLM_F_EXCL, a deletion names protocol, metric and next hop, and ``ReplaceRoute`` is refused
+where ``Routes.shared`` shows that somebody else stands on the same key.
+See rtnetlink(7), linux/rtnetlink.h, and for IPv4's and IPv6's different ideas of a key
+``fib_table_insert`` and ``fib6_add_rt2node``.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import attrs
+
+from meshd.kernel.netlink import (
+    CREATE,
+    EXCL,
+    REPLACE,
+    Channel,
+    Message,
+    Part,
+    Refusal,
+    attribute,
+    attributes,
+)
+from meshd.kernel.plan import (
+    AddGuard,
+    AddRoute,
+    RemoveGuard,
+    RemoveRoute,
+    RemoveStray,
+    ReplaceRoute,
+    RouteStep,
+)
+from meshd.kernel.port import (
+    GUARD_METRIC,
+    ROUTE_PROTOCOL,
+    ForeignRoute,
+    Interface,
+    NextHop,
+    Stray,
+    interned,
+)
+from protocol.address import Address, Prefix
+
+NEW_LINK, DEL_LINK, GET_LINK = 16, 17, 18
+NEW_ADDRESS, DEL_ADDRESS, GET_ADDRESS = 20, 21, 22
+NEW_ROUTE, DEL_ROUTE, GET_ROUTE = 24, 25, 26
+
+GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE."""
+
+_AF: Final = {4: 2, 6: 10}
+_FAMILIES: Final = tuple(_AF.values())
+
+_ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
+_LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
+_ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_HOP: Final = struct.Struct("=HBBi")  # struct rtnexthop
+_U32: Final = struct.Struct("=I")
+
+_MAIN: Final = 254  # RT_TABLE_MAIN
+_UNIVERSE, _NOWHERE = 0, 255  # RT_SCOPE_*
+_UNICAST, _UNREACHABLE = 1, 7  # RTN_*
+_CLONED: Final = 0x200  # RTM_F_CLONED
+_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC = 1, 4, 5, 6, 7  # RTA_*
+_MULTIPATH, _TABLE, _VIA = 9, 15, 18
+_IF_NAME, _EXT_MASK, _SKIP_STATS = 3, 29, 1 << 3  # IFLA_*, RTEXT_FILTER_SKIP_STATS
+_IF_UP: Final = 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+
+
+@attrs.define(eq=False)
+class Routes:
+    """One dump of both families, sorted by owner."""
+
+    routes: dict[Prefix, NextHop] = attrs.field(factory=dict)
+    guards: set[Prefix] = attrs.field(factory=set)
+    strays: list[Stray] = attrs.field(factory=list)
+    foreign: list[ForeignRoute] = attrs.field(factory=list)
+    shared: set[Prefix] = attrs.field(factory=set)
+    """Prefixes of ours whose key (prefix and metric) holds a next hop that is not ours."""
+
+
+def read_interfaces(channel: Channel) -> dict[int, Interface]:
+    """Index to interface, with addresses, in the kernel's order."""
+    names: dict[int, tuple[str, bool]] = {}
+    ask = _LINK.pack(0, 0, 0, 0, 0) + attribute(_EXT_MASK, _U32.pack(_SKIP_STATS))
+    for part in channel.dump(GET_LINK, ask):
+        _, _, index, flags, _ = _LINK.unpack_from(part.data, part.at)
+        found = attributes(part.data, part.at + _LINK.size, part.end)
+        names[index] = os.fsdecode(found[_IF_NAME].rstrip(b"\0")), bool(flags & _IF_UP)
+    addresses: dict[int, list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]] = {}
+    for part in channel.dump(GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
+        _, length, _, _, index = _ADDRESS.unpack_from(part.data, part.at)
+        found = attributes(part.data, part.at + _ADDRESS.size, part.end)
+        # IFA_ADDRESS is the far end of a point-to-point link; IFA_LOCAL is always ours.
+        packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+        own = ipaddress.ip_interface((packed, length))
+        addresses.setdefault(index, []).append(own)
+    return {
+        index: Interface(name, index, up, tuple(addresses.get(index, ())))
+        for index, (name, up) in names.items()
+    }
+
+
+def read_routes(channel: Channel, names: Mapping[int, str], metric: int) -> Routes:
+    """The main table. ``names`` gives the device of an interface index."""
+    found = Routes()
+    for family in _FAMILIES:
+        ask = _ROUTE.pack(family, 0, 0, 0, _MAIN, 0, 0, 0, 0)
+        for part in channel.dump(GET_ROUTE, ask):
+            _sort(found, part.data[part.at : part.end], names, metric)
+    found.shared |= {
+        route.prefix
+        for route in found.foreign
+        if route.metric == metric and route.prefix in found.routes
+    }
+    return found
+
+
+def _sort(
+    found: Routes,
+    raw: bytes,
+    names: Mapping[int, str],
+    metric: int,
+) -> None:
+    entry = _parse(raw)
+    if entry is None:
+        return
+    prefix, priority, protocol, kind, hops, source = entry
+    if protocol != ROUTE_PROTOCOL:
+        for address, index in hops if kind == _UNICAST else [(None, 0)]:
+            found.foreign.append(
+                ForeignRoute(prefix, address, names.get(index), protocol, priority)
+            )
+        return
+    address, index = hops[0]
+    device = names.get(index)
+    gateway = kind == _UNICAST and address is not None and device is not None
+    if kind == _UNREACHABLE and priority == GUARD_METRIC:
+        found.guards.add(prefix)
+    elif gateway and priority == metric and prefix not in found.routes:
+        assert address is not None
+        assert device is not None
+        found.routes[prefix] = NextHop(address, device, source)
+        if len(hops) > 1:
+            found.shared.add(prefix)
+    else:
+        found.strays.append(Stray(prefix, priority, _deletion(raw)))
+
+
+class _Entry(NamedTuple):
+    prefix: Prefix
+    priority: int
+    protocol: int
+    kind: int
+    hops: tuple[tuple[Address | None, int], ...]
+    source: Address | None
+
+
+@lru_cache(maxsize=49152)
+# A route that did not change is listed in the same octets: reading 10,000 routes again
+# with their guards is a matter of looking them up. As many as policy imports, twice.
+def _parse(raw: bytes) -> _Entry | None:
+    """One route message; None for what is not the main table's, or a cache entry."""
+    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(raw)
+    if table != _MAIN or flags & _CLONED:
+        return None
+    about = attributes(raw, _ROUTE.size)
+    return _Entry(
+        interned(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
+        _U32.unpack(about[_PRIORITY])[0] if _PRIORITY in about else 0,
+        protocol,
+        kind,
+        tuple(_hops(about)),
+        _address(about[_PREFSRC]) if _PREFSRC in about else None,
+    )
+
+
+def _hops(about: Mapping[int, bytes]) -> Iterator[tuple[Address | None, int]]:
+    """Gateway and interface index, at least one pair."""
+    if _MULTIPATH in about:
+        data, at = about[_MULTIPATH], 0
+        while at + _HOP.size <= len(data):
+            length, _, _, index = _HOP.unpack_from(data, at)
+            yield _gateway(attributes(data, at + _HOP.size, at + length)), index
+            at += max(_HOP.size, (length + 3) & ~3)
+    else:
+        yield _gateway(about), _U32.unpack(about[_OIF])[0] if _OIF in about else 0
+
+
+def _gateway(about: Mapping[int, bytes]) -> Address | None:
+    if _GATEWAY in about:
+        return _address(about[_GATEWAY])
+    if _VIA in about:  # struct rtvia: the other family's address behind a u16
+        return _address(about[_VIA][2:])
+    return None
+
+
+@lru_cache(maxsize=8192)  # as many next hops as a mesh has members
+def _address(packed: bytes) -> Address:
+    return ipaddress.ip_address(packed)
+
+
+def encode(step: RouteStep, indices: Mapping[str, int]) -> Message:
+    """The request that does ``step``; ``Refusal`` when its device does not exist."""
+    match step:
+        case AddGuard(prefix=prefix):
+            body = _body(prefix, _UNREACHABLE, _UNIVERSE, GUARD_METRIC)
+            return Message(NEW_ROUTE, CREATE | EXCL, body)
+        case RemoveGuard(prefix=prefix):
+            return Message(DEL_ROUTE, 0, _body(prefix, _UNREACHABLE, _NOWHERE, GUARD_METRIC))
+        case AddRoute(prefix=prefix, next_hop=hop, metric=metric):
+            body = _body(prefix, _UNICAST, _UNIVERSE, metric, _towards(hop, indices))
+            return Message(NEW_ROUTE, CREATE | EXCL, body)
+        case ReplaceRoute(prefix=prefix, next_hop=hop, metric=metric):
+            # Without CREATE: a route that has gone meanwhile is not ours to replace.
+            body = _body(prefix, _UNICAST, _UNIVERSE, metric, _towards(hop, indices))
+            return Message(NEW_ROUTE, REPLACE, body)
+        case RemoveRoute(prefix=prefix, next_hop=hop, metric=metric):
+            body = _body(prefix, _UNICAST, _NOWHERE, metric, _towards(hop, indices))
+            return Message(DEL_ROUTE, 0, body)
+        case RemoveStray(stray=stray):
+            return Message(DEL_ROUTE, 0, stray.handle)
+
+
+def _body(prefix: Prefix, kind: int, scope: int, metric: int, *more: bytes) -> bytes:
+    header = _ROUTE.pack(
+        _AF[prefix.version], prefix.prefixlen, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, 0
+    )
+    destination = attribute(_DST, prefix.network_address.packed)
+    return b"".join((header, destination, attribute(_PRIORITY, _U32.pack(metric)), *more))
+
+
+def _towards(hop: NextHop, indices: Mapping[str, int]) -> bytes:
+    if hop.device not in indices:
+        raise Refusal(errno.ENODEV, f"there is no device {hop.device}")
+    found = attribute(_GATEWAY, hop.address.packed)
+    found += attribute(_OIF, _U32.pack(indices[hop.device]))
+    if hop.source is not None:
+        found += attribute(_PREFSRC, hop.source.packed)
+    return found
+
+
+def _deletion(raw: bytes) -> bytes:
+    """The body of a request that deletes exactly the route listed as ``raw``."""
+    family, length, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(raw)
+    about = attributes(raw, _ROUTE.size)
+    header = _ROUTE.pack(family, length, 0, 0, _MAIN, ROUTE_PROTOCOL, _NOWHERE, kind, 0)
+    named = (_DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _MULTIPATH, _VIA)
+    return header + b"".join(
+        attribute(number, about[number]) for number in named if number in about
+    )
+
+
+def describe(part: Part) -> str | None:
+    """A notification in words, or None when it does not concern the main table."""
+    data, at, end = part.data, part.at, part.end
+    if part.kind in (NEW_ROUTE, DEL_ROUTE):
+        entry = _parse(data[at:end]) if data[at] in _FAMILIES else None
+        if entry is None:
+            return None
+        owner = f"route of protocol {entry.protocol}"
+        if entry.protocol == ROUTE_PROTOCOL:
+            owner = "our guard" if entry.kind == _UNREACHABLE else "our route"
+        return f"{owner} {entry.prefix} {'written' if part.kind == NEW_ROUTE else 'deleted'}"
+    if part.kind in (NEW_LINK, DEL_LINK):
+        _, _, index, flags, _ = _LINK.unpack_from(data, at)
+        about = attributes(data, at + _LINK.size, end)
+        name = os.fsdecode(about.get(_IF_NAME, b"").rstrip(b"\0")) or str(index)
+        gone = part.kind == DEL_LINK
+        return f"link {name} {'deleted' if gone else 'up' if flags & _IF_UP else 'down'}"
+    if part.kind in (NEW_ADDRESS, DEL_ADDRESS):
+        _, length, _, _, _ = _ADDRESS.unpack_from(data, at)
+        about = attributes(data, at + _ADDRESS.size, end)
+        packed = about.get(_IFA_LOCAL) or about[_IFA_ADDRESS]
+        verb = "added" if part.kind == NEW_ADDRESS else "deleted"
+        return f"address {_address(packed)}/{length} {verb}"
+    return None

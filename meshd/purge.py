@@ -1,0 +1,97 @@
+"""``meshd purge``: take away what a daemon that is gone has left, in the kernel and on disk.
+
+It holds the state directory's lock meanwhile, so it never works against a running daemon.
+The authority's keys are never removed: without them a mesh cannot grow again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+
+from meshd import config as configuration
+from meshd.config import Config
+from meshd.errors import Refused, StateError, UsageError
+from meshd.files import failure
+from meshd.kernel import backend
+from meshd.paths import Paths
+from meshd.startup import kernel_backend
+from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY, StateDirectory
+
+
+def purge_kernel(paths: Paths) -> list[str]:
+    """Remove every kernel object of ours; a line for each thing done.
+
+    ``UsageError`` while a daemon runs or without the privilege; ``Refused`` if some stayed.
+    """
+    # Without a config (a node half removed) the defaults are what a daemon would have used.
+    config = configuration.load(paths.config) if paths.config.exists() else Config()
+    with _no_daemon(paths):
+        kernel = backend(kernel_backend(config), metric=config.metric)
+        try:
+            kernel.check()
+            return kernel.purge()
+        except OSError as error:
+            raise Refused(f"some of it stayed in the kernel: {error}") from None
+        finally:
+            kernel.close()
+
+
+def doomed(paths: Paths) -> list[str]:
+    """What ``purge_state`` would remove, for the question before it."""
+    return [path for path in (str(paths.state), str(paths.config)) if os.path.lexists(path)]
+
+
+def purge_state(paths: Paths) -> list[str]:
+    """Remove the state directory and the config; a line for each thing done.
+
+    Where the authority's key is, it stays, and the config with it: the key alone does not
+    say which mesh it is the authority of.
+    """
+    done = []
+    with _no_daemon(paths):
+        kept = [
+            name for name in (AUTHORITY_KEY, NEXT_AUTHORITY_KEY) if (paths.state / name).exists()
+        ]
+        try:
+            if not kept:
+                for path in (paths.state, paths.config):
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path.exists():
+                        path.unlink()
+                    else:
+                        continue
+                    done.append(f"removed {path}")
+                if paths.root is not None:
+                    with contextlib.suppress(OSError):
+                        paths.root.rmdir()  # Only when nothing of anybody else is in it.
+            else:
+                for path in sorted(paths.state.iterdir()):
+                    if path.name not in (*kept, "grants"):
+                        path.unlink()
+                        done.append(f"removed {path}")
+                done += [f"kept {paths.state / name}" for name in kept]
+                done.append(f"kept {paths.config}")
+        except OSError as error:
+            raise failure(paths.state, "remove", error) from None
+    return done
+
+
+@contextlib.contextmanager
+def _no_daemon(paths: Paths) -> Iterator[None]:
+    if not paths.state.is_dir():
+        yield
+        return
+    try:
+        lock = StateDirectory(paths.state).lock(paths.home)
+    except StateError:
+        raise
+    except UsageError as error:
+        raise UsageError(f"{error}; use `meshd{paths.option} leave` first") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,196 @@
+"""Keeps the kernel as it should be: read, decide, diff, apply; again when anything changed.
+
+A change is carried out at once when nothing is under way; what comes meanwhile is taken
+together in the next round.  Nothing is deleted before the table is known to be in sync: a
+restarted daemon adopts what its predecessor left, and stopping leaves everything in place
+(fail static).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+import trio
+
+from meshd.kernel.plan import Failure, FlowStep, Plan, diff
+from meshd.kernel.port import Backend, KernelState, Reading
+from meshd.log import EventLog
+from meshd.policy import Decision, outermost
+from protocol.address import Prefix
+
+SWEEP: Final = 60.0
+"""Seconds between readings when nothing is heard (ip-masq-agent's; Calico has 90)."""
+
+RETRY_FIRST: Final = 0.1
+RETRY_MAX: Final = 30.0
+"""Seconds before what failed is tried again, doubling."""
+
+IN_LINE: Final = 64
+"""Plans of at most this many steps without connection tracking are applied in the event
+loop: about 20 us a step, less than a thread costs."""
+
+SHOWN: Final = 5
+"""Steps named in one log line; the rest are counted."""
+
+
+@attrs.define(eq=False)
+class KernelStatus:
+    """What ``meshd status`` says about the kernel."""
+
+    in_sync: bool = False
+    error: str | None = None
+    plan: tuple[str, ...] = ()
+    """What stood to be done at the last look, before it was."""
+    failed: dict[Prefix, str] = attrs.field(factory=dict)
+    """Prefix to why its last step was not done."""
+
+
+class Reconciler:
+    """One task that owns the backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        decide: Callable[[Reading], Decision],
+        *,
+        log: EventLog,
+        settled: Callable[[], None],
+        manages_nat: bool = True,
+    ) -> None:
+        self.status = KernelStatus()
+        self.decision = Decision(KernelState(), ())
+        self._backend, self._decide, self._log = backend, decide, log
+        self._settled, self._manages_nat = settled, manages_nat
+        self._adopting = True
+        self._stopped = False
+        self._dirty = trio.Event()
+        self._heard: list[str] = []
+        self._asked = False
+        self._recheck = True
+        self._last: KernelState | None = None
+        self._delay = RETRY_FIRST
+
+    def wake(self) -> None:
+        """The table, the configuration or the time have changed what is desired."""
+        self._asked = True
+        self._dirty.set()
+
+    def in_sync_with_mesh(self) -> None:
+        """The table is complete: from now on what nobody announces may go."""
+        if self._adopting:
+            self._adopting = False
+            self.wake()
+
+    def stop(self) -> None:
+        """Write nothing more: we have left, and the kernel was cleaned."""
+        self._stopped = True
+
+    async def purge(self) -> list[str]:
+        """Remove every object of ours and write no more."""
+        self.stop()
+        return await trio.to_thread.run_sync(self._backend.purge)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reconcile until cancelled; started when the kernel has been read once."""
+        async with self._backend.changes() as changes, trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, changes)
+            wait = await self._round()
+            task_status.started()
+            while True:
+                with trio.move_on_after(wait):
+                    await self._dirty.wait()
+                wait = await self._round()
+
+    async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
+        async for change in changes:
+            if len(self._heard) < SHOWN:
+                self._heard.append(change.what)
+            self._dirty.set()
+
+    async def _round(self) -> float:
+        """One look at the kernel and what follows; seconds until the next is due."""
+        self._dirty = trio.Event()
+        heard, self._heard = self._heard, []
+        asked, self._asked = self._asked, False
+        if self._stopped:
+            return math.inf
+        began = time.monotonic()
+        try:
+            reading = await trio.to_thread.run_sync(self._backend.read)
+            self.decision = self._decide(reading)
+            desired = self._wanted(self.decision.desired, reading.state)
+            plan = diff(desired, reading, recheck=self._recheck)
+            self.status.plan = tuple(str(step) for step in plan)
+            failures = await self._apply(plan)
+        except OSError as error:
+            self._fail(error)
+            return self._backoff()
+        self._recheck = False
+        self._report(plan, failures, heard, asked, desired, time.monotonic() - began)
+        self._last = desired
+        if failures:
+            return self._backoff()
+        self._delay = RETRY_FIRST
+        return SWEEP
+
+    def _wanted(self, desired: KernelState, actual: KernelState) -> KernelState:
+        if not self._manages_nat:
+            desired = attrs.evolve(desired, local=frozenset(), mesh=frozenset())
+        if not self._adopting:
+            return desired
+        guards = desired.guards | actual.guards | actual.routes.keys()
+        mesh = outermost(desired.mesh | actual.mesh) if self._manages_nat else desired.mesh
+        routes = {**actual.routes, **desired.routes}
+        return attrs.evolve(desired, routes=routes, guards=guards, mesh=mesh)
+
+    async def _apply(self, plan: Plan) -> list[Failure]:
+        if not plan or self._stopped:
+            return []
+        quick = len(plan) <= IN_LINE and not any(isinstance(step, FlowStep) for step in plan)
+        if quick:
+            return self._backend.apply(plan)
+        return await trio.to_thread.run_sync(self._backend.apply, plan)
+
+    def _backoff(self) -> float:
+        delay, self._delay = self._delay, min(2 * self._delay, RETRY_MAX)
+        return delay
+
+    def _fail(self, error: OSError) -> None:
+        reason = f"the kernel does not answer: {error.strerror or error}"
+        if self.status.error != reason:
+            self._log.emit("kernel-error", reason=reason)
+        self.status.in_sync, self.status.error = False, reason
+
+    def _report(
+        self,
+        plan: Plan,
+        failures: list[Failure],
+        heard: list[str],
+        asked: bool,
+        desired: KernelState,
+        seconds: float,
+    ) -> None:
+        failed = {f.prefix: f.reason for f in failures if f.prefix is not None}
+        for failure in failures:
+            known = failure.prefix is not None and failure.prefix in self.status.failed
+            if not known:
+                self._log.emit("kernel-error", step=str(failure.step), reason=failure.reason)
+        self.status.failed = failed
+        self.status.in_sync = not failures
+        self.status.error = str(failures[0]) if failures else None
+        if plan:
+            repaired = desired == self._last and not asked
+            self._log.emit(
+                "kernel-repaired" if repaired else "kernel-changed",
+                steps=len(plan),
+                failed=len(failures),
+                routes=len(desired.routes),
+                took_ms=round(1000 * seconds, 1),
+                done=[str(step).splitlines()[0] for step in plan][:SHOWN],
+                **({"after": heard} if heard else {}),
+            )
+        self._settled()

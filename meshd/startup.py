@@ -1,0 +1,191 @@
+"""From a directory to what the daemon runs on: everything checked before anything starts.
+
+``prepare`` is the one place where a wrong file stops a start, in one line each.  It opens no
+network socket and touches no kernel.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from meshd import config as configuration
+from meshd.config import Config
+from meshd.errors import UsageError
+from meshd.paths import Paths
+from meshd.sequence import Sequence
+from meshd.state import NODE_KEY, Lock, StateDirectory
+from meshd.values import Seed
+from protocol.address import Endpoint, Prefix
+from protocol.errors import Rejected
+from protocol.identity import Identity, Mesh
+from protocol.objects import Grant, decode
+
+
+@attrs.frozen
+class Additions:
+    """What the command line adds to the config, also again at each reload."""
+
+    seeds: tuple[Seed, ...] = ()
+    announce: tuple[Prefix, ...] = ()
+    advertise: tuple[Endpoint, ...] = ()
+
+
+@attrs.frozen
+class RunOptions:
+    """All that ``meshd.daemon.run`` needs; the state directory is locked."""
+
+    paths: Paths
+    additions: Additions
+    config: Config
+    """With the additions."""
+    mesh: Mesh
+    identity: Identity
+    grant: Grant
+    """This node's own, the newest known here, verified."""
+    snapshot: tuple[bytes, ...]
+    """The envelopes of the last snapshot, unchecked."""
+    sequence: Sequence
+    state: StateDirectory
+    lock: Lock
+    log_format: str
+    """text or json."""
+    warnings: tuple[str, ...]
+    """What was found and mended at start, for the log."""
+
+    def reload(self) -> Config:
+        """The config as the file has it now, with the additions.
+
+        ``UsageError`` when it is wrong, or changes what only a new start can change.
+        """
+        fresh = load_config(self.paths, self.additions)
+        for key in ("authority", "next_authority_hash", "port", "kernel"):
+            if getattr(fresh, key) != getattr(self.config, key):
+                raise UsageError(
+                    f"{self.paths.config}: {key} cannot change while the daemon runs; restart it"
+                )
+        check_announced(self.grant, fresh.announce, str(self.paths.config))
+        return fresh
+
+
+def load_config(paths: Paths, additions: Additions) -> Config:
+    """The config file with ``additions``, or ``UsageError``."""
+    config = configuration.load(paths.config)
+    try:
+        return config.with_additions(additions.seeds, additions.announce, additions.advertise)
+    except UsageError as error:
+        raise UsageError(f"{paths.config} and the command line together: {error}") from None
+
+
+def prepare(
+    paths: Paths, additions: Additions, log_format: str, clock: Callable[[], float]
+) -> RunOptions:
+    """Load and check everything in ``paths`` and lock it. ``UsageError`` names what is wrong.
+
+    ``clock``: unix seconds, for sequences.
+    """
+    config = load_config(paths, additions)
+    mesh = configuration.mesh(config, paths.config)
+    state = StateDirectory.open(paths.state)
+    identity = state.read_key(NODE_KEY)
+    lock = state.lock(paths.home)
+    try:
+        state.check_writable()
+        warnings: list[str] = []
+        snapshot = state.take_snapshot(warnings.append)
+        grant = own_grant(state, snapshot, mesh, identity)
+        check_announced(grant, config.announce, str(paths.config))
+        sequence = Sequence.load(state, clock)
+        state.read_changes()  # A damaged file is said now, not at the first announce.
+    except UsageError:
+        lock.release()
+        raise
+    return RunOptions(
+        paths=paths,
+        additions=additions,
+        config=config,
+        mesh=mesh,
+        identity=identity,
+        grant=grant,
+        snapshot=snapshot,
+        sequence=sequence,
+        state=state,
+        lock=lock,
+        log_format=log_format,
+        warnings=tuple(warnings),
+    )
+
+
+def own_grant(
+    state: StateDirectory, snapshot: Iterable[bytes], mesh: Mesh, identity: Identity
+) -> Grant:
+    """This node's newest grant, from its own file or the snapshot. ``UsageError`` if none."""
+    path = state.path / "grant"
+    try:
+        grant = Grant.decode(state.read_grant())
+    except Rejected as rejected:
+        raise UsageError(f"{path} is damaged ({rejected.reason}); join anew") from None
+    if grant.node != identity.public:
+        raise UsageError(f"{path} is for another key than {NODE_KEY}; restore both from one copy")
+    if not grant.verify(mesh):
+        raise UsageError(
+            f"{path} is not signed by the authority in the config; join that mesh anew"
+        )
+    for raw in snapshot:
+        found = _grant(raw)
+        newer = found is not None and found.node == grant.node and found.serial > grant.serial
+        if found is not None and newer and found.verify(mesh):
+            grant = found
+    return grant
+
+
+def check_announced(
+    grant: Grant,
+    prefixes: Iterable[Prefix],
+    where: str,
+    remedy: str = "ask the authority for a wider grant",
+) -> None:
+    """``UsageError`` when ``grant`` does not let its node announce all of ``prefixes``.
+
+    ``where`` names the file or option that asks for it.
+    """
+    wanted = tuple(prefixes)
+    for prefix in wanted:
+        if not any(_inside(prefix, allowed) for allowed in grant.allow):
+            allowed_text = ", ".join(map(str, grant.allow)) or "nothing"
+            raise UsageError(
+                f"{where}: {prefix} is outside the grant of {grant.name},"
+                f" which allows {allowed_text}; {remedy}"
+            )
+    if grant.limit and len(wanted) > grant.limit:
+        raise UsageError(
+            f"{where}: {len(wanted)} prefixes, but the grant of {grant.name} allows {grant.limit};"
+            " announce fewer, or ask the authority for a wider grant"
+        )
+
+
+def kernel_backend(config: Config) -> str:
+    """The name of the backend that ``config.kernel`` means on this system."""
+    if config.kernel != "auto":
+        return config.kernel
+    if sys.platform.startswith("linux"):
+        return "linux"
+    raise UsageError(f'no kernel backend for {sys.platform}; set kernel = "memory" to only watch')
+
+
+def _inside(prefix: Prefix, allowed: Prefix) -> bool:
+    return (
+        prefix.version == allowed.version
+        and prefix.prefixlen >= allowed.prefixlen
+        and prefix.network_address in allowed
+    )
+
+
+def _grant(raw: bytes) -> Grant | None:
+    try:
+        found = decode(raw)
+    except Rejected:
+        return None
+    return found if isinstance(found, Grant) else None

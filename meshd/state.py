@@ -1,0 +1,301 @@
+"""The state directory: the files that must survive, each written whole or not at all.
+
+After a crash or on a full disk the old content stands (``meshd.files``).  Keys are made
+once and never overwritten.  What is damaged is said in one line; what can be had again from
+the mesh (the snapshot) is set aside instead.  Files hold bytes here: what they mean is
+decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from meshd import records
+from meshd.errors import StateError, UsageError
+from meshd.files import failure, replace_file
+from meshd.values import distinct, prefix
+from protocol.address import Prefix
+from protocol.identity import Identity
+
+NODE_KEY: Final = "node.key"
+AUTHORITY_KEY: Final = "authority.key"
+NEXT_AUTHORITY_KEY: Final = "authority-next.key"
+KEYS: Final = (NODE_KEY, AUTHORITY_KEY, NEXT_AUTHORITY_KEY)
+
+_KEY_LINE: Final = re.compile(rb"[0-9a-f]{64}\n")
+"""A key file is its secret in hex: one can print it and keep it on paper."""
+KEY_FILE_SIZE: Final = 65
+
+
+@attrs.frozen
+class RuntimeChanges:
+    """What ``announce`` and ``withdraw`` changed beside the config's list."""
+
+    added: tuple[Prefix, ...] = ()
+    withdrawn: tuple[Prefix, ...] = ()
+
+    def announce(self, prefixes: Iterable[Prefix]) -> RuntimeChanges:
+        """With ``prefixes`` announced, whatever the config says."""
+        new = tuple(dict.fromkeys(prefixes))
+        return RuntimeChanges(
+            (*(old for old in self.added if old not in new), *new),
+            tuple(old for old in self.withdrawn if old not in new),
+        )
+
+    def withdraw(self, prefixes: Iterable[Prefix]) -> RuntimeChanges:
+        """With ``prefixes`` not announced, whatever the config says."""
+        gone = tuple(dict.fromkeys(prefixes))
+        return RuntimeChanges(
+            tuple(old for old in self.added if old not in gone),
+            (*(old for old in self.withdrawn if old not in gone), *gone),
+        )
+
+    def settle(self, configured: Iterable[Prefix]) -> RuntimeChanges:
+        """Without what ``configured`` says anyway, so that a later edit of the config
+        is not overruled by a withdrawal that nobody remembers."""
+        listed = set(configured)
+        return RuntimeChanges(
+            tuple(item for item in self.added if item not in listed),
+            tuple(item for item in self.withdrawn if item in listed),
+        )
+
+    def apply(self, configured: Iterable[Prefix]) -> tuple[Prefix, ...]:
+        """What is to be announced; ``UsageError`` when two of it overlap."""
+        wanted = (*configured, *self.added)
+        return distinct(item for item in wanted if item not in self.withdrawn)
+
+
+@attrs.frozen
+class StateDirectory:
+    """The files of one node. Several processes may read; the daemon holds the lock."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> StateDirectory:
+        """The directory at ``path``, which must exist and be writable by its owner only.
+
+        Every key file in it is checked too: ``UsageError`` names the file and the remedy.
+        """
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise UsageError(
+                f"{path} does not exist; make a node with `meshd init` or `meshd join` first"
+            ) from None
+        except OSError as error:
+            raise failure(path, "read", error) from None
+        if not stat.S_ISDIR(found.st_mode):
+            raise UsageError(f"{path} is not a directory; move it away")
+        if found.st_mode & 0o022:
+            raise UsageError(
+                f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o});"
+                f" run: chmod 700 {path}"
+            )
+        state = cls(path)
+        for name in KEYS:
+            if os.path.lexists(path / name):
+                state.read_key(name)
+        return state
+
+    # -- keys ---------------------------------------------------------------------------
+
+    def read_key(self, name: str) -> Identity:
+        """The key in file ``name``: a regular file of 65 bytes, 0600, ours. Or ``UsageError``."""
+        path = self.path / name
+        try:
+            # Not blocking, or a FIFO would keep us waiting for a writer.
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise UsageError(f"{path} does not exist; restore it from where you keep it") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UsageError(
+                    f"{path} is a symbolic link; put the key file itself there"
+                ) from None
+            raise failure(path, "read", error) from None
+        with open(handle, "rb") as file:
+            self._check_key_file(path, os.fstat(handle))
+            content = file.read(KEY_FILE_SIZE + 1)
+        if not _KEY_LINE.fullmatch(content):
+            raise UsageError(
+                f"{path} holds no key ({KEY_FILE_SIZE} bytes: 64 hex digits and a newline);"
+                " restore it from a copy"
+            )
+        return Identity.from_secret(bytes.fromhex(content.decode()))
+
+    def _check_key_file(self, path: Path, found: os.stat_result) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise UsageError(f"{path} is not a regular file; put the key file itself there")
+        # Root works on behalf of whoever owns the directory (`sudo meshd invite`).
+        ours = {0, os.geteuid()} | ({self.path.stat().st_uid} if os.geteuid() == 0 else set())
+        if found.st_uid not in ours:
+            raise UsageError(
+                f"{path} belongs to user {found.st_uid}; run: chown {os.geteuid()} {path}"
+            )
+        mode = stat.S_IMODE(found.st_mode)
+        if mode != 0o600:
+            raise UsageError(f"{path} has mode {mode:04o}, not 0600; run: chmod 600 {path}")
+
+    def has(self, name: str) -> bool:
+        """Whether something of that name is here, be it usable or not."""
+        return os.path.lexists(self.path / name)
+
+    # -- files --------------------------------------------------------------------------
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace file ``name`` (0600) at one stroke; ``StateError`` leaves the old one."""
+        replace_file(self.path / name, content, 0o600)
+
+    def read(self, name: str) -> bytes | None:
+        """The content of file ``name``, None if there is none."""
+        path = self.path / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise failure(path, "read", error) from None
+
+    def check_writable(self) -> None:
+        """``StateError`` now rather than when the first sequence must be kept."""
+        self.write("writable", b"")
+        self.remove("writable")
+
+    def remove(self, name: str) -> None:
+        """Remove file ``name`` if it is there."""
+        try:
+            (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise failure(self.path / name, "remove", error) from None
+
+    # -- what the mesh told us -----------------------------------------------------------
+
+    def read_snapshot(self) -> tuple[bytes, ...]:
+        """The objects of the last snapshot, none if there is none. ``records.Damaged``."""
+        content = self.read("snapshot")
+        return () if content is None else records.load(content)
+
+    def take_snapshot(self, warn: Callable[[str], None]) -> tuple[bytes, ...]:
+        """The same, but a damaged snapshot is set aside: the mesh will tell it all again."""
+        try:
+            return self.read_snapshot()
+        except records.Damaged as damage:
+            damaged = self.path / "snapshot.damaged"
+            try:
+                os.replace(self.path / "snapshot", damaged)
+            except OSError as error:
+                raise failure(damaged, "write", error) from None
+            warn(f"{self.path / 'snapshot'} is damaged ({damage}); set aside as {damaged}")
+            return ()
+
+    def write_snapshot(self, objects: Iterable[bytes]) -> None:
+        """Keep the whole store, as envelopes."""
+        self.write("snapshot", records.dump(objects))
+
+    def read_grant(self) -> bytes:
+        """The envelope of this node's own grant, kept apart from what can be had again."""
+        path = self.path / "grant"
+        content = self.read("grant")
+        if content is None:
+            raise UsageError(f"{path} does not exist; ask for a new invitation, then `meshd join`")
+        try:
+            (grant,) = records.load(content)
+        except (records.Damaged, ValueError):
+            raise UsageError(f"{path} is damaged; restore it from a copy, or join anew") from None
+        return grant
+
+    def write_grant(self, grant: bytes) -> None:
+        """Keep this node's own grant (again, when the authority has given a newer one)."""
+        self.write("grant", records.dump([grant]))
+
+    # -- what was announced at run time ---------------------------------------------------
+
+    def read_changes(self) -> RuntimeChanges:
+        """What ``announce`` and ``withdraw`` left in the file ``announced``."""
+        path = self.path / "announced"
+        try:
+            lines = (self.read("announced") or b"").decode("ascii").split()
+            if any(line[0] not in "+-" for line in lines):
+                raise UsageError("a line starts with neither + nor -")
+            return RuntimeChanges(
+                tuple(prefix(line[1:]) for line in lines if line[0] == "+"),
+                tuple(prefix(line[1:]) for line in lines if line[0] == "-"),
+            )
+        except StateError:
+            raise
+        except (UsageError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{path} is damaged ({error}); mend the line, or remove the file"
+            ) from None
+
+    def write_changes(self, changes: RuntimeChanges) -> None:
+        """Keep ``changes`` beside the config's list, one prefix a line."""
+        lines = [f"+{item}\n" for item in changes.added]
+        lines += [f"-{item}\n" for item in changes.withdrawn]
+        self.write("announced", "".join(lines).encode())
+
+    # -- one at a time ----------------------------------------------------------------------
+
+    def lock(self, home: Path) -> Lock:
+        """Become the only daemon here until the lock is released or the process ends.
+
+        ``home`` is how people know this directory. ``UsageError`` names the other's pid.
+        """
+        path = self.path / "lock"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise failure(path, "write", error) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 20).decode("ascii", "replace").strip()
+            os.close(handle)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise failure(path, "lock", error) from None
+            raise UsageError(
+                f"another meshd (pid {holder if holder.isdecimal() else 'unknown'}) runs on {home}"
+            ) from None
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(handle)
+            raise failure(path, "write", error) from None
+        return Lock(handle)
+
+    @contextlib.contextmanager
+    def authority_lock(self) -> Iterator[None]:
+        """Wait to be the only one that uses the authority's key here.
+
+        The key file itself carries the lock: it is there, and nobody ever replaces it.
+        """
+        with open(self.path / AUTHORITY_KEY, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+@attrs.define(eq=False)
+class Lock:
+    """The state directory is ours while this is held; the kernel frees it with the process."""
+
+    _handle: int
+
+    def release(self) -> None:
+        os.close(self._handle)
+
+
+def key_file(identity: Identity) -> bytes:
+    """The content of a key file."""
+    return identity.secret.hex().encode() + b"\n"

@@ -1,0 +1,173 @@
+"""The node's sockets: one a family, their error queues read, their datagrams carried.
+
+Rules kept here: nothing that arrives or that the network answers ends the loop, and a
+pending ICMP error, which the kernel reports on the next call whatever its destination,
+costs no datagram to anybody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+import trio
+
+from meshd.errors import UsageError
+from protocol.address import Endpoint, Family
+from protocol.frames import MAX_DATAGRAM
+
+IP_RECVERR: Final = 11
+IPV6_RECVERR: Final = 25
+"""linux/in.h and linux/in6.h; Python 3.11 names neither."""
+
+RECEIVE_BUFFER: Final = 1 << 20
+"""Bytes asked for; the kernel grants at most net.core.rmem_max (208 KiB by default)."""
+
+_ERROR: Final = struct.Struct("=IBBBxII")
+"""struct sock_extended_err: errno, origin, type, code, pad, info, data."""
+_ORIGIN_ICMP: Final = 2
+_ORIGIN_ICMP6: Final = 3
+_PORT_UNREACHABLE: Final = {(_ORIGIN_ICMP, 3, 3), (_ORIGIN_ICMP6, 1, 4)}
+"""Destination unreachable, port unreachable (RFC 792; RFC 4443 section 3.1)."""
+
+Received = Callable[[bytes, Endpoint], None]
+Unreachable = Callable[[Endpoint], None]
+
+
+@attrs.frozen
+class _Socket:
+    asynchronous: trio.socket.SocketType
+    plain: socket.socket
+    """The same socket, not blocking: trio has no call for the error queue."""
+
+
+class Sockets:
+    """UDP on ``port`` in every family this host has."""
+
+    def __init__(self, port: int) -> None:
+        """Bind, or raise ``UsageError`` in one line."""
+        self.counters: dict[str, int] = {}
+        self._sockets: dict[Family, _Socket] = {}
+        for family, kind, anywhere in ((4, socket.AF_INET, "0.0.0.0"), (6, socket.AF_INET6, "::")):
+            try:
+                raw = socket.socket(kind, socket.SOCK_DGRAM)
+            except OSError:
+                continue  # this kernel has no such family
+            try:
+                self._set_up(raw, 4 if family == 4 else 6)
+                raw.bind((anywhere, port))
+            except OSError as error:
+                raw.close()
+                if family == 6 and error.errno == errno.EADDRNOTAVAIL:
+                    continue  # IPv6 is switched off
+                self.close()
+                raise UsageError(_why_not(error, port)) from None
+            raw.setblocking(False)
+            asynchronous = trio.socket.from_stdlib_socket(raw)
+            self._sockets[4 if family == 4 else 6] = _Socket(asynchronous, raw)
+        if not self._sockets:
+            raise UsageError("this host has neither IPv4 nor IPv6 sockets")
+
+    @staticmethod
+    def _set_up(raw: socket.socket, family: Family) -> None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if family == 6:
+            raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            raw.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        else:
+            raw.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+
+    def close(self) -> None:
+        for each in self._sockets.values():
+            each.asynchronous.close()
+
+    def _count(self, what: str) -> None:
+        self.counters[what] = self.counters.get(what, 0) + 1
+
+    async def receive(self, received: Received, unreachable: Unreachable) -> None:
+        """Hand over every datagram and every proof that a peer's daemon is gone, for ever."""
+        async with trio.open_nursery() as nursery:
+            for each in self._sockets.values():
+                nursery.start_soon(self._receive_on, each, received, unreachable)
+
+    async def _receive_on(
+        self, sock: _Socket, received: Received, unreachable: Unreachable
+    ) -> None:
+        while True:
+            try:
+                # One byte more than is allowed: what is longer shows as too long.
+                data, source = await sock.asynchronous.recvfrom(MAX_DATAGRAM + 1)
+            except OSError as error:
+                if error.errno == errno.EBADF:
+                    raise
+                self._count(f"receive {errno.errorcode.get(error.errno or 0, 'error')}")
+                self._drain_errors(sock, unreachable)
+                continue
+            received(data, Endpoint(str(source[0]).partition("%")[0], source[1]))
+
+    def _drain_errors(self, sock: _Socket, unreachable: Unreachable) -> None:
+        while True:
+            try:
+                _, ancillary, _, to = sock.plain.recvmsg(MAX_DATAGRAM, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                return  # EAGAIN: the queue is empty
+            for level, kind, content in ancillary:
+                if (level, kind) in (
+                    (socket.IPPROTO_IP, IP_RECVERR),
+                    (socket.IPPROTO_IPV6, IPV6_RECVERR),
+                ):
+                    self._judge(content, (to[0], to[1]), unreachable)
+
+    def _judge(self, content: bytes, to: tuple[str, int], unreachable: Unreachable) -> None:
+        """Only the peer's own word that nobody listens there means that its host is up."""
+        _, origin, kind, code, _, _ = _ERROR.unpack_from(content)
+        offender = _address(content[_ERROR.size :])
+        host = to[0].partition("%")[0]
+        if (origin, kind, code) in _PORT_UNREACHABLE and offender == host:
+            self._count("port unreachable")
+            unreachable(Endpoint(host, to[1]))
+
+    async def send(self, data: bytes, to: Endpoint, unreachable: Unreachable) -> None:
+        """Send one datagram; whatever prevents it is counted and forgotten."""
+        sock = self._sockets.get(to.family)
+        if sock is None:
+            self._count("no socket of that family")
+            return
+        for _ in range(3):
+            try:
+                await sock.asynchronous.sendto(data, to)
+            except OSError as error:
+                # An earlier datagram's ICMP error is reported here and this one was not
+                # sent: empty the queue and send it again.
+                self._count(f"send {errno.errorcode.get(error.errno or 0, 'error')}")
+                self._drain_errors(sock, unreachable)
+            else:
+                return
+
+
+def _address(sockaddr: bytes) -> str | None:
+    """The address in a struct sockaddr_in or sockaddr_in6."""
+    if len(sockaddr) < 8:
+        return None
+    family = struct.unpack_from("=H", sockaddr)[0]
+    if family == socket.AF_INET:
+        return str(ipaddress.IPv4Address(sockaddr[4:8]))
+    if family == socket.AF_INET6 and len(sockaddr) >= 24:
+        return str(ipaddress.IPv6Address(sockaddr[8:24]))
+    return None
+
+
+def _why_not(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"UDP port {port} is in use by another program: stop it (ss -ulpn), or set "
+            "another port in the config"
+        )
+    if error.errno == errno.EACCES:
+        return f"UDP port {port} needs privileges: set a port above 1023 in the config"
+    return f"UDP port {port} cannot be bound: {error.strerror}"

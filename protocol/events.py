@@ -1,0 +1,102 @@
+"""What the automaton tells its owner: one frozen value per happening, drained in order.
+
+Every one may mean that the table changed; the owner reads the table, not the event.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from protocol.address import Endpoint, Prefix
+
+
+@attrs.frozen
+class PeerChanged:
+    """A peer's state as shown to people: alive, suspect, failed or left."""
+
+    node: bytes
+    name: str
+    state: str
+    previous: str | None
+    reason: str
+    endpoint: Endpoint | None
+    accusers: tuple[bytes, ...] = ()
+    refused: bool = False
+    """failed: its host answers that the daemon is gone."""
+    seconds: float = 0.0
+    """How long it had been in the previous state."""
+
+
+@attrs.frozen
+class PrefixesChanged:
+    """A node's announcement names other prefixes than its last."""
+
+    node: bytes
+    name: str
+    added: tuple[Prefix, ...]
+    removed: tuple[Prefix, ...]
+
+
+@attrs.frozen
+class Converged:
+    """Every live peer's latest probe or ack carried our root."""
+
+    root: bytes
+    peers: int
+    known: int
+    """Peers that have not left, dead or alive."""
+    prefixes: int
+    seconds: float
+    """Since the first change after the last agreement."""
+
+
+@attrs.frozen
+class Superseded:
+    """Our own key had announced more than we knew: we go on above its sequence."""
+
+    sequence: int
+
+
+@attrs.frozen
+class Accused:
+    """Members called us silent; ``answered`` is the sequence that refutes them."""
+
+    accusers: tuple[bytes, ...]
+    answered: int
+
+
+@attrs.frozen
+class ObservedElsewhere:
+    """A peer receives our datagrams from an endpoint that we do not announce."""
+
+    peer: bytes
+    endpoint: Endpoint
+
+
+@attrs.frozen
+class Refused:
+    """Something a peer sent was not believed."""
+
+    source: Endpoint
+    reason: str
+
+
+@attrs.frozen
+class Revoked:
+    """The authority has ended a membership (ours, if ``node`` is us)."""
+
+    node: bytes
+    name: str
+
+
+@attrs.frozen
+class CannotAnnounce:
+    """No sequence could be reserved, so nothing was signed or sent; tried again later."""
+
+    reason: str
+
+
+Event = (
+    PeerChanged | PrefixesChanged | Converged | Superseded | Accused | ObservedElsewhere
+    | Refused | Revoked | CannotAnnounce
+)  # fmt: skip

@@ -1,0 +1,101 @@
+"""Every timer and bound of the protocol, in one place; SPEC.md section 8 is this table.
+
+Presets rather than knobs: ``Tuning.lan()`` is the default, ``Tuning.wan()`` stretches
+what a longer round trip stretches.  All times are seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+MAX_MEMBERS: Final = 8192
+"""Grants held; beyond it the smallest SHA-256(key) stay, on every node alike (DESIGN 5)."""
+
+MAX_WAITING: Final = 256
+"""Announcements held outside the store for want of a grant; the oldest goes first."""
+
+MAX_CANDIDATES: Final = 256
+"""Nodes that said HELLO and have not yet spoken under their boot key."""
+
+MAX_ACCUSERS: Final = 8
+"""Accusations kept per target: those with the smallest hashes."""
+
+FANOUT_ALL: Final = 64
+"""Up to this many members an origin tells everyone itself (DESIGN 5)."""
+
+
+@attrs.frozen
+class Tuning:
+    """The timers of one kind of network."""
+
+    probe_period: float = 0.5
+    """One member is probed in each: 488 B/s with its ack on IPv4, headers included."""
+    probe_timeout_floor: float = 0.03
+    """Least wait for an ack; otherwise 4 smoothed round trips."""
+    probe_timeout_unknown: float = 0.2
+    """Wait for the first ack of a member whose round trip is not known yet."""
+    indirect_members: int = 3
+    """SWIM's k (Das et al., DSN 2002; memberlist uses 3)."""
+    indirect_timeout: float = 0.3
+    """Longest wait for the k: their own probe at the unknown-RTT timeout, and two trips."""
+    suspicion_min: float = 0.6
+    """Suspicion lasts at least this long: room for a refutation (two periods' jitter)."""
+    suspicion_max: float = 2.5
+    """... and at most this long while nobody else accuses (Lifeguard section IV-B)."""
+    health_max: int = 8
+    """Lifeguard's local health multiplier saturates here (memberlist: awareness max 8)."""
+    late_tick: float = 0.25
+    """A tick later than this (half a period) makes our own silences suspect, not others."""
+    offer_patience: float = 0.005
+    """An offered object is asked for when it has not arrived by itself within this."""
+    relay_full: int = 3
+    """Relays send an object in full to this many, above FANOUT_ALL members."""
+    walk_delay: float = 0.02
+    """Roots that differ are compared again after this: most often a push was on its way."""
+    request_timeout: float = 0.25
+    """A walk, pull, vouch or evidence request without answer is given up after this."""
+    idle_walk_min: float = 1.0
+    idle_walk_max: float = 300.0
+    """A walk that taught nothing is not repeated with that peer for min, doubling to max."""
+    hello_first: float = 0.1
+    hello_max: float = 60.0
+    """An asking HELLO is repeated at 0, first, doubling to max, while something is pending."""
+    stale_grace: float = 1.0
+    """A probe that drew STALE counts as missed only after this."""
+    candidate_lifetime: float = 60.0
+    """A node that said HELLO and never spoke under its boot key is forgotten after this."""
+    refute_first: float = 0.1
+    refute_max: float = 60.0
+    """Own announcements in answer to accusations: at most one per first, doubling to max."""
+    start_members: int = 4
+    """Members of the snapshot that are greeted at start, besides the seeds."""
+    hello_rate: float = 20.0
+    hello_burst: float = 40.0
+    """Answers to HELLO and STALE per source address and second (/64 for IPv6)."""
+    verify_rate: float = 500.0
+    verify_burst: float = 1000.0
+    """Signature checks per second for those who have not spoken under a boot key: at
+    170 us each, under a tenth of a core."""
+
+    @classmethod
+    def lan(cls) -> Tuning:
+        return cls()
+
+    @classmethod
+    def wan(cls) -> Tuning:
+        """Round trips of 20 to 300 ms instead of 0.1 to 5."""
+        return cls(
+            probe_period=1.0,
+            probe_timeout_floor=0.1,
+            probe_timeout_unknown=1.0,
+            indirect_timeout=1.5,
+            suspicion_min=2.0,
+            suspicion_max=10.0,
+            late_tick=0.5,
+            offer_patience=0.05,
+            walk_delay=0.1,
+            request_timeout=1.0,
+            stale_grace=3.0,
+        )
