@@ -16,7 +16,20 @@ from typing import Any, Final
 import attrs
 import trio
 
-from meshd.kernel.plan import Failure, FlowStep, Plan, diff
+from meshd.kernel.plan import (
+    AddElement,
+    AddGuard,
+    AddRoute,
+    BuildTable,
+    Failure,
+    FlowStep,
+    Plan,
+    RemoveElement,
+    RemoveGuard,
+    RemoveRoute,
+    ReplaceRoute,
+    diff,
+)
 from meshd.kernel.port import Backend, KernelState, Reading
 from meshd.log import EventLog
 from meshd.policy import Decision, outermost
@@ -43,8 +56,6 @@ class KernelStatus:
 
     in_sync: bool = False
     error: str | None = None
-    plan: tuple[str, ...] = ()
-    """What stood to be done at the last look, before it was."""
     failed: dict[Prefix, str] = attrs.field(factory=dict)
     """Prefix to why its last step was not done."""
 
@@ -73,10 +84,16 @@ class Reconciler:
         self._recheck = True
         self._last: KernelState | None = None
         self._delay = RETRY_FIRST
+        self._alarms: list[float] = []
 
     def wake(self) -> None:
         """The table, the configuration or the time have changed what is desired."""
         self._asked = True
+        self._dirty.set()
+
+    def wake_at(self, when: float) -> None:
+        """Look again at ``when`` (trio's clock) at the latest."""
+        self._alarms.append(when)
         self._dirty.set()
 
     def in_sync_with_mesh(self) -> None:
@@ -105,6 +122,12 @@ class Reconciler:
                     await self._dirty.wait()
                 wait = await self._round()
 
+    async def look(self) -> list[str]:
+        """What would be done now, in the kernel's own words, without doing it."""
+        reading = await trio.to_thread.run_sync(self._backend.read)
+        desired = self._wanted(self._decide(reading).desired, reading.state)
+        return str(diff(desired, reading)).splitlines()
+
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
         async for change in changes:
             if len(self._heard) < SHOWN:
@@ -124,7 +147,6 @@ class Reconciler:
             self.decision = self._decide(reading)
             desired = self._wanted(self.decision.desired, reading.state)
             plan = diff(desired, reading, recheck=self._recheck)
-            self.status.plan = tuple(str(step) for step in plan)
             failures = await self._apply(plan)
         except OSError as error:
             self._fail(error)
@@ -135,7 +157,9 @@ class Reconciler:
         if failures:
             return self._backoff()
         self._delay = RETRY_FIRST
-        return SWEEP
+        now = trio.current_time()
+        self._alarms = [when for when in self._alarms if when > now]
+        return min([SWEEP, *(when - now for when in self._alarms)])
 
     def _wanted(self, desired: KernelState, actual: KernelState) -> KernelState:
         if not self._manages_nat:
@@ -186,11 +210,49 @@ class Reconciler:
             repaired = desired == self._last and not asked
             self._log.emit(
                 "kernel-repaired" if repaired else "kernel-changed",
-                steps=len(plan),
-                failed=len(failures),
+                **_summary(plan),
                 routes=len(desired.routes),
+                steps=len(plan),
+                **({"failed": len(failures)} if failures else {}),
                 took_ms=round(1000 * seconds, 1),
-                done=[str(step).splitlines()[0] for step in plan][:SHOWN],
                 **({"after": heard} if heard else {}),
             )
         self._settled()
+
+
+def _summary(plan: Plan) -> dict[str, list[str]]:
+    """The prefixes of a plan by what is done for them; a table that is made anew is named.
+
+    A route brings its guard and its exclusion along, and takes them away: said once.
+    """
+    done: dict[str, dict[str, None]] = {}
+
+    def note(word: str, prefix: object) -> None:
+        done.setdefault(word, {})[str(prefix)] = None
+
+    for step in plan:
+        match step:
+            case BuildTable():
+                note("table", "; ".join(step.problems) or "made")
+            case AddRoute():
+                note("added", step.prefix)
+            case ReplaceRoute():
+                note("moved", step.prefix)
+            case RemoveRoute():
+                note("removed", step.prefix)
+            case AddGuard():
+                note("guarded", step.prefix)
+            case RemoveGuard():
+                note("unguarded", step.prefix)
+            case AddElement():
+                note(f"{step.name}_added", step.prefix)
+            case RemoveElement():
+                note(f"{step.name}_removed", step.prefix)
+            case _:
+                pass
+    for word, others in (("added", ("guarded", "mesh_added")),
+                         ("removed", ("unguarded", "mesh_removed"))):  # fmt: skip
+        for other in others:
+            for prefix in done.get(word, {}):
+                done.get(other, {}).pop(prefix, None)
+    return {word: list(prefixes) for word, prefixes in done.items() if prefixes}

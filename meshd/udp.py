@@ -83,8 +83,9 @@ class Sockets:
             raw.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
     def close(self) -> None:
+        """Give the port back; no task may be using the sockets any more."""
         for each in self._sockets.values():
-            each.asynchronous.close()
+            each.plain.close()
 
     def _count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1

@@ -108,7 +108,8 @@ class Node:
         self._endpoints: tuple[Endpoint, ...] = ()
         self._preference = 100
         self._leaving = False
-        self._seeds: tuple[Endpoint, ...] = ()
+        self._seeds: tuple[Endpoint, ...] | None = None
+        """None until ``join``: before it there is nothing to agree on."""
         self._accusers: dict[bytes, None] = {}
         self._refutation: Timer | None = None
         self._refuted_at = -1e9
@@ -183,6 +184,7 @@ class Node:
             where = member.endpoint(self._contacts.families)
             if where is not None and where not in self._seeds and not member.seen:
                 self._contacts.greet(where, now)
+        self._settle(now)
 
     def leave(self, now: float) -> None:
         """Announce our departure and go on telling it until ``departed``."""
@@ -628,7 +630,7 @@ class Node:
         failed = [member for member in members if member.state is State.FAILED]
         live = self._common.live()
         found = {where for member in live for where in member.announcement.endpoints}
-        lost = [s for s in self._seeds if s not in found and s not in self._endpoints]
+        lost = [s for s in self._seeds or () if s not in found and s not in self._endpoints]
         count = len(failed) + len(lost)
         if not count or self._common.rng.random() >= count / (len(live) + 1):
             return
@@ -679,7 +681,9 @@ class Node:
         live, root = self._common.live(), self._common.store.root
         if any(member.root != root for member in live):
             return
-        if not live and any(seed not in self._endpoints for seed in self._seeds):
+        if any(m.state is State.ALIVE and not m.seen for m in self._common.members.values()):
+            return  # known from before, and neither seen nor failed yet
+        if self._seeds is None or (not live and set(self._seeds) - set(self._endpoints)):
             return  # we were told of others and have met nobody yet
         known = [m for m in self._common.members.values() if m.state is not State.LEFT]
         prefixes = sum(len(member.announcement.prefixes) for member in live)

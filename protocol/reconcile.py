@@ -160,10 +160,11 @@ class Reconciler:
             exchange.timer.cancel()
         if exchange.walks:
             self._walking.discard(exchange.peer)
-            if exchange.taught:
-                self._idle.pop(("walk", exchange.peer), None)
-            else:
+            member = self._common.members.get(exchange.peer)
+            if not exchange.taught:
                 self._postpone("walk", exchange.peer, now)
+            elif member is not None and member.root == self._common.store.root:
+                self._ask("vouch", member, now)
 
     def _answered(self, peer: bytes, request: int) -> _Exchange | None:
         exchange = self._exchanges.get(request)

@@ -19,4 +19,4 @@ def backend(name: str, *, metric: int) -> Backend:
         return Linux(metric)
     from meshd.kernel.memory import Memory  # noqa: PLC0415
 
-    return Memory(metric)
+    return Memory(metric=metric)

@@ -1,0 +1,526 @@
+"""The daemon: one nursery around the automaton, its sockets and the kernel.
+
+Five tasks: receive, transmit (the only caller of ``datagrams_to_send``), reconciler,
+control socket, and housekeeping (signals, seeds, snapshot).  A crash in any of them ends
+the process; the supervisor starts it again, and the kernel state stays meanwhile.  Only
+``leave`` takes it away.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from random import SystemRandom
+from typing import Any, Final
+
+import trio
+
+from meshd import control, report, values
+from meshd.advertise import advertised
+from meshd.config import Config
+from meshd.errors import Refused, StateError, UsageError
+from meshd.kernel import backend as kernel_backend
+from meshd.kernel.port import Host, Reading
+from meshd.log import EventLog
+from meshd.narrator import Narrator
+from meshd.policy import Decision, Origin, decide, overlaps
+from meshd.reconciler import Reconciler
+from meshd.startup import RunOptions, check_announced
+from meshd.startup import kernel_backend as backend_name
+from meshd.state import RuntimeChanges
+from meshd.udp import Sockets
+from protocol.address import Endpoint, Prefix, endpoint
+from protocol.errors import Rejected, SequenceUnavailable
+from protocol.events import Converged, PeerChanged
+from protocol.identity import short_id
+from protocol.members import Member, State
+from protocol.node import Node
+from protocol.objects import Accusation, Record, decode
+
+RESTART_WINDOW: Final = 30.0
+"""Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
+enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
+
+RESOLVE_PERIOD: Final = 30.0
+"""Seconds between two resolutions of the seeds' names, for life."""
+
+SNAPSHOT_DELAY: Final = 1.0
+"""Seconds for more changes to come before the store is written down."""
+
+DEPARTURE: Final = 3.0
+"""Seconds at most that ``leave`` waits for live members to show that they know: a member
+that is silent for longer is failing, and reads it when it comes back."""
+
+LAST_WORDS: Final = 0.2
+"""Seconds for the answer to ``leave`` to be read before the socket goes."""
+
+
+def run(options: RunOptions) -> int:
+    """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
+    log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
+    kernel = kernel_backend(backend_name(options.config), metric=options.config.metric)
+    kernel.check()
+    sockets = Sockets(options.config.port)
+    try:
+        return trio.run(_main, options, log, kernel, sockets)
+    finally:
+        sockets.close()
+        kernel.close()
+        options.lock.release()
+
+
+async def _main(options: RunOptions, log: EventLog, kernel: Any, sockets: Sockets) -> int:
+    daemon = Daemon(options, log, kernel, sockets)
+    try:
+        await daemon.run()
+    except BaseExceptionGroup as group:
+        mendable, others = group.split(UsageError)
+        if mendable is None or others is not None:
+            raise
+        raise _first(mendable) from None
+    return 0
+
+
+def _first(group: BaseException) -> BaseException:
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
+
+
+class Daemon:
+    """One running node."""
+
+    def __init__(self, options: RunOptions, log: EventLog, kernel: Any, sockets: Sockets) -> None:
+        self._options, self._log, self._kernel, self._sockets = options, log, kernel, sockets
+        self._config = options.config
+        self._changes = options.state.read_changes()
+        self._host: Host = kernel.read().host
+        self._seeds: tuple[Endpoint, ...] = ()
+        self._started = trio.current_time()
+        self._transmit = trio.Event()
+        self._changed = trio.Event()
+        self._departed = trio.Event()
+        self._windows: dict[bytes, tuple[int, float]] = {}
+        """Node to (sequence at which it failed first, end of its restart window)."""
+        self._converged: Converged | None = None
+        self._quit = trio.CancelScope()
+        self._node = Node(
+            options.mesh,
+            options.identity,
+            _records(options),
+            next_sequence=self._next_sequence,
+            rng=SystemRandom(),
+            now=trio.current_time(),
+        )
+        self._narrator = Narrator(log, self._name_of)
+        self._reconciler = Reconciler(
+            kernel,
+            self._decide,
+            log=log,
+            settled=self._kernel_settled,
+            manages_nat=self._config.nat != "off",
+        )
+
+    # Life.
+
+    async def run(self) -> None:
+        """From the first announcement to a signal or a departure."""
+        for warning in self._options.warnings:
+            self._log.emit("warning", reason=warning)
+        self._seeds = self._literal_seeds()
+        self._announce_at_start()
+        with self._quit:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(
+                    lambda task_status: control.serve(
+                        self._options.paths.socket,
+                        self._methods(),
+                        self._log.subscribe,
+                        task_status=task_status,
+                    )
+                )
+                await nursery.start(self._reconciler.run)
+                self._say_listening()
+                self._node.join(self._seeds, trio.current_time())
+                self._transmit.set()
+                nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
+                nursery.start_soon(self._transmit_forever)
+                nursery.start_soon(self._resolve_forever)
+                nursery.start_soon(self._keep_snapshot)
+                await self._obey_signals()
+        self._write_snapshot()
+
+    def _say_listening(self) -> None:
+        own = self._node.announcement
+        self._log.emit(
+            "listening",
+            name=self._options.grant.name,
+            id=short_id(self._options.identity.public),
+            port=self._config.port,
+            endpoints=[str(where) for where in own.endpoints] if own else [],
+            prefixes=[str(prefix) for prefix in own.prefixes] if own else [],
+            mesh=self._options.mesh.id.hex()[:8],
+        )
+        if own is not None and not own.endpoints:
+            self._log.emit(
+                "warning",
+                reason="no address to be reached at could be chosen: nobody can route to us;"
+                " name it with --advertise or in the config",
+            )
+        if self._config.seeds:
+            self._log.emit("joining", seeds=[str(seed) for seed in self._config.seeds])
+
+    async def _obey_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    try:
+                        await self._reload({})
+                    except UsageError as error:
+                        self._log.emit("error", reason=f"nothing was changed: {error}")
+                    continue
+                self._log.emit(
+                    "stopped", reason=signal.Signals(number).name, kernel="left as it is"
+                )
+                self._quit.cancel()
+
+    # The automaton and its surroundings.
+
+    def _next_sequence(self, above: int) -> int:
+        try:
+            return self._options.sequence.next(above)
+        except StateError as error:
+            raise SequenceUnavailable(str(error)) from None
+
+    def _received(self, data: bytes, source: Endpoint) -> None:
+        self._node.receive(data, source, trio.current_time())
+        self._transmit.set()
+
+    def _unreachable(self, where: Endpoint) -> None:
+        self._node.unreachable(where, trio.current_time())
+        self._transmit.set()
+
+    async def _transmit_forever(self) -> None:
+        while True:
+            with trio.move_on_at(self._node.deadline):
+                await self._transmit.wait()
+            self._transmit = trio.Event()
+            self._node.tick(trio.current_time())
+            self._listen_to_node()
+            if self._node.departed:
+                self._departed.set()
+            for datagram in self._node.datagrams_to_send():
+                await self._sockets.send(datagram.data, datagram.to, self._unreachable)
+
+    def _listen_to_node(self) -> None:
+        now = trio.current_time()
+        for event in self._node.events():
+            self._narrator.tell(event, now)
+            if isinstance(event, Converged):
+                self._converged = event
+                if event.peers or not event.known:
+                    self._reconciler.in_sync_with_mesh()
+            elif isinstance(event, PeerChanged) and event.refused:
+                self._open_window(event.node, now)
+            self._changed.set()
+            self._reconciler.wake()
+
+    def _open_window(self, node: bytes, now: float) -> None:
+        """Once per sequence, from the first failure, never prolonged."""
+        sequence = self._node.members[node].announcement.sequence
+        known, _ = self._windows.get(node, (-1, 0.0))
+        if known != sequence:
+            self._windows[node] = (sequence, now + RESTART_WINDOW)
+            self._reconciler.wake_at(now + RESTART_WINDOW)
+
+    # Seeds and addresses.
+
+    def _literal_seeds(self) -> tuple[Endpoint, ...]:
+        found = []
+        for seed in self._config.seeds:
+            try:
+                found.append(endpoint(seed.host, seed.port))
+            except ValueError:
+                continue  # a name: it is resolved in the background
+        return tuple(found)
+
+    async def _resolve_forever(self) -> None:
+        lost: set[str] = set()
+        while True:
+            found: dict[Endpoint, None] = {}
+            for seed in self._config.seeds:
+                try:
+                    infos = await trio.socket.getaddrinfo(
+                        seed.host, seed.port, type=trio.socket.SOCK_DGRAM
+                    )
+                except OSError as error:
+                    if str(seed) not in lost:
+                        lost.add(str(seed))
+                        self._log.emit("error", seed=str(seed), reason=error.strerror)
+                    continue
+                lost.discard(str(seed))
+                for info in infos:
+                    found[endpoint(str(info[4][0]).partition("%")[0], int(info[4][1]))] = None
+            if found and tuple(found) != self._seeds:
+                self._seeds = tuple(found)
+                self._node.join(self._seeds, trio.current_time())
+                self._follow_addresses()
+                self._transmit.set()
+            await trio.sleep(RESOLVE_PERIOD)
+
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        config = self._config
+        return advertised(
+            config.advertise, self._seeds, self._host, self._wanted_prefixes(), config.port
+        )
+
+    def _follow_addresses(self) -> None:
+        own = self._node.announcement
+        wanted = self._endpoints()
+        if own is None or own.has_left or not wanted or set(wanted) == set(own.endpoints):
+            return
+        try:
+            self._node.announce(trio.current_time(), endpoints=wanted)
+        except (SequenceUnavailable, ValueError) as error:
+            self._log.emit("error", reason=f"our new address is not announced: {error}")
+            return
+        self._log.emit("moved", endpoints=[str(where) for where in wanted])
+        self._transmit.set()
+
+    # The kernel.
+
+    def _decide(self, reading: Reading) -> Decision:
+        if reading.host != self._host:
+            self._host = reading.host
+            self._follow_addresses()
+        own, now = self._node.announcement, trio.current_time()
+        origins = [self._origin(member, now) for member in self._node.members.values()]
+        local = own.prefixes if own is not None else ()
+        return decide(origins, local, self._host, time.time())
+
+    def _origin(self, member: Member, now: float) -> Origin:
+        sequence, until = self._windows.get(member.key, (-1, 0.0))
+        failed = member.state is State.FAILED
+        return Origin(
+            key=member.key,
+            name=member.name,
+            grant=self._node.store.grants[member.key],
+            announcement=member.announcement,
+            state=member.state.value,
+            seen=member.seen,
+            reachable=member.reachable,
+            failed_for=now - member.since if failed else 0.0,
+            held=failed and sequence == member.announcement.sequence and now < until,
+            why=member.reason,
+        )
+
+    def _kernel_settled(self) -> None:
+        """The reconciler has looked: tell of convergence when table and kernel agree."""
+        event = self._converged
+        if event is None or not self._node.converged or not self._reconciler.status.in_sync:
+            return
+        self._converged = None
+        self._log.emit(
+            "converged",
+            peers=f"{event.peers}/{event.known}",
+            prefixes=event.prefixes,
+            root=event.root.hex()[:8],
+            in_s=round(event.seconds, 3),
+        )
+
+    # The snapshot.
+
+    async def _keep_snapshot(self) -> None:
+        written = b""
+        while True:
+            await self._changed.wait()
+            await trio.sleep(SNAPSHOT_DELAY)
+            self._changed = trio.Event()
+            if self._node.store.root == written:
+                continue
+            written = self._node.store.root
+            objects = [record.raw for record in self._node.store]
+            try:
+                await trio.to_thread.run_sync(self._options.state.write_snapshot, objects)
+            except StateError as error:
+                self._log.emit("error", reason=str(error))
+
+    def _write_snapshot(self) -> None:
+        try:
+            self._options.state.write_snapshot(record.raw for record in self._node.store)
+        except StateError as error:
+            self._log.emit("error", reason=str(error))
+
+    # What we announce.
+
+    def _wanted_prefixes(self) -> tuple[Prefix, ...]:
+        return self._changes.apply(self._config.announce)
+
+    def _announce_at_start(self) -> None:
+        grant = self._node.grant or self._options.grant
+        prefixes = self._wanted_prefixes()
+        check_announced(grant, prefixes, "announce")
+        try:
+            self._node.announce(trio.current_time(), prefixes=prefixes, endpoints=self._endpoints())
+        except (SequenceUnavailable, ValueError) as error:
+            raise UsageError(str(error)) from None
+
+    def _announce_now(self, changes: RuntimeChanges, config: Config) -> None:
+        """Announce what follows from ``changes`` and ``config``, all or nothing."""
+        prefixes = changes.apply(config.announce)
+        before = self._changes
+        if changes != before:
+            self._options.state.write_changes(changes)
+        self._changes = changes
+        try:
+            self._node.announce(trio.current_time(), prefixes=prefixes)
+        except (SequenceUnavailable, ValueError) as error:
+            self._changes = before
+            self._options.state.write_changes(before)
+            raise UsageError(str(error)) from None
+        self._transmit.set()
+
+    # The control socket's methods.
+
+    def _methods(self) -> dict[str, control.Method]:
+        return {
+            "status": self._status,
+            "peers": self._peers,
+            "routes": self._routes,
+            "plan": self._plan,
+            "announce": self._announce,
+            "withdraw": self._withdraw,
+            "reload": self._reload,
+            "leave": self._leave,
+        }
+
+    async def _status(self, params: dict[str, Any]) -> object:
+        rows = self._reconciler.decision.routes
+        kernel = self._reconciler.status
+        found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
+        uptime = trio.current_time() - self._started
+        counters = {**self._node.counters, **self._sockets.counters}
+        return {**found, "pid": os.getpid(), "uptime_s": round(uptime, 1), "counters": counters}
+
+    async def _peers(self, params: dict[str, Any]) -> object:
+        return report.peers(self._node, trio.current_time())
+
+    async def _routes(self, params: dict[str, Any]) -> object:
+        return report.routes(self._reconciler.decision.routes, self._reconciler.status)
+
+    async def _plan(self, params: dict[str, Any]) -> object:
+        steps = await self._reconciler.look()
+        return {"steps": steps, "in_sync": not steps}
+
+    async def _announce(self, params: dict[str, Any]) -> object:
+        prefixes = _prefixes(params)
+        grant = self._node.grant or self._options.grant
+        wanted = self._changes.announce(prefixes).apply(self._config.announce)
+        check_announced(grant, wanted, "announce")
+        for prefix in prefixes:
+            self._refuse_if_taken(prefix)
+        self._announce_now(self._changes.announce(prefixes), self._config)
+        return self._announced()
+
+    async def _withdraw(self, params: dict[str, Any]) -> object:
+        prefixes = _prefixes(params)
+        present = self._wanted_prefixes()
+        for prefix in prefixes:
+            if prefix not in present:
+                listed = ", ".join(map(str, present)) or "nothing"
+                raise Refused(f"{prefix} is not announced here; announced: {listed}")
+        self._announce_now(self._changes.withdraw(prefixes), self._config)
+        return self._announced()
+
+    def _refuse_if_taken(self, prefix: Prefix) -> None:
+        """``Refused`` when another's prefix overlaps and the grants do not share it."""
+        grant = self._node.grant
+        for member in self._node.members.values():
+            theirs = self._node.store.grants[member.key]
+            for other in member.announcement.prefixes:
+                shared = (
+                    other == prefix
+                    and grant is not None
+                    and prefix in grant.allow
+                    and prefix in theirs.allow
+                )
+                if overlaps(prefix, other) and not shared:
+                    raise Refused(
+                        f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
+                        " there, or let the authority grant this very prefix to both"
+                    )
+
+    def _announced(self) -> object:
+        own = self._node.announcement
+        return {"local": [str(prefix) for prefix in own.prefixes] if own else []}
+
+    async def _reload(self, params: dict[str, Any]) -> object:
+        fresh = self._options.reload()
+        changed = [
+            key
+            for key in ("seeds", "announce", "advertise", "pool")
+            if getattr(fresh, key) != getattr(self._config, key)
+        ]
+        changes = self._changes.settle(fresh.announce)
+        before, self._config = self._config, fresh
+        try:
+            if changes.apply(fresh.announce) != self._changes.apply(before.announce):
+                self._announce_now(changes, fresh)
+        except UsageError:
+            self._config = before
+            raise
+        if "seeds" in changed:
+            self._seeds = self._literal_seeds()
+            self._node.join(self._seeds, trio.current_time())
+        self._follow_addresses()
+        self._transmit.set()
+        self._log.emit("reloaded", changed=changed)
+        return {"changed": changed}
+
+    async def _leave(self, params: dict[str, Any]) -> object:
+        try:
+            self._node.leave(trio.current_time())
+        except SequenceUnavailable as error:
+            raise UsageError(f"not left: {error}") from None
+        self._transmit.set()
+        with trio.move_on_after(DEPARTURE) as patience:
+            await self._departed.wait()
+        try:
+            removed = await self._reconciler.purge()
+        except OSError as error:
+            raise Refused(f"left, but some of it stayed in the kernel: {error}") from None
+        self._log.emit("left", removed=len(removed), told_all=not patience.cancelled_caught)
+        self._log.emit("stopped", reason="leave", kernel="nothing of ours is left")
+        trio.lowlevel.spawn_system_task(_after, LAST_WORDS, self._quit.cancel)
+        return {"removed": removed, "told_all": not patience.cancelled_caught}
+
+    def _name_of(self, node: bytes) -> str:
+        grant = self._node.store.grants.get(node)
+        return grant.name if grant is not None else short_id(node)
+
+
+async def _after(seconds: float, call: Callable[[], None]) -> None:
+    await trio.sleep(seconds)
+    call()
+
+
+def _records(options: RunOptions) -> Iterable[Record]:
+    """The own grant, and what of the snapshot can still be read."""
+    yield options.grant
+    for raw in options.snapshot:
+        try:
+            record = decode(raw)
+        except Rejected:
+            continue
+        if not isinstance(record, Accusation):
+            yield record
+
+
+def _prefixes(params: dict[str, Any]) -> tuple[Prefix, ...]:
+    texts = params.get("prefixes")
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise UsageError('params must hold "prefixes", a list of text')
+    return tuple(values.prefix(text) for text in texts)

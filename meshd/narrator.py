@@ -1,0 +1,112 @@
+"""Tells the event log what the automaton did, in the operator's words.
+
+One protocol event becomes at most one log event (DESIGN section 7 names them), with who,
+which prefix, why and how long.  What repeats without end (a stranger's datagrams) is
+counted and told once in a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from meshd.log import EventLog
+from protocol.address import Endpoint, Prefix
+from protocol.events import (
+    Accused,
+    CannotAnnounce,
+    Converged,
+    Event,
+    ObservedElsewhere,
+    PeerChanged,
+    PrefixesChanged,
+    Refused,
+    Revoked,
+    Superseded,
+)
+from protocol.identity import short_id
+
+QUIET: Final = 10.0
+"""Seconds between two tellings of the same refusal; those between are counted."""
+
+MAX_REASONS: Final = 256
+"""Refusals remembered at a time. Reasons are our own literals, so there are fewer."""
+
+
+class Narrator:
+    """Writes protocol events to ``log``; ``name_of`` gives a node's name."""
+
+    def __init__(self, log: EventLog, name_of: Callable[[bytes], str]) -> None:
+        self._log, self._name_of = log, name_of
+        self._refusals: dict[str, tuple[float, int]] = {}
+        self._observed: dict[bytes, Endpoint] = {}
+
+    def tell(self, event: Event, now: float) -> None:
+        """Log ``event``; ``Converged`` is the daemon's to tell, for the kernel belongs to it."""
+        match event:
+            case PeerChanged():
+                self._peer(event)
+            case PrefixesChanged():
+                self._prefixes("prefix-added", event, event.added)
+                self._prefixes("prefix-removed", event, event.removed)
+            case Superseded():
+                self._log.emit(
+                    "superseded",
+                    sequence=event.sequence,
+                    reason="the mesh holds a newer announcement of this node than its disk did",
+                )
+            case Accused():
+                self._log.emit("accused", by=self._names(event.accusers), answered=event.answered)
+            case ObservedElsewhere():
+                if self._observed.get(event.peer) != event.endpoint:
+                    self._observed[event.peer] = event.endpoint
+                    self._log.emit(
+                        "observed-elsewhere",
+                        by=self._name_of(event.peer),
+                        endpoint=str(event.endpoint),
+                        reason="a NAT on the way rewrites our datagrams' source",
+                    )
+            case Refused():
+                self._refused(event, now)
+            case Revoked():
+                self._log.emit("revoked", name=event.name, id=short_id(event.node))
+            case CannotAnnounce():
+                self._log.emit("error", reason=f"nothing is announced: {event.reason}")
+            case Converged():
+                pass
+
+    def _peer(self, event: PeerChanged) -> None:
+        fields: dict[str, object] = {
+            "name": event.name,
+            "id": short_id(event.node),
+            "endpoint": str(event.endpoint) if event.endpoint else None,
+        }
+        if event.reason:
+            fields["reason"] = event.reason
+        if event.accusers:
+            fields["accusers"] = self._names(event.accusers)
+        if event.refused:
+            fields["host_answers"] = True
+        if event.previous is not None:
+            fields["was"] = event.previous
+            fields["for_s"] = round(event.seconds, 1)
+        self._log.emit(f"peer-{event.state}", **fields)
+
+    def _prefixes(self, what: str, event: PrefixesChanged, which: Iterable[Prefix]) -> None:
+        prefixes = [str(prefix) for prefix in which]
+        if prefixes:
+            self._log.emit(what, name=event.name, id=short_id(event.node), prefixes=prefixes)
+
+    def _refused(self, event: Refused, now: float) -> None:
+        told, count = self._refusals.get(event.reason, (-QUIET, 0))
+        if now - told < QUIET:
+            self._refusals[event.reason] = (told, count + 1)
+            return
+        if len(self._refusals) >= MAX_REASONS:
+            self._refusals.clear()
+        self._refusals[event.reason] = (now, 0)
+        more = {"more": count} if count else {}
+        self._log.emit("refused", source=str(event.source), reason=event.reason, **more)
+
+    def _names(self, keys: Iterable[bytes]) -> list[str]:
+        return [self._name_of(key) for key in keys]

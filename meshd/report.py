@@ -1,0 +1,86 @@
+"""What ``status``, ``peers`` and ``routes`` say: the shapes that programs rely on.
+
+DESIGN section 7 names the fields; fields are added freely and never renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from meshd.policy import Route
+from meshd.reconciler import KernelStatus
+from protocol.identity import Mesh
+from protocol.members import Member, State
+from protocol.node import Node
+
+Json = dict[str, Any]
+
+
+def status(
+    node: Node, mesh: Mesh, kernel: KernelStatus, backend: str, routes: Iterable[Route]
+) -> Json:
+    """``status --json``, without what only the process knows (pid, uptime)."""
+    own, grant = node.announcement, node.grant
+    states = [member.shown_state for member in node.members.values()]
+    return {
+        "mesh": mesh.id.hex(),
+        "node": {
+            "id": own.node.hex() if own else "",
+            "name": grant.name if grant else "",
+            "sequence": own.sequence if own else 0,
+            "endpoints": [str(where) for where in own.endpoints] if own else [],
+        },
+        "root": node.store.root.hex(),
+        "converged": node.converged and kernel.in_sync,
+        "peers": {state: states.count(state) for state in ("alive", "suspect", "failed", "left")},
+        "prefixes": {
+            "local": [str(prefix) for prefix in own.prefixes] if own else [],
+            "remote": len({row.prefix for row in routes if row.state != "refused"}),
+        },
+        "kernel": {"backend": backend, "in_sync": kernel.in_sync, "error": kernel.error},
+    }
+
+
+def peers(node: Node, now: float) -> list[Json]:
+    """``peers --json``, by name."""
+    rows = [
+        {
+            "id": member.key.hex(),
+            "name": member.name,
+            "state": member.shown_state,
+            "endpoint": str(where) if (where := member.endpoint(frozenset((4, 6)))) else None,
+            "prefixes": [str(prefix) for prefix in member.announcement.prefixes],
+            "sequence": member.announcement.sequence,
+            "rtt_ms": round(1000 * member.rtt, 3) if member.rtt is not None else None,
+            "since_s": round(now - member.shown_since, 1),
+            "seen": member.seen,
+            "reachable": member.reachable,
+            "reason": _reason(member),
+        }
+        for member in node.members.values()
+    ]
+    return sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))
+
+
+def _reason(member: Member) -> str:
+    if not member.seen:
+        return "not seen since we started"
+    if member.state is State.ALIVE:
+        return "" if member.reachable else "others reach it, we do not"
+    return member.reason
+
+
+def routes(rows: Iterable[Route], kernel: KernelStatus) -> list[Json]:
+    """``routes --json``: what became of every prefix that the mesh announces, and why."""
+    return [
+        {
+            "prefix": str(row.prefix),
+            "node": row.name,
+            "id": row.node.hex(),
+            "next_hop": str(row.next_hop) if row.next_hop else None,
+            "state": "refused" if row.prefix in kernel.failed else row.state,
+            "reason": kernel.failed.get(row.prefix, row.reason),
+        }
+        for row in rows
+    ]
