@@ -115,12 +115,12 @@ class Reconciler:
         """Reconcile until cancelled; started when the kernel has been read once."""
         async with self._backend.changes() as changes, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, changes)
-            wait = await self._round()
+            wait = await self.round()
             task_status.started()
             while True:
                 with trio.move_on_after(wait):
                     await self._dirty.wait()
-                wait = await self._round()
+                wait = await self.round()
 
     async def look(self) -> list[str]:
         """What would be done now, in the kernel's own words, without doing it."""
@@ -134,7 +134,7 @@ class Reconciler:
                 self._heard.append(change.what)
             self._dirty.set()
 
-    async def _round(self) -> float:
+    async def round(self) -> float:
         """One look at the kernel and what follows; seconds until the next is due."""
         self._dirty = trio.Event()
         heard, self._heard = self._heard, []
