@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -54,6 +55,7 @@ class Linux:
     def __init__(self, metric: int = ROUTE_METRIC) -> None:
         self._metric = metric
         self._shared: frozenset[Prefix] = frozenset()
+        self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
         try:
             self._filter = Channel(NETFILTER)
@@ -68,11 +70,12 @@ class Linux:
         self._filter.close()
 
     def check(self) -> None:
-        try:
-            present = nftables.read(self._filter).present
-            refusal = nftables.rehearse(self._filter, present=present)
-        except Refusal as error:
-            refusal = error
+        with self._turn:
+            try:
+                present = nftables.read(self._filter).present
+                refusal = nftables.rehearse(self._filter, present=present)
+            except Refusal as error:
+                refusal = error
         if refusal is None:
             return
         if refusal.errno == errno.EPERM:
@@ -86,11 +89,12 @@ class Linux:
         )
 
     def read(self) -> Reading:
-        interfaces = rtnetlink.read_interfaces(self._route)
-        names = {index: interface.name for index, interface in interfaces.items()}
-        found = rtnetlink.read_routes(self._route, names, self._metric)
-        table = nftables.read(self._filter)
-        self._shared = frozenset(found.shared)
+        with self._turn:
+            interfaces = rtnetlink.read_interfaces(self._route)
+            names = {index: interface.name for index, interface in interfaces.items()}
+            found = rtnetlink.read_routes(self._route, names, self._metric)
+            table = nftables.read(self._filter)
+            self._shared = frozenset(found.shared)
         return Reading(
             state=KernelState(
                 found.routes, frozenset(found.guards), frozenset(table.local), frozenset(table.mesh)
@@ -103,11 +107,13 @@ class Linux:
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
-        return carry_out(plan, self)
+        with self._turn:
+            return carry_out(plan, self)
 
     def purge(self) -> list[str]:
-        plan = diff(KernelState(), self.read())
-        failures = self.apply(plan)
+        with self._turn:
+            plan = diff(KernelState(), self.read())
+            failures = self.apply(plan)
         if failures:
             raise OSError("; ".join(map(str, failures)))
         return [str(step) for step in plan]

@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_network
@@ -24,7 +25,7 @@ import trio
 from meshd.kernel import netlink
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import BuildTable, ReplaceRoute, diff
-from meshd.kernel.port import KernelState, NextHop
+from meshd.kernel.port import KernelState, NextHop, Reading
 from protocol.address import Prefix
 
 pytestmark = [
@@ -483,6 +484,22 @@ def test_thousands_of_routes_and_elements_go_in_and_out(linux: Linux) -> None:
     reach(linux, KernelState())
     assert routes() == []
     assert ruleset() == []
+
+
+def test_calls_from_several_threads_take_turns(linux: Linux) -> None:
+    reach(linux, JOINED)
+    readings: list[Reading] = []
+
+    def read() -> None:
+        readings.extend(linux.read() for _ in range(50))
+
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(readings) == 200
+    assert all(reading.state == JOINED for reading in readings)
 
 
 async def test_more_changes_than_can_be_listened_to_are_a_change(
