@@ -82,7 +82,6 @@ class Reconciler:
         """Read, decide and apply are one thing: nobody else uses the backend meanwhile."""
         self._dirty = trio.Event()
         self._heard: list[str] = []
-        self._asked = False
         self._recheck = True
         self._last: KernelState | None = None
         self._delay = RETRY_FIRST
@@ -90,7 +89,6 @@ class Reconciler:
 
     def wake(self) -> None:
         """The table, the configuration or the time have changed what is desired."""
-        self._asked = True
         self._dirty.set()
 
     def wake_at(self, when: float) -> None:
@@ -138,11 +136,10 @@ class Reconciler:
         """One look at the kernel and what follows; seconds until the next is due."""
         self._dirty = trio.Event()
         heard, self._heard = self._heard, []
-        asked, self._asked = self._asked, False
         async with self._turn:
-            return await self._look_and_act(heard, asked)
+            return await self._look_and_act(heard)
 
-    async def _look_and_act(self, heard: list[str], asked: bool) -> float:
+    async def _look_and_act(self, heard: list[str]) -> float:
         if self._stopped:
             return math.inf
         began = time.monotonic()
@@ -157,8 +154,8 @@ class Reconciler:
             return self._backoff()
         # Connections that could not be forgotten are looked for again, all of them.
         self._recheck = any(isinstance(failure.step, FlowStep) for failure in failures)
-        self._report(plan, failures, heard, asked, desired, time.monotonic() - began)
-        self._last = desired
+        self._report(plan, failures, heard, desired, time.monotonic() - began)
+        self._last = None if failures else desired
         if failures:
             return self._backoff()
         self._delay = RETRY_FIRST
@@ -199,7 +196,6 @@ class Reconciler:
         plan: Plan,
         failures: list[Failure],
         heard: list[str],
-        asked: bool,
         desired: KernelState,
         seconds: float,
     ) -> None:
@@ -212,7 +208,8 @@ class Reconciler:
         self.status.in_sync = not failures
         self.status.error = str(failures[0]) if failures else None
         if plan:
-            repaired = desired == self._last and not asked
+            # Nothing else was wanted than what once was there: somebody took it away.
+            repaired = desired == self._last
             self._log.emit(
                 "kernel-repaired" if repaired else "kernel-changed",
                 **_summary(plan),
