@@ -126,7 +126,7 @@ def test_a_capture_holds_all_that_came_and_matched(new_lab: NewLab) -> None:
         assert ping(lab.router(1), lab.zone(1).private4, count=3)
         assert ping(lab.router(1), lab.zone(1).private6)
     assert len(seen.packets) == 3
-    with pytest.raises(RuntimeError, match="syntax error"), Capture(lab.private(1), "no such"):
+    with pytest.raises(CommandError, match="syntax error"), Capture(lab.private(1), "no such"):
         pytest.fail("it must not begin")
 
 
