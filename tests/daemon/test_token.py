@@ -68,6 +68,14 @@ def test_every_altered_character_is_noticed() -> None:
                 assert "copy it again, whole" in message
 
 
+@pytest.mark.parametrize("seed", ["a", "aa", "aaa"])  # For all three lengths that base64 pads.
+def test_the_unused_bits_of_the_last_character_count_too(seed: str) -> None:
+    token = attrs.evolve(INVITATION, seeds=(values.seed(seed),)).encode()
+    for new in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_":
+        if new != token[-1]:
+            assert "copy it again, whole" in told(token[:-1] + new)
+
+
 def test_every_shortened_token_is_noticed() -> None:
     for length in range(len(TOKEN)):
         assert "copy it again, whole" in told(TOKEN[:length])
