@@ -19,6 +19,8 @@ import attrs
 from netlab.namespace import CommandError, Namespace
 
 ETH_P_ALL = 3
+ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
 SO_ATTACH_FILTER = 26
 SO_RCVBUFFORCE = 33
 SOL_PACKET = 263
@@ -34,7 +36,7 @@ PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
 
 @attrs.define(eq=False)
 class Capture:
-    """Context manager: IP packets that come into `namespace` and match `expression`.
+    """Context manager: IP packets that are sent to `namespace` and match `expression`.
 
     expression: as pcap-filter(7) has it; CommandError if it is not one. Raises RuntimeError at the
     end of the block when packets were lost, for then an empty list proves nothing.
@@ -87,7 +89,10 @@ class Capture:
         with contextlib.suppress(BlockingIOError):
             while True:
                 data, (_, protocol, kind, _, _) = self._socket.recvfrom(65536)
-                if kind != socket.PACKET_OUTGOING and protocol in (0x0800, 0x86DD):
+                # A frame for another host is there only because a switch that has forgotten
+                # where that host is floods it to every port.
+                theirs = kind in (socket.PACKET_OUTGOING, socket.PACKET_OTHERHOST)
+                if not theirs and protocol in (ETH_P_IP, ETH_P_IPV6):
                     self._packets.append(_described(data))
 
 
