@@ -61,7 +61,7 @@ class Narrator:
                 if self._observed.get(event.peer) != event.endpoint:
                     self._observed[event.peer] = event.endpoint
                     self._log.emit(
-                        "observed-elsewhere",
+                        "observed-at",
                         by=self._name_of(event.peer),
                         endpoint=str(event.endpoint),
                         reason="a NAT on the way rewrites our datagrams' source",
