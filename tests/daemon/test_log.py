@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from datetime import UTC, datetime, timedelta, timezone
+from typing import TextIO
 
 import trio
 import trio.testing
@@ -15,7 +17,7 @@ from meshd.text import event_line, field
 MOMENT = datetime(2026, 1, 2, 13, 0, 1, 123456, timezone(timedelta(hours=1)))
 
 
-def log(stream: io.StringIO | None = None, form: str = "text", *, colour: bool = False) -> EventLog:
+def log(stream: TextIO | None = None, form: str = "text", *, colour: bool = False) -> EventLog:
     return EventLog(stream, form, lambda: MOMENT, colour)
 
 
@@ -35,6 +37,19 @@ def test_a_line_for_programs_has_time_event_and_typed_fields() -> None:
         "prefixes": ["10.1.0.0/24"],
         "in_s": 0.41,
     }
+
+
+def test_a_reader_that_stalls_costs_lines_and_never_a_wait() -> None:
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as reader, open(writing, "w", encoding="utf-8") as writer:
+        events = log(writer)
+        for number in range(5000):
+            events.emit("peer-alive", number=number, padding="x" * 100)
+        os.set_blocking(reading, False)
+        taken = reader.readlines()
+        assert 100 < len(taken) < 5000
+        events.emit("converged")
+        assert f"lines_lost_before={5000 - len(taken)}" in reader.readline()
 
 
 def test_a_field_may_be_called_event_name() -> None:
