@@ -75,6 +75,7 @@ class Reconciler:
         self.status = KernelStatus()
         self.decision = Decision(KernelState(), ())
         self._backend, self._decide, self._log = backend, decide, log
+        self._turn = trio.Lock()  # a backend's sockets serve one caller at a time
         self._settled, self._manages_nat = settled, manages_nat
         self._adopting = True
         self._stopped = False
@@ -109,22 +110,24 @@ class Reconciler:
     async def purge(self) -> list[str]:
         """Remove every object of ours and write no more."""
         self.stop()
-        return await trio.to_thread.run_sync(self._backend.purge)
+        async with self._turn:
+            return await trio.to_thread.run_sync(self._backend.purge)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reconcile until cancelled; started when the kernel has been read once."""
         async with self._backend.changes() as changes, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, changes)
-            wait = await self._round()
+            wait = await self._take_turn()
             task_status.started()
             while True:
                 with trio.move_on_after(wait):
                     await self._dirty.wait()
-                wait = await self._round()
+                wait = await self._take_turn()
 
     async def look(self) -> list[str]:
         """What would be done now, in the kernel's own words, without doing it."""
-        reading = await trio.to_thread.run_sync(self._backend.read)
+        async with self._turn:
+            reading = await trio.to_thread.run_sync(self._backend.read)
         desired = self._wanted(self._decide(reading).desired, reading.state)
         return str(diff(desired, reading)).splitlines()
 
@@ -133,6 +136,10 @@ class Reconciler:
             if len(self._heard) < SHOWN:
                 self._heard.append(change.what)
             self._dirty.set()
+
+    async def _take_turn(self) -> float:
+        async with self._turn:
+            return await self._round()
 
     async def _round(self) -> float:
         """One look at the kernel and what follows; seconds until the next is due."""
