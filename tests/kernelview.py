@@ -30,7 +30,7 @@ PROTOCOL = "142"
 
 
 @attrs.frozen
-class Path:
+class Route:
     """A gateway route."""
 
     prefix: str
@@ -43,7 +43,7 @@ class Path:
 class Holdings:
     """All of meshd in one kernel. Sequences are sorted; a duplicate would show."""
 
-    routes: tuple[Path, ...] = ()
+    routes: tuple[Route, ...] = ()
     guards: tuple[str, ...] = ()
     sets: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
     chain: tuple[Any, ...] = ()
@@ -80,7 +80,7 @@ def holdings(router: Namespace) -> Holdings:
             where = (route.get("type", "unicast"), route.get("table", "main"), route["metric"])
             if where == ("unicast", "main", METRIC) and "gateway" in route:
                 path = (route["dst"], route["gateway"], route["dev"], route.get("prefsrc"))
-                routes.append(Path(*path))
+                routes.append(Route(*path))
             elif where == ("unreachable", "main", GUARD_METRIC):
                 guards.append(route["dst"])
             else:
@@ -128,7 +128,7 @@ def expected(
         hop = other.uplink4.ip if prefix.version == 4 else other.uplink6.ip
         inside = zone.router4 if prefix.version == 4 else zone.router6
         source = str(inside) if any(inside in net for net in mine) else None
-        paths.append(Path(str(prefix), str(hop), UPLINK, source))
+        paths.append(Route(str(prefix), str(hop), UPLINK, source))
     return Holdings(
         tuple(sorted(paths, key=str)),
         _texts(guarded),
@@ -144,13 +144,20 @@ def expected(
 def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
     """Wait until a kernel holds exactly `wanted`; the seconds it took.
 
-    When it does not, the difference is the test's failure.
+    AssertionError tells the difference when it does not.
     """
     began = time.monotonic()
     try:
         until(lambda: holdings(router) == wanted, timeout, "the kernel holds what it should")
     except TimeoutError:
-        assert holdings(router) == wanted, f"{router.name}, after {timeout:g} s"
+        found = holdings(router)
+        difference = [
+            f"{field.name}: {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
+            for field in attrs.fields(Holdings)
+            if getattr(found, field.name) != getattr(wanted, field.name)
+        ]
+        text = "\n".join([f"{router.name} after {timeout:g} s", *difference])
+        raise AssertionError(text) from None
     return time.monotonic() - began
 
 

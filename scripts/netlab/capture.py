@@ -19,13 +19,16 @@ from netlab.namespace import Namespace
 MARKER = "127.9.9.9"
 """A datagram to here, on the loopback interface, tells that all before it has been read."""
 
+_FOR_ANOTHER = re.compile(r"\S+ +P ")
+"""How tcpdump marks a frame with another host's address, such as one that a switch flooded."""
+
 PATIENCE_S = 10.0
 """tcpdump starts and reads in milliseconds; this is for a machine that is busy with others."""
 
 
 @attrs.define(eq=False)
 class Capture:
-    """Context manager: packets that come into `namespace` and match `expression` (pcap-filter(7)).
+    """Context manager: packets that come to `namespace` and match `expression` (pcap-filter(7)).
 
     After the block `packets` has one line of tcpdump's text for each, oldest first. It raises
     RuntimeError when tcpdump does not start, or lost packets: then an empty list proves nothing.
@@ -72,7 +75,11 @@ class Capture:
         with self.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.sendto(b"", (MARKER, 9))
         text = _read_until(self._process.stdout, MARKER.encode()).decode(errors="replace")
-        self.packets = [line for line in text.splitlines() if MARKER not in line]
+        self.packets = [
+            line
+            for line in text.splitlines()
+            if MARKER not in line and not _FOR_ANOTHER.match(line)
+        ]
 
     def _end(self) -> bytes:
         assert self._process is not None

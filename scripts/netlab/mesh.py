@@ -156,10 +156,16 @@ class Mesh:
         """The member that holds the authority's key."""
         return next(iter(self.members.values()))
 
-    def found(self, number: int = 1, *, announce: Prefixes | None = None) -> Member:
-        """`meshd init` in a zone, and its daemon; it announces its own subnets if not told what."""
+    def found(
+        self, number: int = 1, *, announce: Prefixes | None = None, options: Sequence[str] = ()
+    ) -> Member:
+        """`meshd init OPTIONS` in a zone, and its daemon.
+
+        It announces its own subnets if not told what.
+        """
         member = self._member(number)
-        member.command("init", "--name", member.name, *self._announce(member.zone, announce))
+        announced = self._announce(member.zone, announce)
+        member.command("init", "--name", member.name, *announced, *options)
         self.members[number] = member
         member.start(log_format=self.log_format)
         member.wait("--peers", "0")
@@ -176,15 +182,16 @@ class Mesh:
         *,
         announce: Prefixes | None = None,
         token: str | None = None,
+        options: Sequence[str] = (),
         run: Sequence[str] | None = (),
     ) -> Member:
-        """`meshd join` in a zone, by a token of the founder's unless one is given.
+        """`meshd join OPTIONS` in a zone, by a token of the founder's unless one is given.
 
         run: options of the daemon, which is started at once; None leaves it to the caller.
         """
         member = self._member(number)
-        options = self._announce(member.zone, announce)
-        member.command("join", "-", *options, stdin=token or self.invite(number))
+        announced = self._announce(member.zone, announce)
+        member.command("join", "-", *announced, *options, stdin=token or self.invite(number))
         self.members[number] = member
         if run is not None:
             member.start(*run, log_format=self.log_format)
