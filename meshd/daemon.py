@@ -276,9 +276,14 @@ class Daemon:
             await trio.sleep(RESOLVE_PERIOD)
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
-        config = self._config
+        config, own = self._config, self._node.announcement
         return advertised(
-            config.advertise, self._seeds, self._host, self._wanted_prefixes(), config.port
+            config.advertise,
+            self._seeds,
+            self._host,
+            self._wanted_prefixes(),
+            config.port,
+            own.endpoints if own is not None else (),
         )
 
     def _follow_addresses(self) -> None:
@@ -385,6 +390,7 @@ class Daemon:
             self._changes = before
             self._options.state.write_changes(before)
             raise UsageError(str(error)) from None
+        self._follow_addresses()  # what may be advertised depends on what is announced
         self._transmit.set()
 
     # The control socket's methods.
