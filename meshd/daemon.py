@@ -34,7 +34,7 @@ from meshd.state import RuntimeChanges
 from meshd.udp import Sockets
 from protocol.address import Endpoint, Prefix, endpoint
 from protocol.errors import Rejected, SequenceUnavailable
-from protocol.events import Converged, PeerChanged
+from protocol.events import Converged, PeerChanged, PrefixesChanged, Revoked
 from protocol.identity import short_id
 from protocol.members import Member, State
 from protocol.node import Node
@@ -53,6 +53,9 @@ SNAPSHOT_DELAY: Final = 1.0
 DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
 that is silent for longer is failing, and reads it when it comes back."""
+
+TABLE_EVENTS: Final = (Converged, PeerChanged, PrefixesChanged, Revoked)
+"""What may change the routes; the others are told and no more."""
 
 LAST_WORDS: Final = 0.2
 """Seconds for the answer to ``leave`` to be read before the socket goes."""
@@ -225,8 +228,9 @@ class Daemon:
                     self._reconciler.in_sync_with_mesh()
             elif isinstance(event, PeerChanged) and event.refused:
                 self._open_window(event.node, now)
-            self._changed.set()
-            self._reconciler.wake()
+            if isinstance(event, TABLE_EVENTS):
+                self._changed.set()
+                self._reconciler.wake()
 
     def _open_window(self, node: bytes, now: float) -> None:
         """Once per sequence, from the first failure, never prolonged."""

@@ -36,8 +36,8 @@ MAX_RELAYED: Final = 256
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
 _RELAY_PATIENCE: Final = 0.1
-"""Longest wait of a relay for its ack: a third of ``indirect_timeout``, so that its nack
-arrives in time."""
+"""Longest wait of a relay for one of its two acks: a third of ``indirect_timeout``, so that
+its nack arrives in time."""
 
 
 @attrs.define(eq=False)
@@ -57,12 +57,14 @@ class _Attempt:
     timer: Timer | None = None
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Relayed:
+    """A probe under way for another, who is answered once."""
+
     requester: bytes
     nonce: int
-    target: bytes
-    timer: Timer
+    target: Member
+    answered: bool = False
 
 
 class Detector:
@@ -178,15 +180,15 @@ class Detector:
         self._nonces[nonce] = (target, now)
         for member in relays:
             self._send(member.key, Indirect(nonce, slot_id(3, target)), now)
+        attempt.nonces.add(self._send_probe(attempt.member, now))  # and once more ourselves
         self._wait(attempt, self._tuning.indirect_timeout, now)
 
     def acked(self, peer: bytes, ack: Ack, now: float) -> None:
         """``peer`` answered; believed only with the nonce of a probe that was its own."""
         target, sent = self._nonces.get(ack.nonce, (None, 0.0))
         relayed = self._relayed.get(ack.nonce)
-        if relayed is not None and relayed.target == peer:
-            relayed.timer.cancel()
-            del self._relayed[ack.nonce]
+        if relayed is not None and relayed.target.key == peer and not relayed.answered:
+            relayed.answered = True
             self._send(relayed.requester, Reached(relayed.nonce), now)
         if target != peer:
             return
@@ -200,7 +202,15 @@ class Detector:
         self._health = max(0, self._health - 1)
         self._end(peer)
         was_unreachable, member.reachable = not member.reachable, True
-        if member.state in (State.SUSPECT, State.FAILED):
+        if member.state is State.FAILED:
+            # One that answers again means most often a partition that has healed: the
+            # next few are tried at once, and each that answers does the same.
+            self.revive(member, "answered a probe", now)
+            failed = [m for m in self._common.members.values() if m.state is State.FAILED]
+            few = min(self._tuning.indirect_members, len(failed))
+            for other in self._common.rng.sample(failed, few):
+                self.knock(other, now)
+        elif member.state is State.SUSPECT:
             self.revive(member, "answered a probe", now)
         elif was_unreachable:
             self._changed(member, now)
@@ -243,15 +253,23 @@ class Detector:
         if target is None or target.key == peer or len(self._relayed) >= MAX_RELAYED:
             self._common.count("relay refused")
             return
-        nonce = self._send_probe(target, now)
+        self._relay_probe(_Relayed(peer, request.nonce, target), tries=2, now=now)
 
-        def give_up(now: float) -> None:
-            del self._relayed[nonce]
-            self._send(peer, Nack(request.nonce), now)
+    def _relay_probe(self, relayed: _Relayed, tries: int, now: float) -> None:
+        nonce = self._send_probe(relayed.target, now)
+        self._relayed[nonce] = relayed
 
-        patience = min(self._timeout(target), _RELAY_PATIENCE)
-        timer = self._common.timers.after(patience, now, give_up)
-        self._relayed[nonce] = _Relayed(peer, request.nonce, target.key, timer)
+        def missed(now: float) -> None:
+            if self._relayed.pop(nonce, None) is None or relayed.answered:
+                return
+            if tries > 1:
+                self._relay_probe(relayed, tries - 1, now)
+            else:
+                relayed.answered = True
+                self._send(relayed.requester, Nack(relayed.nonce), now)
+
+        patience = min(self._timeout(relayed.target), _RELAY_PATIENCE)
+        self._common.timers.after(patience, now, missed)
 
     def stale(self, node: bytes, now: float) -> None:
         """A probe of ``node`` drew STALE: that host is up, its daemon may have restarted."""

@@ -200,10 +200,11 @@ def cut(demo: Demo) -> None:
     demo.title("The cable of r3 is pulled")
     demo.logs.head()
     first, second, third = demo.lab.zones
-    with demo.lab.capture_leaks() as leaks:
+    targets = (third.private4, third.private6)
+    with demo.lab.capture_leaks() as leaks, pinging(first.private, *targets):
         demo.lab.cut(third.number)
         took = demo.watch(lambda: not any(routes_to(demo, third)), DETECT_S)
-        for target in (third.private4, third.private6):
+        for target in targets:
             ping(first.private, target, count=3, timeout=1)
         there = ping(first.private, second.private4) and ping(second.private, first.private6)
     demo.check(
@@ -287,22 +288,38 @@ def routes_to(demo: Demo, zone: Zone) -> list[bool]:
 
 
 def has_route(router: Namespace, prefix: IPv4Network | IPv6Network) -> bool:
-    return any("gateway" in route for route in router.ip("route", "show", str(prefix)))
+    routes = router.ip(f"-{prefix.version}", "route", "show", str(prefix))
+    return any("gateway" in route for route in routes)
 
 
 @contextlib.contextmanager
-def converging(member: Member, count: int) -> Iterator[subprocess.Popen[bytes]]:
-    """`meshd wait` for a member to see the others and agree with them."""
-    conditions = ["--peers", str(count - 1), "--converged", "--timeout", str(CONVERGE_S)]
-    process = member.zone.router.popen(
-        member.argv("wait", *conditions), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def pinging(namespace: Namespace, *targets: Address) -> Iterator[None]:
+    """Ten echo requests a second to each target, whether they are answered or not."""
+    with contextlib.ExitStack() as stack:
+        for target in targets:
+            command = ["ping", "-n", "-q", "-i", "0.1", str(target)]
+            stack.enter_context(ended(namespace.popen(command, stdout=subprocess.DEVNULL)))
+        yield
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """`process`, killed at the end of the block if it still runs."""
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.wait()
+
+
+def converging(
+    member: Member, count: int
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """`meshd wait` for a member to see the others and agree with them."""
+    conditions = ["--peers", str(count - 1), "--converged", "--timeout", str(CONVERGE_S)]
+    command = member.argv("wait", *conditions)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return ended(member.zone.router.popen(command, **quiet))
 
 
 def main() -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -54,9 +55,12 @@ class LogView:
                 self._row(row)
         else:
             indent = max(len(title) for title, _ in self.logs)
-            # Every line begins with its time, so that sorting is the order in which they came.
-            merged = sorted((line, index) for index, lines in enumerate(new) for line in lines)
-            for line, index in merged:
+            stamped = [
+                (stamp, index, line)
+                for index, lines in enumerate(new)
+                for stamp, line in _stamped(lines)
+            ]
+            for _, index, line in sorted(stamped, key=lambda each: each[0]):
                 title = self._paint(self.logs[index][0].rjust(indent), index)
                 print(f"{title}{GAP}{line}", file=self.out)
         self.out.flush()
@@ -82,3 +86,12 @@ class LogView:
         if not self.colour or not text.strip():
             return text
         return f"\x1b[{COLOURS[index % len(COLOURS)]}m{text}\x1b[0m"
+
+
+def _stamped(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each line with its time, or that of the line before: a traceback's lines have none."""
+    stamp = ""
+    for line in lines:
+        if found := re.match(r"\d\d:\d\d:\d\d\.\d+", line):
+            stamp = found[0]
+        yield stamp, line
