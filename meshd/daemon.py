@@ -44,6 +44,10 @@ RESTART_WINDOW: Final = 30.0
 """Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
 enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
 
+ALONE: Final = 30.0
+"""Seconds before a node without seeds that knows nobody believes it: the restart window, for
+which others hold its routes while they try to reach it."""
+
 RESOLVE_PERIOD: Final = 30.0
 """Seconds between two resolutions of the seeds' names, for life."""
 
@@ -153,6 +157,7 @@ class Daemon:
                 nursery.start_soon(self._transmit_forever)
                 nursery.start_soon(self._resolve_forever)
                 nursery.start_soon(self._keep_snapshot)
+                nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
         self._write_snapshot()
 
@@ -224,7 +229,7 @@ class Daemon:
             self._narrator.tell(event, now)
             if isinstance(event, Converged):
                 self._converged = event
-                if event.peers or not event.known:
+                if event.peers:
                     self._reconciler.in_sync_with_mesh()
             elif isinstance(event, PeerChanged) and event.refused:
                 self._open_window(event.node, now)
@@ -239,6 +244,13 @@ class Daemon:
         if known != sequence:
             self._windows[node] = (sequence, now + RESTART_WINDOW)
             self._reconciler.wake_at(now + RESTART_WINDOW)
+
+    async def _find_itself_alone(self) -> None:
+        """The snapshot may be lost or older than the last member, whom nobody else names here:
+        routes of before are kept until those who know us had time to say so."""
+        await trio.sleep(ALONE)
+        if not self._node.members and not self._config.seeds:
+            self._reconciler.in_sync_with_mesh()
 
     # Seeds and addresses.
 

@@ -70,6 +70,19 @@ def _with_extra(zone: Zone, zones: tuple[Zone, ...], of_first: tuple[object, ...
     return expected(zone, zones, remote=remote)  # type: ignore[arg-type]
 
 
+def test_one_more_address_on_a_router_takes_nobodys_routes_away(three: Mesh) -> None:
+    zones = three.lab.zones
+    first, second, _ = zones
+    for device, address in (("lan0", EXTRA4[1]), ("lan0", EXTRA6[1])):
+        first.router.configure([f"addr add {address} dev {device}"])
+    # Its daemon has seen the addresses when it has answered this.
+    three[1].command("announce", "10.78.0.0/24")
+    three[2].wait("--prefix", "10.78.0.0/24", timeout=PUSHED_S)
+    three[1].command("withdraw", "10.78.0.0/24")
+    settle(second.router, expected(second, zones), PUSHED_S)
+    assert three[1].events("moved") == []
+
+
 def test_leaving_takes_a_node_out_of_every_kernel_and_running_brings_it_back(three: Mesh) -> None:
     zones = three.lab.zones
     first, second, third = zones

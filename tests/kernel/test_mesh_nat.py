@@ -132,8 +132,8 @@ def test_pings_arrive_with_the_private_source(world: World, kind: str) -> None:
         assert ping(near.private, far.private4)
         assert ping(near.private, far.private6)
     four, six = seen.packets
-    assert f"IP {near.private4} > {far.private4}:" in four
-    assert f"IP6 {near.private6} > {far.private6}:" in six
+    assert f"ICMP {near.private4} > {far.private4}" == four
+    assert f"ICMPv6 {near.private6} > {far.private6}" == six
 
 
 @every_kind

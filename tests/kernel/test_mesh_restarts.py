@@ -61,6 +61,20 @@ def test_a_daemon_that_starts_again_deletes_nothing_anywhere(three: Mesh, how: s
     assert deleted == []
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_daemon_that_has_lost_its_snapshot_deletes_nothing(three: Mesh, number: int) -> None:
+    zones = three.lab.zones
+    zone = three.lab.zone(number)
+    settle(zone.router, expected(zone, zones))
+    three[number].kill()
+    (three[number].directory / "state" / "snapshot").unlink(missing_ok=True)
+    with watched(zone) as deleted:
+        three[number].start()
+        three.converge()
+        assert holdings(zone.router) == expected(zone, zones)
+    assert deleted == []
+
+
 def test_routes_to_a_killed_daemon_stay_for_the_restart_window_and_go_after_it(
     three: Mesh,
 ) -> None:
