@@ -87,8 +87,10 @@ def parse(text: str, where: str) -> Config:
     """The config in ``text``; ``where`` is the file's name for messages."""
     try:
         table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError also: a date of the year 0.
-        reason = values.shown(str(error).partition("\n")[0]) or "nested too deep"
+    except RecursionError:
+        raise UsageError(f"{where}: not TOML: nested too deep; mend that line") from None
+    except ValueError as error:  # Also for a date in the year 0.
+        reason = values.shown(str(error))
         raise UsageError(f"{where}: not TOML: {reason}; mend that line") from None
     for key in table:
         if key not in _OPTIONS:

@@ -34,7 +34,7 @@ from meshd.state import RuntimeChanges
 from meshd.udp import Sockets
 from protocol.address import Endpoint, Prefix, endpoint
 from protocol.errors import Rejected, SequenceUnavailable
-from protocol.events import Converged, PeerChanged
+from protocol.events import Converged, PeerChanged, PrefixesChanged, Revoked
 from protocol.identity import short_id
 from protocol.members import Member, State
 from protocol.node import Node
@@ -43,6 +43,10 @@ from protocol.objects import Accusation, Record, decode
 RESTART_WINDOW: Final = 30.0
 """Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
 enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
+
+ALONE: Final = 30.0
+"""Seconds before a node without seeds that knows nobody believes it: the restart window, for
+which others hold its routes while they try to reach it."""
 
 RESOLVE_PERIOD: Final = 30.0
 """Seconds between two resolutions of the seeds' names, for life."""
@@ -53,6 +57,9 @@ SNAPSHOT_DELAY: Final = 1.0
 DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
 that is silent for longer is failing, and reads it when it comes back."""
+
+TABLE_EVENTS: Final = (Converged, PeerChanged, PrefixesChanged, Revoked)
+"""What may change the routes; the others are told and no more."""
 
 LAST_WORDS: Final = 0.2
 """Seconds for the answer to ``leave`` to be read before the socket goes."""
@@ -150,6 +157,7 @@ class Daemon:
                 nursery.start_soon(self._transmit_forever)
                 nursery.start_soon(self._resolve_forever)
                 nursery.start_soon(self._keep_snapshot)
+                nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
         self._write_snapshot()
 
@@ -221,12 +229,13 @@ class Daemon:
             self._narrator.tell(event, now)
             if isinstance(event, Converged):
                 self._converged = event
-                if event.peers or not event.known:
+                if event.peers:
                     self._reconciler.in_sync_with_mesh()
             elif isinstance(event, PeerChanged) and event.refused:
                 self._open_window(event.node, now)
-            self._changed.set()
-            self._reconciler.wake()
+            if isinstance(event, TABLE_EVENTS):
+                self._changed.set()
+                self._reconciler.wake()
 
     def _open_window(self, node: bytes, now: float) -> None:
         """Once per sequence, from the first failure, never prolonged."""
@@ -235,6 +244,13 @@ class Daemon:
         if known != sequence:
             self._windows[node] = (sequence, now + RESTART_WINDOW)
             self._reconciler.wake_at(now + RESTART_WINDOW)
+
+    async def _find_itself_alone(self) -> None:
+        """The snapshot may be lost or older than the last member, whom nobody else names here:
+        routes of before are kept until those who know us had time to say so."""
+        await trio.sleep(ALONE)
+        if not self._node.members and not self._config.seeds:
+            self._reconciler.in_sync_with_mesh()
 
     # Seeds and addresses.
 
@@ -272,9 +288,14 @@ class Daemon:
             await trio.sleep(RESOLVE_PERIOD)
 
     def _endpoints(self) -> tuple[Endpoint, ...]:
-        config = self._config
+        config, own = self._config, self._node.announcement
         return advertised(
-            config.advertise, self._seeds, self._host, self._wanted_prefixes(), config.port
+            config.advertise,
+            self._seeds,
+            self._host,
+            self._wanted_prefixes(),
+            config.port,
+            own.endpoints if own is not None else (),
         )
 
     def _follow_addresses(self) -> None:
@@ -381,6 +402,7 @@ class Daemon:
             self._changes = before
             self._options.state.write_changes(before)
             raise UsageError(str(error)) from None
+        self._follow_addresses()  # what may be advertised depends on what is announced
         self._transmit.set()
 
     # The control socket's methods.

@@ -8,6 +8,7 @@ kept beside its key (``grants``), so that serials rise and two members do not sh
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import pwd
 import struct
@@ -19,12 +20,14 @@ import attrs
 
 from meshd import client, records, values
 from meshd import config as configuration
+from meshd.advertise import advertised
 from meshd.config import POOL, Config
 from meshd.errors import Refused, StateError, UsageError
 from meshd.files import create_file, make_directory
 from meshd.invitation import Invitation, decode
+from meshd.kernel import backend
 from meshd.paths import Paths
-from meshd.startup import check_announced
+from meshd.startup import check_announced, kernel_backend
 from meshd.state import (
     AUTHORITY_KEY,
     KEYS,
@@ -183,12 +186,23 @@ def invite(
 
 
 def own_endpoints(paths: Paths, config: Config) -> list[str]:
-    """Where others reach this node: what its daemon says, else what the config says."""
+    """Where others reach this node: what its daemon says, else what a daemon would find."""
     with contextlib.suppress(Refused, UsageError):
         found = client.call(paths, "status", timeout=2.0)["node"]["endpoints"]
         if found:
             return [str(endpoint) for endpoint in found]
-    return [str(endpoint) for endpoint in config.advertise]
+    if config.advertise:
+        return [str(endpoint) for endpoint in config.advertise]
+    try:
+        kernel = backend(kernel_backend(config), metric=config.metric)
+        try:
+            host = kernel.read().host
+        finally:
+            kernel.close()
+    except (OSError, UsageError):
+        return []  # Without the privilege to look; `invite` says what to do instead.
+    seeds = [Endpoint(seed.host, seed.port) for seed in config.seeds if _is_address(seed.host)]
+    return [str(found) for found in advertised((), seeds, host, config.announce, config.port)]
 
 
 def join(
@@ -322,6 +336,14 @@ def _settle(paths: Paths, config: str, files: dict[str, bytes]) -> None:
     except StateError:
         _undo(made)
         raise
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _undo(made: Iterable[Path]) -> None:

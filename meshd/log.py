@@ -6,6 +6,7 @@ a watcher that does not read costs that reader its events and nobody else anythi
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,8 @@ class EventLog:
     _format: str = attrs.field(default="text", validator=attrs.validators.in_(("text", "json")))
     _clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _colour: bool = False
+    _lost: int = attrs.field(default=0, init=False)
+    """Lines not written because nobody took them; the next that is written says so."""
     _watchers: dict[trio.MemorySendChannel[Event], None] = attrs.field(factory=dict, init=False)
 
     def emit(self, event: str, /, **fields: Any) -> None:
@@ -63,10 +66,28 @@ class EventLog:
     def _write(self, entry: Event) -> None:
         if self._stream is None:
             return
-        line = to_json(entry) if self._format == "json" else event_line(entry, self._colour)
         try:
+            if not _takes_more(self._stream):
+                self._lost += 1
+                return
+            if self._lost:
+                entry, self._lost = {**entry, "lines_lost_before": self._lost}, 0
+            line = to_json(entry) if self._format == "json" else event_line(entry, self._colour)
             self._stream.write(line + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             # A router goes on routing when nobody reads its log; ValueError: stream closed.
             return
+
+
+def _takes_more(stream: TextIO) -> bool:
+    """False when a write would wait for a reader: a full pipe, a terminal that is stopped.
+
+    A pipe that poll(2) calls writable has room for PIPE_BUF (4,096) bytes: a longer line,
+    of hundreds of prefixes at once, may still wait.
+    """
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # io.UnsupportedOperation: not a file at all
+        return True
+    return bool(select.select([], [descriptor], [], 0)[1])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from meshd.log import EventLog
-from protocol.address import Endpoint, Prefix
+from protocol.address import Prefix
 from protocol.events import (
     Accused,
     CannotAnnounce,
@@ -39,7 +39,6 @@ class Narrator:
     def __init__(self, log: EventLog, name_of: Callable[[bytes], str]) -> None:
         self._log, self._name_of = log, name_of
         self._refusals: dict[str, tuple[float, int]] = {}
-        self._observed: dict[bytes, Endpoint] = {}
 
     def tell(self, event: Event, now: float) -> None:
         """Log ``event``; ``Converged`` is the daemon's to tell, for the kernel belongs to it."""
@@ -58,14 +57,12 @@ class Narrator:
             case Accused():
                 self._log.emit("accused", by=self._names(event.accusers), answered=event.answered)
             case ObservedElsewhere():
-                if self._observed.get(event.peer) != event.endpoint:
-                    self._observed[event.peer] = event.endpoint
-                    self._log.emit(
-                        "observed-elsewhere",
-                        by=self._name_of(event.peer),
-                        endpoint=str(event.endpoint),
-                        reason="a NAT on the way rewrites our datagrams' source",
-                    )
+                self._log.emit(
+                    "observed-at",
+                    by=self._name_of(event.peer),
+                    endpoint=str(event.endpoint),
+                    reason="a NAT on the way rewrites our datagrams' source",
+                )
             case Refused():
                 self._refused(event, now)
             case Revoked():

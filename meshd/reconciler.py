@@ -78,9 +78,10 @@ class Reconciler:
         self._settled, self._manages_nat = settled, manages_nat
         self._adopting = True
         self._stopped = False
+        self._turn = trio.Lock()
+        """Read, decide and apply are one thing: nobody else uses the backend meanwhile."""
         self._dirty = trio.Event()
         self._heard: list[str] = []
-        self._asked = False
         self._recheck = True
         self._last: KernelState | None = None
         self._delay = RETRY_FIRST
@@ -88,7 +89,6 @@ class Reconciler:
 
     def wake(self) -> None:
         """The table, the configuration or the time have changed what is desired."""
-        self._asked = True
         self._dirty.set()
 
     def wake_at(self, when: float) -> None:
@@ -102,29 +102,27 @@ class Reconciler:
             self._adopting = False
             self.wake()
 
-    def stop(self) -> None:
-        """Write nothing more: we have left, and the kernel was cleaned."""
-        self._stopped = True
-
     async def purge(self) -> list[str]:
         """Remove every object of ours and write no more."""
-        self.stop()
-        return await trio.to_thread.run_sync(self._backend.purge)
+        self._stopped = True
+        async with self._turn:
+            return await trio.to_thread.run_sync(self._backend.purge)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reconcile until cancelled; started when the kernel has been read once."""
         async with self._backend.changes() as changes, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, changes)
-            wait = await self._round()
+            wait = await self.round()
             task_status.started()
             while True:
                 with trio.move_on_after(wait):
                     await self._dirty.wait()
-                wait = await self._round()
+                wait = await self.round()
 
     async def look(self) -> list[str]:
         """What would be done now, in the kernel's own words, without doing it."""
-        reading = await trio.to_thread.run_sync(self._backend.read)
+        async with self._turn:
+            reading = await trio.to_thread.run_sync(self._backend.read)
         desired = self._wanted(self._decide(reading).desired, reading.state)
         return str(diff(desired, reading)).splitlines()
 
@@ -134,11 +132,14 @@ class Reconciler:
                 self._heard.append(change.what)
             self._dirty.set()
 
-    async def _round(self) -> float:
+    async def round(self) -> float:
         """One look at the kernel and what follows; seconds until the next is due."""
         self._dirty = trio.Event()
         heard, self._heard = self._heard, []
-        asked, self._asked = self._asked, False
+        async with self._turn:
+            return await self._look_and_act(heard)
+
+    async def _look_and_act(self, heard: list[str]) -> float:
         if self._stopped:
             return math.inf
         began = time.monotonic()
@@ -151,9 +152,10 @@ class Reconciler:
         except OSError as error:
             self._fail(error)
             return self._backoff()
-        self._recheck = False
-        self._report(plan, failures, heard, asked, desired, time.monotonic() - began)
-        self._last = desired
+        # Connections that could not be forgotten are looked for again, all of them.
+        self._recheck = any(isinstance(failure.step, FlowStep) for failure in failures)
+        self._report(plan, failures, heard, desired, time.monotonic() - began)
+        self._last = None if failures else desired
         if failures:
             return self._backoff()
         self._delay = RETRY_FIRST
@@ -172,7 +174,7 @@ class Reconciler:
         return attrs.evolve(desired, routes=routes, guards=guards, mesh=mesh)
 
     async def _apply(self, plan: Plan) -> list[Failure]:
-        if not plan or self._stopped:
+        if not plan:
             return []
         quick = len(plan) <= IN_LINE and not any(isinstance(step, FlowStep) for step in plan)
         if quick:
@@ -194,7 +196,6 @@ class Reconciler:
         plan: Plan,
         failures: list[Failure],
         heard: list[str],
-        asked: bool,
         desired: KernelState,
         seconds: float,
     ) -> None:
@@ -207,7 +208,8 @@ class Reconciler:
         self.status.in_sync = not failures
         self.status.error = str(failures[0]) if failures else None
         if plan:
-            repaired = desired == self._last and not asked
+            # Nothing else was wanted than what once was there: somebody took it away.
+            repaired = desired == self._last
             self._log.emit(
                 "kernel-repaired" if repaired else "kernel-changed",
                 **_summary(plan),

@@ -61,7 +61,7 @@ class RunOptions:
         ``UsageError`` when it is wrong, or changes what only a new start can change.
         """
         fresh = load_config(self.paths, self.additions)
-        for key in ("authority", "next_authority_hash", "port", "kernel"):
+        for key in ("authority", "next_authority_hash", "port", "metric", "nat", "kernel"):
             if getattr(fresh, key) != getattr(self.config, key):
                 raise UsageError(
                     f"{self.paths.config}: {key} cannot change while the daemon runs; restart it"

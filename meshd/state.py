@@ -124,9 +124,11 @@ class StateDirectory:
                     f"{path} is a symbolic link; put the key file itself there"
                 ) from None
             raise failure(path, "read", error) from None
-        with open(handle, "rb") as file:
+        try:
             self._check_key_file(path, os.fstat(handle))
-            content = file.read(KEY_FILE_SIZE + 1)
+            content = os.read(handle, KEY_FILE_SIZE + 1)
+        finally:
+            os.close(handle)
         if not _KEY_LINE.fullmatch(content):
             raise UsageError(
                 f"{path} holds no key ({KEY_FILE_SIZE} bytes: 64 hex digits and a newline);"

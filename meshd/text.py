@@ -91,7 +91,7 @@ def status(result: Json) -> str:
         ("root", result.get("root")),
         ("peers", ", ".join(counts)),
         ("announced", prefixes.get("local")),
-        ("learned", f"{prefixes.get('remote', 0)} prefixes"),
+        ("learned", _count(prefixes.get("remote", 0), "prefix", "prefixes")),
         ("kernel", f"{_cell(kernel.get('backend'))}, {error or in_sync}"),
     ]
     if "uptime_s" in result:
@@ -142,6 +142,10 @@ def since(seconds: object) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def _count(number: object, one: str, many: str) -> str:
+    return f"{_cell(number)} {one if number == 1 else many}"
 
 
 def _milliseconds(value: object) -> str:

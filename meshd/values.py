@@ -159,7 +159,7 @@ def _split(text: str, default: int) -> tuple[str, int]:
     if _address(text) is not None:
         return text, default
     match = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", text) or re.fullmatch(
-        r"([^:\[\]]*)(?::(.*))?", text
+        r"([^:\[\]]*)(?::([^:]*))?", text
     )
     if match is None:
         raise UsageError(f"{shown(text)} is no host and port; write HOST:PORT or [IPv6]:PORT")

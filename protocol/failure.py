@@ -36,7 +36,8 @@ MAX_RELAYED: Final = 256
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
 _RELAY_SHARE: Final = 1 / 3
-"""Of ``indirect_timeout``: a relay's longest wait for its ack, so that its nack arrives."""
+"""Of ``indirect_timeout``: a relay's longest wait for each of its two acks, so that its nack
+arrives in time."""
 
 
 @attrs.define(eq=False)
@@ -56,12 +57,14 @@ class _Attempt:
     timer: Timer | None = None
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Relayed:
+    """A probe under way for another, who is answered once."""
+
     requester: bytes
     nonce: int
-    target: bytes
-    timer: Timer
+    target: Member
+    answered: bool = False
 
 
 class Detector:
@@ -180,15 +183,15 @@ class Detector:
         attempt.nonces.add(nonce)
         for member in relays:
             self._send(member.key, Indirect(nonce, slot_id(3, target)), now)
+        attempt.nonces.add(self._send_probe(attempt.member, now))  # and once more ourselves
         self._wait(attempt, self._tuning.indirect_timeout, now)
 
     def acked(self, peer: bytes, ack: Ack, now: float) -> None:
         """``peer`` answered; believed only with the nonce of a probe that was its own."""
         target, sent = self._nonces.get(ack.nonce, (None, 0.0))
         relayed = self._relayed.get(ack.nonce)
-        if relayed is not None and relayed.target == peer:
-            relayed.timer.cancel()
-            del self._relayed[ack.nonce]
+        if relayed is not None and relayed.target.key == peer and not relayed.answered:
+            relayed.answered = True
             self._send(relayed.requester, Reached(relayed.nonce), now)
         if target != peer:
             return
@@ -202,7 +205,15 @@ class Detector:
         self._health = max(0, self._health - 1)
         self._end(peer)
         was_unreachable, member.reachable = not member.reachable, True
-        if member.state in (State.SUSPECT, State.FAILED):
+        if member.state is State.FAILED:
+            # One that answers again means most often a partition that has healed: the
+            # next few are tried at once, and each that answers does the same.
+            self.revive(member, "answered a probe", now)
+            failed = [m for m in self._common.members.values() if m.state is State.FAILED]
+            few = min(self._tuning.indirect_members, len(failed))
+            for other in self._common.rng.sample(failed, few):
+                self.knock(other, now)
+        elif member.state is State.SUSPECT:
             self.revive(member, "answered a probe", now)
         elif was_unreachable:
             self._changed(member, now)
@@ -245,15 +256,24 @@ class Detector:
         if target is None or target.key == peer or len(self._relayed) >= MAX_RELAYED:
             self._common.count("relay refused")
             return
-        nonce = self._send_probe(target, now)
+        self._relay_probe(_Relayed(peer, request.nonce, target), tries=2, now=now)
 
-        def give_up(now: float) -> None:
-            del self._relayed[nonce]
-            self._send(peer, Nack(request.nonce), now)
+    def _relay_probe(self, relayed: _Relayed, tries: int, now: float) -> None:
+        nonce = self._send_probe(relayed.target, now)
+        self._relayed[nonce] = relayed
 
-        patience = min(self._timeout(target), _RELAY_SHARE * self._tuning.indirect_timeout)
-        timer = self._common.timers.after(patience, now, give_up)
-        self._relayed[nonce] = _Relayed(peer, request.nonce, target.key, timer)
+        def missed(now: float) -> None:
+            if self._relayed.pop(nonce, None) is None or relayed.answered:
+                return
+            if tries > 1:
+                self._relay_probe(relayed, tries - 1, now)
+            else:
+                relayed.answered = True
+                self._send(relayed.requester, Nack(relayed.nonce), now)
+
+        longest = _RELAY_SHARE * self._tuning.indirect_timeout
+        patience = min(self._timeout(relayed.target), longest)
+        self._common.timers.after(patience, now, missed)
 
     def stale(self, node: bytes, now: float) -> None:
         """A probe of ``node`` drew STALE: that host is up, its daemon may have restarted."""

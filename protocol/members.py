@@ -47,6 +47,8 @@ class Member:
     """Smoothed round trip in seconds (RFC 6298's 1/8)."""
     acked: float = -1.0
     """When it last answered a probe of ours; -1 for never."""
+    observed: Endpoint | None = None
+    """Where it last saw our datagrams come from, if not from an announced endpoint."""
     root: bytes | None = None
     """The root in its latest probe or ack."""
     silent: bool = False

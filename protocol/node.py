@@ -419,9 +419,10 @@ class Node:
                 self._acknowledge(member, message, source, now)
             case Ack():
                 detector.acked(peer, message, now)
-                if message.observed is not None:
+                if message.observed is not None and message.observed != member.observed:
                     told = ObservedElsewhere(peer, message.observed)
                     self._common.events.append(told)
+                member.observed = message.observed
                 self._pulse(member, message, now)
             case Indirect():
                 detector.relay(peer, message, now)

@@ -238,14 +238,14 @@ class Network:
 
     def agreed(self, *hosts: Host) -> bool:
         """The hosts see exactly one another alive, have one root and say so."""
-        return (
-            len({host.up.store.root for host in hosts}) == 1
-            and all(host.up.converged for host in hosts)
-            and all(
-                {key for key, member in host.up.members.items() if member.shown_state == "alive"}
-                == {other.key for other in hosts if other is not host}
-                for host in hosts
-            )
+        return all(host.up.converged for host in hosts) and self.together(*hosts)
+
+    def together(self, *hosts: Host) -> bool:
+        """The hosts see exactly one another alive and have one root."""
+        return len({host.up.store.root for host in hosts}) == 1 and all(
+            {key for key, member in host.up.members.items() if member.shown_state == "alive"}
+            == {other.key for other in hosts if other is not host}
+            for host in hosts
         )
 
     def state(self, viewer: str, target: str) -> str:

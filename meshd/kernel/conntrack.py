@@ -31,7 +31,7 @@ def drop(channel: Channel, step: DropTranslated | DropFlows) -> int:
         # Kernels that know the filter leave the untranslated out; older ones list all.
         ask += attribute(_STATUS, _SOURCE_NAT) + attribute(_STATUS_MASK, _SOURCE_NAT)
     doomed: list[Message] = []
-    for part in channel.dump(_GET, ask):
+    for part in channel.stream(_GET, ask):
         entry = _flow(part)
         if entry is not None and takes(entry):
             doomed.append(_deletion(part))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -39,6 +40,9 @@ from protocol.address import Prefix
 _PENDING: Final = 64
 """Changes that wait to be received: the reconciler needs one, the log likes the first few."""
 _RECEIVE: Final = 1 << 16
+_TURN: Final = 256
+"""Datagrams before other tasks get a turn: about a millisecond when a router that carries
+the whole Internet's routes is busy."""
 _SOL_NETLINK: Final = 270
 _ADD_MEMBERSHIP: Final = 1
 
@@ -51,6 +55,7 @@ class Linux:
     def __init__(self, metric: int = ROUTE_METRIC) -> None:
         self._metric = metric
         self._shared: frozenset[Prefix] = frozenset()
+        self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
         try:
             self._filter = Channel(NETFILTER)
@@ -65,11 +70,12 @@ class Linux:
         self._filter.close()
 
     def check(self) -> None:
-        try:
-            present = nftables.read(self._filter).present
-            refusal = nftables.rehearse(self._filter, present=present)
-        except Refusal as error:
-            refusal = error
+        with self._turn:
+            try:
+                present = nftables.read(self._filter).present
+                refusal = nftables.rehearse(self._filter, present=present)
+            except Refusal as error:
+                refusal = error
         if refusal is None:
             return
         if refusal.errno == errno.EPERM:
@@ -83,11 +89,12 @@ class Linux:
         )
 
     def read(self) -> Reading:
-        interfaces = rtnetlink.read_interfaces(self._route)
-        names = {index: interface.name for index, interface in interfaces.items()}
-        found = rtnetlink.read_routes(self._route, names, self._metric)
-        table = nftables.read(self._filter)
-        self._shared = frozenset(found.shared)
+        with self._turn:
+            interfaces = rtnetlink.read_interfaces(self._route)
+            names = {index: interface.name for index, interface in interfaces.items()}
+            found = rtnetlink.read_routes(self._route, names, self._metric)
+            table = nftables.read(self._filter)
+            self._shared = frozenset(found.shared)
         return Reading(
             state=KernelState(
                 found.routes, frozenset(found.guards), frozenset(table.local), frozenset(table.mesh)
@@ -100,11 +107,13 @@ class Linux:
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
-        return carry_out(plan, self)
+        with self._turn:
+            return carry_out(plan, self)
 
     def purge(self) -> list[str]:
-        plan = diff(KernelState(), self.read())
-        failures = self.apply(plan)
+        with self._turn:
+            plan = diff(KernelState(), self.read())
+            failures = self.apply(plan)
         if failures:
             raise OSError("; ".join(map(str, failures)))
         return [str(step) for step in plan]
@@ -148,9 +157,12 @@ class Linux:
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
         send, receive = trio.open_memory_channel[Change](_PENDING)
-        routes = _subscribe(ROUTE, groups=rtnetlink.GROUPS)
-        tables = _subscribe(NETFILTER, member=nftables.GROUP)
-        with routes, tables, send, receive:
+        with (
+            _subscribe(ROUTE, groups=rtnetlink.GROUPS) as routes,
+            _subscribe(NETFILTER, member=nftables.GROUP) as tables,
+            send,
+            receive,
+        ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, routes, rtnetlink.describe, send)
                 nursery.start_soon(self._watch, tables, nftables.describe, send)
@@ -159,23 +171,30 @@ class Linux:
 
     async def _watch(
         self,
-        events: trio.socket.SocketType,
+        events: socket.socket,
         describe: Callable[[Part], str | None],
         send: trio.MemorySendChannel[Change],
     ) -> None:
         ours = {self._route.portid, self._filter.portid}
+        lost = False
         while True:
+            await trio.lowlevel.wait_readable(events)
             try:
-                data = await events.recv(_RECEIVE)
+                for _ in range(_TURN):
+                    for part, portid in parts(events.recv(_RECEIVE)):
+                        what = describe(part) if portid not in ours else None
+                        if what is not None:
+                            _offer(send, what)
+            except BlockingIOError:
+                # Told only now: having dropped one notification the kernel drops all, without
+                # another word, until the queue has been empty once.
+                if lost:
+                    _offer(send, "more changes than could be listened to")
+                lost = False
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                _offer(send, "more changes than could be listened to")
-                continue
-            for part, portid in parts(data):
-                what = describe(part) if portid not in ours else None
-                if what is not None:
-                    _offer(send, what)
+                lost = True
 
 
 def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
@@ -184,14 +203,15 @@ def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
         send.send_nowait(Change(what))
 
 
-def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> trio.socket.SocketType:
+def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> socket.socket:
     events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
     try:
         events.bind((0, groups))
         if member:
             events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, member)
         enlarge(events, send=False)
-        return trio.socket.from_stdlib_socket(events)
+        events.setblocking(False)
+        return events
     except BaseException:
         events.close()
         raise

@@ -51,8 +51,8 @@ _BATCH: Final = 128
 """Requests in one send. If all are refused the answers, about 0.8 KiB of socket memory
 each, still fit the default receive buffer of 208 KiB."""
 _BUFFER: Final = 8 << 20
-"""Send buffer: one transaction of 20,000 IPv6 prefixes, the most that policy imports, is
-2.8 MB and must go in one piece. The buffer is only accounted, not allocated."""
+"""Send buffer: 20,000 IPv6 prefixes, the most that policy imports, at 112 octets each are
+2.2 MB and must go in one piece. The buffer is only accounted, not allocated."""
 _DUMP_TRIES: Final = 3
 
 
@@ -114,6 +114,7 @@ class Channel:
         self.portid: int = self._socket.getsockname()[0]
         """How the kernel names the origin of a change in its notifications."""
         self._sequence = 0
+        self._interrupted = False
         for option in (_EXT_ACK, _CAP_ACK, *([_STRICT] if strict else [])):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         enlarge(self._socket, send=True)
@@ -135,14 +136,39 @@ class Channel:
         raise AssertionError("a request was neither answered nor refused")
 
     def dump(self, kind: int, body: bytes) -> list[Part]:
-        """All objects of a kind. What changes meanwhile may be missing after a few tries:
-        the writes that follow are exact, and a notification leads to the next read."""
-        parts: list[Part] = []
+        """All objects of a kind; none when there is nothing that could hold some.
+
+        What changes meanwhile may be missing after a few tries: the writes that follow are
+        exact, and a notification leads to the next read.
+        """
+        listed: list[Part] = []
         for _ in range(_DUMP_TRIES):
-            parts, interrupted = self._dump_once(kind, body)
-            if not interrupted:
+            listed = list(self.stream(kind, body))
+            if not self._interrupted:
                 break
-        return parts
+        return listed
+
+    def stream(self, kind: int, body: bytes) -> Iterator[Part]:
+        """As ``dump``, one by one and in one try, for what would not fit into memory. Must be
+        exhausted before the next request."""
+        sequence = self._send([Message(kind, DUMP, body)], ack_last=False)
+        self._interrupted = False
+        while True:
+            data = self._socket.recv(_RECEIVE)
+            at = 0
+            while at + 16 <= len(data):
+                length, answer, flags, number, _ = _HEADER.unpack_from(data, at)
+                part = Part(answer, data, at + 16, at + length)
+                at += (length + 3) & ~3
+                if number != sequence:
+                    continue
+                self._interrupted |= bool(flags & _DUMP_INTERRUPTED)
+                if answer in (_DONE, _ERROR):
+                    refusal = _refusal(part)
+                    if refusal is not None and refusal.errno != errno.ENOENT:
+                        raise refusal
+                    return
+                yield part
 
     def request(self, messages: Sequence[Message]) -> dict[int, Refusal]:
         """Do ``messages`` in order; which were refused, by index."""
@@ -199,32 +225,6 @@ class Channel:
                 if sequence - first == count - 1:
                     return
 
-    def _dump_once(self, kind: int, body: bytes) -> tuple[list[Part], bool]:
-        sequence = self._send([Message(kind, DUMP, body)], ack_last=False)
-        parts: list[Part] = []
-        interrupted = False
-        while True:
-            data = self._socket.recv(_RECEIVE)
-            at = 0
-            while at + 16 <= len(data):
-                length, answer, flags, number, _ = _HEADER.unpack_from(data, at)
-                part = Part(answer, data, at + 16, at + length)
-                at += (length + 3) & ~3
-                if number != sequence:
-                    continue
-                interrupted |= bool(flags & _DUMP_INTERRUPTED)
-                if answer == _DONE:
-                    # ENOENT: what was to be listed does not exist.
-                    return parts, interrupted
-                if answer == _ERROR:
-                    refusal = _refusal(part)
-                    if refusal is not None and refusal.errno == errno.ENOENT:
-                        return [], False
-                    if refusal is not None:
-                        raise refusal
-                    continue
-                parts.append(part)
-
 
 def enlarge(netlink: socket.socket, *, send: bool) -> None:
     """As much room as transactions or bursts of events want, or what one may have."""
@@ -255,14 +255,13 @@ def _parts(data: bytes) -> Iterator[tuple[Part, int]]:
 
 
 def _refusal(part: Part) -> Refusal | None:
-    """What an NLMSG_ERROR says; None when it is an acknowledgement."""
+    """What an NLMSG_ERROR or NLMSG_DONE says; None when all went well."""
     (error,) = struct.unpack_from("=i", part.data, part.at)
-    if error == 0:
+    if error >= 0:
         return None
-    length, _, flags, _, _ = _HEADER.unpack_from(part.data, part.at - 16)
-    assert length == part.end - part.at + 16
+    _, _, flags, _, _ = _HEADER.unpack_from(part.data, part.at - 16)
     words = os.strerror(-error)
-    if flags & _WITH_WORDS:
+    if part.kind == _ERROR and flags & _WITH_WORDS:
         (refused,) = struct.unpack_from("=I", part.data, part.at + 4)
         at = part.at + 4 + (16 if flags & _CAPPED else (refused + 3) & ~3)
         text = attributes(part.data, at, part.end).get(_WORDS)

@@ -111,11 +111,10 @@ class _Expression:
     def matches(self, name: str, data: Mapping[int, bytes]) -> bool:
         """Whether the kernel lists it as written. Attributes unknown to us are a newer
         kernel's own; a changed or a missing one is damage."""
-        known = {**self.sent, **self.shown}
         return (
             name == self.name
-            and self.sent.keys() <= data.keys()
-            and all(data[kind] == known[kind] for kind in known.keys() & data.keys())
+            and all(data.get(kind) == value for kind, value in self.sent.items())
+            and all(data.get(kind, value) == value for kind, value in self.shown.items())
         )
 
 

@@ -153,7 +153,7 @@ class Change:
 
 
 class Backend(Protocol):
-    """A kernel. Methods block: the reconciler decides about threads, one call at a time."""
+    """A kernel. Methods block: the reconciler decides about threads; calls take turns."""
 
     name: str
 

@@ -99,7 +99,9 @@ def read_interfaces(channel: Channel) -> dict[int, Interface]:
         names[index] = os.fsdecode(found[_IF_NAME].rstrip(b"\0")), bool(flags & _IF_UP)
     addresses: dict[int, list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]] = {}
     for part in channel.dump(GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
-        _, length, _, _, index = _ADDRESS.unpack_from(part.data, part.at)
+        family, length, _, _, index = _ADDRESS.unpack_from(part.data, part.at)
+        if family not in _FAMILIES:
+            continue
         found = attributes(part.data, part.at + _ADDRESS.size, part.end)
         # IFA_ADDRESS is the far end of a point-to-point link; IFA_LOCAL is always ours.
         packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
@@ -117,7 +119,9 @@ def read_routes(channel: Channel, names: Mapping[int, str], metric: int) -> Rout
     for family in _FAMILIES:
         ask = _ROUTE.pack(family, 0, 0, 0, _MAIN, 0, 0, 0, 0)
         for part in channel.dump(GET_ROUTE, ask):
-            _sort(found, part.data[part.at : part.end], names, metric)
+            # A kernel without IPv6 answers for all families at once.
+            if part.data[part.at] == family:
+                _sort(found, part.data[part.at : part.end], names, metric)
     found.shared |= {
         route.prefix
         for route in found.foreign

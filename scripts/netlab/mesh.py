@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import TracebackType
@@ -154,10 +156,16 @@ class Mesh:
         """The member that holds the authority's key."""
         return next(iter(self.members.values()))
 
-    def found(self, number: int = 1, *, announce: Prefixes | None = None) -> Member:
-        """`meshd init` in a zone, and its daemon; it announces its own subnets if not told what."""
+    def found(
+        self, number: int = 1, *, announce: Prefixes | None = None, options: Sequence[str] = ()
+    ) -> Member:
+        """`meshd init OPTIONS` in a zone, and its daemon.
+
+        It announces its own subnets if not told what.
+        """
         member = self._member(number)
-        member.command("init", "--name", member.name, *self._announce(member.zone, announce))
+        announced = self._announce(member.zone, announce)
+        member.command("init", "--name", member.name, *announced, *options)
         self.members[number] = member
         member.start(log_format=self.log_format)
         member.wait("--peers", "0")
@@ -174,15 +182,16 @@ class Mesh:
         *,
         announce: Prefixes | None = None,
         token: str | None = None,
+        options: Sequence[str] = (),
         run: Sequence[str] | None = (),
     ) -> Member:
-        """`meshd join` in a zone, by a token of the founder's unless one is given.
+        """`meshd join OPTIONS` in a zone, by a token of the founder's unless one is given.
 
         run: options of the daemon, which is started at once; None leaves it to the caller.
         """
         member = self._member(number)
-        options = self._announce(member.zone, announce)
-        member.command("join", "-", *options, stdin=token or self.invite(number))
+        announced = self._announce(member.zone, announce)
+        member.command("join", "-", *announced, *options, stdin=token or self.invite(number))
         self.members[number] = member
         if run is not None:
             member.start(*run, log_format=self.log_format)
@@ -190,11 +199,12 @@ class Mesh:
 
     def grow(self, timeout: float = 30) -> None:
         """All zones of the lab that are not in the mesh yet; returns when all have converged."""
-        for zone in self.lab.zones:
-            if not self.members:
-                self.found(zone.number)
-            elif zone.number not in self.members:
-                self.join(zone.number)
+        missing = [zone.number for zone in self.lab.zones if zone.number not in self.members]
+        if not self.members:
+            self.found(missing.pop(0))
+        # Nearly all of it is interpreters starting: as many at a time as there are processors.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self.join, missing))
         self.converge(timeout)
 
     def converge(self, timeout: float = 30) -> None:

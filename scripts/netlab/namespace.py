@@ -120,10 +120,12 @@ class Namespace:
             for key, value in settings.items():
                 Path("/proc/sys/net", key).write_text(str(value), encoding="ascii")
 
-    def socket(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    def socket(
+        self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0
+    ) -> socket.socket:
         """A socket of this namespace's network, for whoever holds it."""
         with self.entered():
-            return socket.socket(family, kind)
+            return socket.socket(family, kind, protocol)
 
 
 def processes_in(namespaces: Sequence[Namespace]) -> list[int]:

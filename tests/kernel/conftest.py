@@ -19,6 +19,9 @@ from netlab import Lab, Mesh
 
 HERE = Path(__file__).parent
 
+NewLab = Callable[..., Lab]
+NewMesh = Callable[[Lab], Mesh]
+
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is judged
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,8 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _numbers = itertools.count(1)
 
 
-@pytest.fixture
-def new_lab() -> Iterator[Callable[..., Lab]]:
+def _labs() -> Iterator[NewLab]:
     """A function that takes what `Lab` takes, but the name, and brings the lab up."""
     with contextlib.ExitStack() as stack:
 
@@ -45,17 +47,45 @@ def new_lab() -> Iterator[Callable[..., Lab]]:
         yield make
 
 
-@pytest.fixture
-def new_mesh(tmp_path: Path) -> Iterator[Callable[[Lab], Mesh]]:
-    """A function that makes a mesh without members in a lab; its daemons end with the test.
+def _meshes(directory: Path) -> Iterator[NewMesh]:
+    """A function that makes a mesh without members in a lab; its daemons end with the fixture.
 
-    Ask for it after `new_lab`, so that the daemons end before their namespaces do.
+    Ask for it after the lab, so that the daemons end before their namespaces do.
     """
     with contextlib.ExitStack() as stack:
 
         def make(lab: Lab) -> Mesh:
-            directory = tmp_path / lab.name
-            directory.mkdir()
-            return stack.enter_context(Mesh(lab, directory))
+            home = directory / lab.name
+            home.mkdir()
+            return stack.enter_context(Mesh(lab, home))
 
         yield make
+
+
+@pytest.fixture
+def new_lab() -> Iterator[NewLab]:
+    yield from _labs()
+
+
+@pytest.fixture
+def new_mesh(tmp_path: Path) -> Iterator[NewMesh]:
+    yield from _meshes(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_lab() -> Iterator[NewLab]:
+    """`new_lab` for a mesh that the tests of a module only look at."""
+    yield from _labs()
+
+
+@pytest.fixture(scope="module")
+def shared_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewMesh]:
+    yield from _meshes(tmp_path_factory.mktemp("mesh"))
+
+
+@pytest.fixture
+def three(new_lab: NewLab, new_mesh: NewMesh) -> Mesh:
+    """A mesh of three that has converged, for a test that changes it."""
+    mesh = new_mesh(new_lab(3))
+    mesh.grow()
+    return mesh

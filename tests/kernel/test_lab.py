@@ -126,8 +126,19 @@ def test_a_capture_holds_all_that_came_and_matched(new_lab: NewLab) -> None:
         assert ping(lab.router(1), lab.zone(1).private4, count=3)
         assert ping(lab.router(1), lab.zone(1).private6)
     assert len(seen.packets) == 3
-    with pytest.raises(RuntimeError, match="syntax error"), Capture(lab.private(1), "no such"):
+    with pytest.raises(CommandError, match="syntax error"), Capture(lab.private(1), "no such"):
         pytest.fail("it must not begin")
+
+
+def test_a_frame_that_the_switch_floods_is_no_leak(new_lab: NewLab) -> None:
+    lab = new_lab(2, nat=["none"])
+    far = lab.zone(2)
+    lab.router(1).configure([f"route add {far.prefix4} via {far.uplink4.ip}"])
+    assert ping(lab.router(1), far.private4)
+    with lab.capture_leaks() as leaks:
+        lab.cut(2)  # and the switch forgets where router 2 is
+        assert not ping(lab.private(1), far.private4, timeout=1)
+    assert leaks.packets == []
 
 
 def test_a_lab_leaves_nothing_behind(new_lab: NewLab) -> None:

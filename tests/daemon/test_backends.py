@@ -1,0 +1,308 @@
+"""One contract for every backend: what holds in memory holds on a real kernel.
+
+The Linux backend gets a network namespace of its own, made for the thread of the test and
+gone with it.  The hands of others are ``ip`` and ``nft`` there, and methods in memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Protocol
+
+import pytest
+import trio
+
+from meshd.kernel.linux import Linux
+from meshd.kernel.memory import Memory
+from meshd.kernel.plan import AddElement, AddRoute, Plan, RemoveElement, RemoveRoute, diff
+from meshd.kernel.port import Backend, Change, ForeignRoute, Interface, KernelState, NextHop
+from protocol.address import Prefix
+
+CLONE_NEWNET = 0x40000000
+NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
+
+
+class World(Protocol):
+    """A backend, and the hands of others on the kernel behind it."""
+
+    backend: Backend
+
+    def delete_route(self, prefix: Prefix) -> None: ...
+    def flush_ruleset(self) -> None: ...
+    def add_foreign(self, prefix: Prefix, metric: int) -> None: ...
+    def link(self, *, up: bool) -> None: ...
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self.memory = Memory([NET0])
+        self.backend: Backend = self.memory
+
+    def delete_route(self, prefix: Prefix) -> None:
+        self.memory.delete_route(prefix)
+
+    def flush_ruleset(self) -> None:
+        self.memory.flush_ruleset()
+
+    def add_foreign(self, prefix: Prefix, metric: int) -> None:
+        gateway = ip_address("192.0.2.9" if prefix.version == 4 else "2001:db8::9")
+        self.memory.add_foreign(ForeignRoute(prefix, gateway, "net0", 4, metric))
+
+    def link(self, *, up: bool) -> None:
+        self.memory.set_interface(Interface("net0", 2, up, NET0.addresses))
+
+
+class OnLinux:
+    def __init__(self) -> None:
+        self.backend: Backend = Linux()
+
+    def delete_route(self, prefix: Prefix) -> None:
+        run(f"ip -{prefix.version} route del {prefix} metric 142")
+
+    def flush_ruleset(self) -> None:
+        run("nft flush ruleset")
+
+    def add_foreign(self, prefix: Prefix, metric: int) -> None:
+        gateway = "192.0.2.9" if prefix.version == 4 else "2001:db8::9"
+        run(f"ip -{prefix.version} route add {prefix} via {gateway} proto static metric {metric}")
+
+    def link(self, *, up: bool) -> None:
+        run(f"ip link set net0 {'up' if up else 'down'}")
+
+
+def run(command: str) -> None:
+    subprocess.run(command.split(), check=True, capture_output=True)
+
+
+@pytest.fixture
+def namespace() -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a network namespace")
+    libc = ctypes.CDLL(None, use_errno=True)
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        try:
+            run("ip link add net0 type veth peer name far0")
+            # Link-local addresses would come up, and be told, a second later.
+            run("ip link set net0 addrgenmode none")
+            run("ip link set far0 addrgenmode none")
+            run("ip link set lo up")
+            run("ip link set far0 up")
+            run("ip link set net0 up")
+            run("ip addr add 192.0.2.1/24 dev net0")
+            run("ip addr add 2001:db8::1/64 dev net0 nodad")
+            yield
+        finally:
+            assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(home)
+
+
+@pytest.fixture(params=["memory", pytest.param("linux", marks=pytest.mark.kernel)])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    if request.param == "memory":
+        yield InMemory()
+        return
+    request.getfixturevalue("namespace")
+    world = OnLinux()
+    yield world
+    world.backend.close()
+
+
+def nets(*texts: str) -> frozenset[Prefix]:
+    return frozenset(ip_network(text) for text in texts)
+
+
+def hop(address: str, source: str | None = None) -> NextHop:
+    return NextHop(ip_address(address), "net0", ip_address(source) if source else None)
+
+
+FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+BOTH = frozenset({FOUR, SIX})
+LOCAL = nets("10.1.0.0/24", "fd01::/64")
+JOINED = KernelState(
+    {FOUR: hop("192.0.2.2", "192.0.2.1"), SIX: hop("2001:db8::2", "2001:db8::1")},
+    BOTH,
+    LOCAL,
+    BOTH,
+)
+
+
+def reach(world: World, desired: KernelState) -> None:
+    backend = world.backend
+    assert backend.apply(diff(desired, backend.read())) == []
+    assert backend.read().state == desired
+    assert not diff(desired, backend.read())
+
+
+def reasons(world: World, plan: Plan) -> dict[str, str]:
+    return {
+        str(failure.prefix): failure.reason.partition(" (")[0]
+        for failure in world.backend.apply(plan)
+    }
+
+
+def test_a_fresh_kernel_holds_nothing_of_ours(world: World) -> None:
+    world.backend.check()
+    reading = world.backend.read()
+    assert reading.state == KernelState()
+    assert (reading.problems, reading.table, reading.strays) == ((), False, ())
+
+
+def test_the_host_shows_its_interfaces(world: World) -> None:
+    found = {interface.name: interface for interface in world.backend.read().host.interfaces}
+    assert found["net0"].up
+    assert set(NET0.addresses) <= set(found["net0"].addresses)
+    world.link(up=False)
+    found = {interface.name: interface for interface in world.backend.read().host.interfaces}
+    assert not found["net0"].up
+
+
+def test_what_is_written_is_read_back_in_both_families(world: World) -> None:
+    reach(world, JOINED)
+
+
+def test_next_hops_change_and_everything_goes_again(world: World) -> None:
+    reach(world, JOINED)
+    moved = {FOUR: hop("192.0.2.3", "192.0.2.1"), SIX: hop("2001:db8::3")}
+    reach(world, KernelState(moved, BOTH, LOCAL, BOTH))
+    reach(world, KernelState(guards=BOTH, local=LOCAL))
+    reach(world, KernelState(local=LOCAL))
+    reach(world, KernelState())
+    assert not world.backend.read().table
+
+
+def test_covers_replace_what_they_cover_and_give_way_again(world: World) -> None:
+    inner = nets("10.2.0.0/24", "10.2.1.0/24", "fd02::/64")
+    reach(world, KernelState(local=LOCAL, mesh=inner))
+    reach(world, KernelState(local=LOCAL, mesh=nets("10.2.0.0/16", "fd02::/48", "10.3.0.0/16")))
+    reach(world, KernelState(local=LOCAL, mesh=inner))
+
+
+def test_neighbours_stay_prefixes_of_their_own(world: World) -> None:
+    four = nets("10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/23", "10.2.4.0/32", "10.2.4.1/32")
+    reach(world, KernelState(local=LOCAL, mesh=four | nets("fd02::/64", "fd02:0:0:1::/64")))
+    reach(world, KernelState(local=LOCAL, mesh=nets("10.2.1.0/24", "fd02:0:0:1::/64")))
+
+
+@pytest.mark.parametrize("prefix", [FOUR, SIX], ids=str)
+def test_a_foreign_route_on_our_key_is_refused_and_stays(world: World, prefix: Prefix) -> None:
+    world.add_foreign(prefix, 142)
+    failed = reasons(world, diff(JOINED, world.backend.read()))
+    assert failed == {str(prefix): "a foreign route has this prefix and metric 142"}
+    reading = world.backend.read()
+    assert (prefix, 4, 142) in {(r.prefix, r.protocol, r.metric) for r in reading.host.foreign}
+    assert set(reading.state.routes) == BOTH - {prefix}
+    assert reading.state.mesh == BOTH
+
+
+@pytest.mark.parametrize("prefix", [FOUR, SIX], ids=str)
+def test_a_foreign_route_at_another_metric_is_seen_and_left_alone(
+    world: World, prefix: Prefix
+) -> None:
+    world.add_foreign(prefix, 50)
+    before = [r for r in world.backend.read().host.foreign if r.prefix == prefix]
+    reach(world, JOINED)
+    assert [r for r in world.backend.read().host.foreign if r.prefix == prefix] == before != []
+
+
+def test_a_next_hop_that_is_not_on_link_is_refused_and_the_others_go_on(world: World) -> None:
+    stray = {FOUR: hop("198.51.100.1"), SIX: JOINED.routes[SIX]}
+    failed = reasons(world, diff(KernelState(stray, BOTH, LOCAL, BOTH), world.backend.read()))
+    assert failed == {str(FOUR): "198.51.100.1 is not on-link at net0"}
+    assert set(world.backend.read().state.routes) == {SIX}
+
+
+def test_a_device_that_does_not_exist_is_named(world: World) -> None:
+    nowhere = KernelState({FOUR: NextHop(ip_address("192.0.2.2"), "net7", None)}, mesh=BOTH)
+    failed = reasons(world, diff(nowhere, world.backend.read()))
+    assert failed == {str(FOUR): "there is no device net7"}
+
+
+def test_a_source_that_is_not_ours_is_refused(world: World) -> None:
+    foreign = KernelState({FOUR: hop("192.0.2.2", "192.0.2.77")}, mesh=BOTH)
+    assert set(reasons(world, diff(foreign, world.backend.read()))) == {str(FOUR)}
+
+
+def test_an_element_that_overlaps_is_refused_and_the_others_go_in(world: World) -> None:
+    reach(world, KernelState(local=LOCAL, mesh=BOTH))
+    inside, apart = ip_network("10.2.0.128/25"), ip_network("10.7.0.0/24")
+    plan = Plan((AddElement("mesh", inside), AddElement("mesh", apart)))
+    assert set(reasons(world, plan)) == {str(inside)}
+    assert world.backend.read().state.mesh == BOTH | {apart}
+
+
+def test_what_is_absent_cannot_be_removed_and_the_rest_can(world: World) -> None:
+    reach(world, JOINED)
+    absent = ip_network("10.8.0.0/24")
+    plan = Plan(
+        (
+            RemoveRoute(absent, hop("192.0.2.2"), 142),
+            RemoveRoute(FOUR, JOINED.routes[FOUR], 142),
+            RemoveElement("mesh", ip_network("10.9.0.0/24")),
+            RemoveElement("mesh", FOUR),
+        )
+    )
+    assert set(reasons(world, plan)) == {str(absent), "10.9.0.0/24"}
+    state = world.backend.read().state
+    assert set(state.routes) == state.mesh == {SIX}
+
+
+def test_a_route_that_is_there_is_not_added_again(world: World) -> None:
+    reach(world, JOINED)
+    plan = Plan((AddRoute(FOUR, hop("192.0.2.3"), 142),))
+    assert set(reasons(world, plan)) == {str(FOUR)}
+    assert world.backend.read().state == JOINED
+
+
+def test_routes_go_with_their_link_and_the_guards_stay(world: World) -> None:
+    reach(world, JOINED)
+    world.link(up=False)
+    state = world.backend.read().state
+    assert (dict(state.routes), state.guards, state.mesh) == ({}, BOTH, BOTH)
+
+
+def test_a_flushed_ruleset_is_written_again(world: World) -> None:
+    reach(world, JOINED)
+    world.flush_ruleset()
+    reading = world.backend.read()
+    assert not reading.table
+    assert reading.state.mesh == frozenset()
+    reach(world, JOINED)
+
+
+def test_purge_leaves_nothing_and_says_what_it_removed(world: World) -> None:
+    reach(world, JOINED)
+    said = world.backend.purge()
+    assert "nft delete table inet meshd" in said
+    assert "ip -6 route del unreachable fd02::/64 proto 142 metric 4294967294" in said
+    reading = world.backend.read()
+    assert reading.state == KernelState()
+    assert not reading.table
+    assert world.backend.purge() == []
+
+
+async def test_changes_by_others_are_told_and_own_ones_are_not(world: World) -> None:
+    with trio.fail_after(10):
+        async with world.backend.changes() as changes:
+            reach(world, JOINED)
+            world.delete_route(FOUR)
+            assert await changes.receive() == Change("our route 10.2.0.0/24 deleted")
+            reach(world, JOINED)
+            world.flush_ruleset()
+            await told(changes, "table inet meshd: table deleted")
+            world.add_foreign(ip_network("10.5.0.0/24"), 50)
+            await told(changes, "route of protocol 4 10.5.0.0/24 written")
+            world.link(up=False)
+            await told(changes, "link net0 down")
+
+
+async def told(changes: trio.MemoryReceiveChannel[Change], what: str) -> None:
+    """Wait for ``what``; a real kernel tells more beside it."""
+    while (await changes.receive()).what != what:
+        pass

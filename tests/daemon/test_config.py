@@ -1,0 +1,204 @@
+"""The config file: what is accepted, and what each mistake is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshd import config, values
+from meshd.config import Config
+from meshd.errors import UsageError
+
+SHIPPED = Path(__file__).parents[2] / "config" / "meshd.toml"
+KEY = "c0" * 32
+
+
+def complaint(read: Callable[[], object]) -> str:
+    """What ``read`` complains of, or nothing; any other exception is the test's to see."""
+    try:
+        read()
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def told(text: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        config.parse(text, "meshd.toml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("meshd.toml")
+    return message
+
+
+def test_an_empty_file_means_the_defaults() -> None:
+    assert config.parse("", "meshd.toml") == Config()
+
+
+def test_the_shipped_file_shows_every_option_at_its_default() -> None:
+    shown = re.sub(r"^# (?=[a-z_]+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    assert config.parse(shown, "meshd.toml") == Config()
+    options = set(re.findall(r"^([a-z_]+) = ", shown, flags=re.MULTILINE))
+    assert options == {field.name for field in attrs.fields(Config)}
+
+
+def test_the_shipped_file_changes_nothing_as_it_is() -> None:
+    assert config.load(SHIPPED) == Config()
+
+
+def test_what_is_rendered_reads_back_the_same() -> None:
+    made = Config(
+        authority=bytes.fromhex(KEY),
+        next_authority_hash=bytes(range(32)),
+        seeds=(values.seed("router-a.example"), values.seed("[2001:db8::1]:7000")),
+        announce=(values.prefix("10.1.0.0/24"), values.prefix("fd00:1::/64")),
+        advertise=(values.advertised("192.0.2.1"), values.advertised("[2001:db8::2]:7001")),
+        pool=(values.prefix("10.0.0.0/8"),),
+    )
+    assert config.parse(config.render(made, "init"), "meshd.toml") == made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("anounce = []", "unknown option anounce; did you mean announce?"),
+        ("zzz = 1", "unknown option zzz; the options are authority, "),
+        ("port = 70000", "port = 70000: give a whole number from 1 to 65535"),
+        ("port = true", "port = true: give a whole number from 1 to 65535"),
+        ('port = "6179"', 'port = "6179": give a whole number'),
+        ("metric = 4294967294", "metric = 4294967294: give a whole number from 1 to 4294967293"),
+        ('nat = "maybe"', "choose one of auto, exempt, off"),
+        ("nat = []", "choose one of auto, exempt, off"),
+        ('announce = "10.1.0.0/24"', 'not a list of strings; write ["..."]'),
+        ("announce = [1]", "not a list of strings"),
+        ('announce = ["10.1.0.1/24"]', "10.1.0.1/24 has host bits set; the network is 10.1.0.0/24"),
+        ('announce = ["fd00::1/64"]', "fd00::1/64 has host bits set; the network is fd00::/64"),
+        ('announce = ["10.1.0.0"]', "10.1.0.0 has no length; write 10.1.0.0/32"),
+        ('announce = ["10.1.0.0/33"]', "no valid length; it is a number from 0 to 32"),
+        ('announce = ["10.1.0.0/255.255.255.0"]', "no valid length"),
+        ('announce = ["::ffff:10.0.0.0/104"]', "is not a prefix"),
+        ('announce = ["fe80::%eth0/64"]', "is not a prefix"),
+        (
+            'announce = ["10.1.0.0/16", "10.2.0.0/24", "10.1.3.0/24"]',
+            "10.1.3.0/24 lies inside 10.1.0.0/16; keep only one of them",
+        ),
+        ('seeds = ["2001:db8::1:x"]', "is no host"),
+        ('seeds = ["a:0"]', "no valid port; it is a number from 1 to 65535"),
+        ('seeds = ["300.1.1.1"]', "is no host"),
+        ('seeds = ["a b"]', "is no host"),
+        ('advertise = ["router.example"]', "is no address; write ADDR, ADDR:PORT"),
+        ('advertise = ["0.0.0.0"]', "0.0.0.0 cannot be sent to"),
+        ('advertise = ["192.0.2.1", "192.0.2.2"]', "are of one family; advertise one of them"),
+        ('authority = "abc"', "not 64 lower-case hex digits; copy it from another member's file"),
+        (f'authority = "{"00" * 32}"', "public key of small order"),
+        ("a = [", "not TOML"),
+        ("port = 1\nport = 2", "not TOML"),
+        ("a = " + "[" * 5000, "nested too deep"),
+    ],
+)
+def test_a_mistake_is_told_with_file_key_value_and_remedy(text: str, said: str) -> None:
+    assert said in told(text)
+
+
+def test_a_duplicate_prefix_is_no_mistake() -> None:
+    made = config.parse('announce = ["10.1.0.0/24", "10.1.0.0/24"]', "meshd.toml")
+    assert made.announce == (values.prefix("10.1.0.0/24"),)
+
+
+def test_an_advertised_address_has_the_port_of_the_config() -> None:
+    made = config.parse('advertise = ["192.0.2.1"]\nport = 7000', "meshd.toml")
+    assert made.advertise == (values.advertised("192.0.2.1:7000"),)
+
+
+def test_ipv6_is_read_bare_and_in_brackets() -> None:
+    assert str(values.seed("2001:DB8::1")) == "[2001:db8::1]:6179"
+    assert str(values.seed("[2001:db8::1]")) == "[2001:db8::1]:6179"
+    assert str(values.seed("[2001:db8::1]:1")) == "[2001:db8::1]:1"
+
+
+def test_what_the_command_line_adds_must_fit_the_file() -> None:
+    made = config.parse('announce = ["10.1.0.0/16"]', "meshd.toml")
+    with pytest.raises(UsageError, match="lies inside"):
+        made.with_additions((), (values.prefix("10.1.1.0/24"),), ())
+    more = made.with_additions((), (values.prefix("10.2.0.0/24"), *made.announce), ())
+    assert list(map(str, more.announce)) == ["10.1.0.0/16", "10.2.0.0/24"]
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist; make a node with `meshd init`"):
+        config.load(tmp_path / "none.toml")
+    (tmp_path / "latin1.toml").write_bytes(b'nat = "\xe9"')
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        config.load(tmp_path / "latin1.toml")
+    with pytest.raises(UsageError, match="cannot read"):
+        config.load(tmp_path)
+
+
+def test_a_config_without_a_mesh_says_how_to_get_one() -> None:
+    with pytest.raises(UsageError, match="authority is not set; run `meshd init` or `meshd join`"):
+        config.mesh(Config(), Path("meshd.toml"))
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.builds(
+            "{} = {}".format,
+            st.sampled_from([field.name for field in attrs.fields(Config)]),
+            st.one_of(
+                st.text(),
+                st.integers().map(str),
+                st.text().map(config._toml),
+                st.lists(st.text(alphabet="0123456789abcdef.:/[]%- ")).map(config._toml),
+            ),
+        ),
+    )
+)
+def test_any_text_is_a_config_or_one_line(text: str) -> None:
+    assert complaint(lambda: config.parse(text, "meshd.toml")).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("24h", 86400), ("7d", 604800)]
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    assert values.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "24", "0h", "-1h", "1y", "99999d", "1.5h", "²h"])
+def test_anything_else_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="write 30m, 24h or 7d"):
+        values.duration(text)
+
+
+def test_a_date_includes_its_day_and_a_time_needs_its_offset() -> None:
+    assert values.until("2027-01-31") == 1801440000
+    assert values.moment(1801440000) == "2027-02-01 00:00 UTC"
+    assert values.until("2027-01-31T12:00+01:00") == 1801393200
+    for text in ("2027-01-31T12:00", "2027-02-30", "9999-12-31", "soon", "0001-01-01T00:00Z"):
+        with pytest.raises(UsageError, match="write 2027-01-31"):
+            values.until(text)
+
+
+def test_a_time_that_no_calendar_has_can_be_told() -> None:
+    assert values.moment(2**63) == "a time after the year 9999"
+
+
+@given(st.text())
+def test_any_text_is_a_value_or_one_line(text: str) -> None:
+    for reader in (
+        values.prefix,
+        values.prefix_or_address,
+        values.seed,
+        values.advertised,
+        values.duration,
+        values.until,
+    ):
+        assert complaint(partial(reader, text)).isprintable()

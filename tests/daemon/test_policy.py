@@ -1,0 +1,312 @@
+"""Import policy: what becomes of an announced prefix, and which words explain it."""
+
+from __future__ import annotations
+
+import ipaddress
+from random import Random
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshd.kernel.port import ForeignRoute, Host, Interface
+from meshd.policy import Decision, Origin, Route, decide, outermost, overlaps
+from protocol.address import Prefix, endpoint
+from protocol.identity import BootKey, Identity, Mesh
+from protocol.objects import Announcement, Grant
+
+RNG = Random(6179)
+AUTHORITY = Identity.generate(RNG.randbytes)
+MESH = Mesh.founded_by(AUTHORITY.public, Identity.generate(RNG.randbytes).public)
+BOOT = BootKey.generate(RNG.randbytes)
+IDENTITIES = sorted((Identity.generate(RNG.randbytes) for _ in range(5)), key=lambda i: i.public)
+
+
+def net(text: str) -> Prefix:
+    return ipaddress.ip_network(text)
+
+
+UPLINK = Interface(
+    "net0",
+    2,
+    True,
+    (ipaddress.ip_interface("192.0.2.1/24"), ipaddress.ip_interface("2001:db8::1/64")),
+)
+INSIDE = Interface(
+    "br0", 3, True, (ipaddress.ip_interface("10.1.0.1/24"), ipaddress.ip_interface("fd00:1::1/64"))
+)
+GATEWAY = ForeignRoute(net("0.0.0.0/0"), ipaddress.ip_address("192.0.2.254"), "net0", 3, 0)
+HOST = Host((UPLINK, INSIDE), (GATEWAY,))
+LOCAL = (net("10.1.0.0/24"), net("fd00:1::/64"))
+
+
+def origin(
+    number: int,
+    *prefixes: str,
+    allow: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "fc00::/7", "0.0.0.0/0", "::/0"),
+    at: tuple[str, ...] = (),
+    serial: int | None = None,
+    limit: int = 0,
+    until: int = 0,
+    endpoints: tuple[str, ...] | None = None,
+    preference: int = 100,
+    **state: object,
+) -> Origin:
+    identity = IDENTITIES[number]
+    if endpoints is None:
+        endpoints = (f"192.0.2.{number + 2}", f"2001:db8::{number + 2}")
+    grant = Grant.sign(
+        AUTHORITY,
+        MESH,
+        node=identity.public,
+        name=f"n{number}",
+        serial=number if serial is None else serial,
+        allow=map(net, allow),
+        at=map(net, at),
+        limit=limit,
+        until=until,
+    )
+    announcement = Announcement.sign(
+        identity,
+        MESH,
+        sequence=1,
+        boot_key=BOOT.public,
+        preference=preference,
+        endpoints=[endpoint(each, 6179) for each in endpoints],
+        prefixes=map(net, prefixes),
+    )
+    fields = {"state": "alive", "seen": True, **state}
+    return Origin(identity.public, f"n{number}", grant, announcement, **fields)  # type: ignore[arg-type]
+
+
+def judge(*origins: Origin, host: Host = HOST, now: float = 0.0) -> Decision:
+    return decide(origins, LOCAL, host, now)
+
+
+def row(decision: Decision, prefix: str, number: int = 0) -> Route:
+    (found,) = [r for r in decision.routes if r.prefix == net(prefix) and r.name == f"n{number}"]
+    return found
+
+
+def test_a_granted_prefix_of_a_live_node_is_installed_with_guard_and_exclusion() -> None:
+    decision = judge(origin(0, "10.2.0.0/24", "fd00:2::/64"))
+    assert {str(p): str(hop) for p, hop in decision.desired.routes.items()} == {
+        "10.2.0.0/24": "via 192.0.2.2 dev net0 src 10.1.0.1",
+        "fd00:2::/64": "via 2001:db8::2 dev net0 src fd00:1::1",
+    }
+    assert (
+        decision.desired.guards
+        == decision.desired.mesh
+        == {
+            net("10.2.0.0/24"),
+            net("fd00:2::/64"),
+        }
+    )
+    assert decision.desired.local == set(LOCAL)
+    assert row(decision, "10.2.0.0/24").state == "installed"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "reason"),
+    [
+        ("0.0.0.0/1", "shorter than /8"),
+        ("128.0.0.0/1", "shorter than /8"),
+        ("10.0.0.0/7", "shorter than /8"),
+        ("fc00::/15", "shorter than /16"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("224.1.0.0/16", "multicast"),
+        ("250.0.0.0/8", "reserved"),
+        ("0.0.0.0/8", "this network"),
+        ("fe80:1::/32", "link-local"),
+        ("ff05::/16", "multicast"),
+        ("10.1.0.0/24", "overlaps 10.1.0.0/24, announced here"),
+        ("10.1.0.128/25", "overlaps 10.1.0.0/24, announced here"),
+        ("10.0.0.0/8", "overlaps 10.1.0.0/24, announced here"),
+        ("192.0.2.128/25", "overlaps 192.0.2.0/24, on net0"),
+        ("fd00:1::/64", "overlaps fd00:1::/64, announced here"),
+    ],
+)
+def test_what_would_take_our_own_traffic_is_refused(prefix: str, reason: str) -> None:
+    # 10.0.0.0/7 has host bits as written: the network that contains it is meant.
+    prefix = str(ipaddress.ip_network(prefix, strict=False))
+    decision = judge(origin(0, prefix))
+    assert reason in row(decision, prefix).reason
+    assert row(decision, prefix).state == "refused"
+    assert not decision.desired.routes
+    assert not decision.desired.guards
+
+
+def test_a_prefix_over_our_gateway_or_a_members_address_is_refused() -> None:
+    beyond = attrs.evolve(
+        HOST, foreign=(attrs.evolve(GATEWAY, next_hop=ipaddress.ip_address("198.51.100.1")),)
+    )
+    decision = judge(origin(0, "198.51.100.0/24"), host=beyond)
+    assert row(decision, "198.51.100.0/24").reason == "covers 198.51.100.1, our gateway"
+    far = origin(1, endpoints=("203.0.113.7",))
+    decision = judge(origin(0, "203.0.113.0/24"), far)
+    assert row(decision, "203.0.113.0/24").reason == "covers 203.0.113.7, a member's own address"
+
+
+def test_a_prefix_outside_the_grant_is_refused_with_what_the_grant_allows() -> None:
+    decision = judge(origin(0, "172.16.0.0/24", allow=("10.0.0.0/8",)))
+    assert row(decision, "172.16.0.0/24").reason == "outside its grant, which allows 10.0.0.0/8"
+
+
+def test_a_grant_that_has_ended_is_honoured_for_a_day_more() -> None:
+    ended = origin(0, "10.2.0.0/24", until=1_000_000)
+    assert judge(ended, now=1_000_000 + 86_000).desired.routes
+    late = judge(ended, now=1_000_000 + 87_000)
+    assert row(late, "10.2.0.0/24").reason == "its grant has ended"
+
+
+def test_a_node_outside_its_granted_underlay_is_refused() -> None:
+    decision = judge(origin(0, "10.2.0.0/24", at=("198.51.100.0/24",)))
+    assert "underlay" in row(decision, "10.2.0.0/24").reason
+
+
+def test_a_node_may_announce_no_more_prefixes_than_its_grant_says() -> None:
+    decision = judge(origin(0, "10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24", limit=2))
+    assert row(decision, "10.4.0.0/24").state == "refused"
+    assert len(decision.desired.routes) == 2
+
+
+def test_of_two_grants_the_more_specific_one_owns_the_prefix() -> None:
+    wide = origin(0, "10.2.0.0/24", allow=("10.0.0.0/8",))
+    narrow = origin(1, "10.2.0.0/24", allow=("10.2.0.0/16",))
+    decision = judge(wide, narrow)
+    assert row(decision, "10.2.0.0/24", 1).state == "installed"
+    assert row(decision, "10.2.0.0/24", 0).state == "refused"
+    assert "belongs to n1, whose grant is more specific" in row(decision, "10.2.0.0/24", 0).reason
+
+
+@pytest.mark.parametrize("theirs", ["10.2.0.0/24", "10.2.0.0/25", "10.2.0.0/16"])
+def test_of_two_equal_grants_the_older_serial_owns_the_prefix(theirs: str) -> None:
+    older = origin(0, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=5)
+    newer = origin(1, theirs, allow=("10.0.0.0/8",), serial=6)
+    for order in ([older, newer], [newer, older]):
+        decision = judge(*order)
+        assert row(decision, "10.2.0.0/24", 0).state == "installed"
+        assert "whose grant is older" in row(decision, theirs, 1).reason
+
+
+def test_two_nodes_whose_grants_name_the_very_prefix_are_both_its_origins() -> None:
+    both = [origin(n, "10.2.0.0/24", allow=("10.2.0.0/24",), preference=100 + n) for n in (0, 1)]
+    decision = judge(*both)
+    assert row(decision, "10.2.0.0/24", 1).state == "installed"
+    assert row(decision, "10.2.0.0/24", 0).state == "standby"
+    assert "n1 carries it" in row(decision, "10.2.0.0/24", 0).reason
+
+
+def test_a_failed_origin_gives_way_to_a_live_one_at_once() -> None:
+    dead = origin(0, "10.2.0.0/24", allow=("10.2.0.0/24",), preference=200, state="failed")
+    alive = origin(1, "10.2.0.0/24", allow=("10.2.0.0/24",))
+    decision = judge(dead, alive)
+    assert str(decision.desired.routes[net("10.2.0.0/24")].address) == "192.0.2.3"
+
+
+def test_a_failed_sole_origin_leaves_guard_and_exclusion_for_a_day() -> None:
+    decision = judge(origin(0, "10.2.0.0/24", state="failed", why="silent"))
+    assert not decision.desired.routes
+    assert decision.desired.guards == decision.desired.mesh == {net("10.2.0.0/24")}
+    assert row(decision, "10.2.0.0/24").state == "unreachable"
+    later = judge(origin(0, "10.2.0.0/24", state="failed", failed_for=86_401.0))
+    assert not later.desired.guards
+    assert later.routes == ()
+
+
+def test_a_node_whose_host_answers_keeps_its_route_while_it_is_held() -> None:
+    decision = judge(origin(0, "10.2.0.0/24", state="failed", held=True))
+    assert net("10.2.0.0/24") in decision.desired.routes
+    assert "held for its restart" in row(decision, "10.2.0.0/24").reason
+
+
+def test_a_node_that_left_has_no_rows() -> None:
+    assert judge(origin(0, "10.2.0.0/24", state="left")).routes == ()
+
+
+def test_a_node_not_seen_gets_a_guard_and_no_route() -> None:
+    decision = judge(origin(0, "10.2.0.0/24", seen=False))
+    assert not decision.desired.routes
+    assert decision.desired.guards == {net("10.2.0.0/24")}
+    assert row(decision, "10.2.0.0/24").state == "standby"
+
+
+def test_a_member_that_only_others_reach_is_used_for_want_of_another() -> None:
+    far = origin(0, "10.2.0.0/24", allow=("10.2.0.0/24",), preference=200, reachable=False)
+    assert "others reach it" in row(judge(far), "10.2.0.0/24").reason
+    near = origin(1, "10.2.0.0/24", allow=("10.2.0.0/24",))
+    assert row(judge(far, near), "10.2.0.0/24", 1).state == "installed"
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "reason"),
+    [
+        (("203.0.113.5",), "its next hop 203.0.113.5 is not on-link"),
+        (("192.0.2.1",), "its next hop 192.0.2.1 is our own address"),
+        (("2001:db8::9",), "its node announces no IPv4 address to be the next hop"),
+    ],
+)
+def test_a_next_hop_that_is_not_on_link_is_refused(endpoints: tuple[str, ...], reason: str) -> None:
+    decision = judge(origin(0, "10.2.0.0/24", endpoints=endpoints))
+    assert row(decision, "10.2.0.0/24").reason == reason
+    assert not decision.desired.routes
+
+
+def test_a_next_hop_behind_an_interface_that_is_down_is_refused() -> None:
+    down = Host((attrs.evolve(UPLINK, up=False), INSIDE))
+    decision = judge(origin(0, "10.2.0.0/24"), host=down)
+    assert "not on-link" in row(decision, "10.2.0.0/24").reason
+    assert decision.desired.guards == {net("10.2.0.0/24")}
+
+
+def test_a_foreign_route_for_the_same_prefix_is_reported() -> None:
+    foreign = ForeignRoute(net("10.2.0.0/24"), ipaddress.ip_address("192.0.2.99"), "net0", 3, 5)
+    decision = judge(origin(0, "10.2.0.0/24"), host=attrs.evolve(HOST, foreign=(GATEWAY, foreign)))
+    assert row(decision, "10.2.0.0/24").state == "shadowed"
+    assert "metric 5" in row(decision, "10.2.0.0/24").reason
+
+
+def test_the_order_of_arrival_decides_nothing() -> None:
+    origins = [
+        origin(0, "10.2.0.0/24", "10.3.0.0/16", allow=("10.0.0.0/8",)),
+        origin(1, "10.2.0.0/16", allow=("10.0.0.0/8",)),
+        origin(2, "10.3.4.0/24", "10.2.0.0/24", allow=("10.3.0.0/16", "10.2.0.0/24")),
+        origin(3, "10.3.0.0/16", allow=("10.3.0.0/16",)),
+    ]
+    expected = judge(*origins)
+    for seed in range(20):
+        shuffled = list(origins)
+        Random(seed).shuffle(shuffled)
+        assert judge(*shuffled) == expected
+
+
+prefixes = st.builds(
+    lambda bits, length: ipaddress.IPv4Network((bits >> (32 - length) << (32 - length), length)),
+    st.integers(0x0A000000, 0x0AFFFFFF),
+    st.integers(8, 32),
+)
+
+
+@given(st.lists(prefixes, max_size=30))
+def test_outermost_covers_the_same_addresses_without_an_overlap(found: list[Prefix]) -> None:
+    kept = outermost(found)
+    assert kept <= set(found)
+    assert all(any(p.subnet_of(k) for k in kept) for p in found)  # type: ignore[arg-type]
+    assert not any(a != b and overlaps(a, b) for a in kept for b in kept)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), prefixes), max_size=20))
+def test_no_two_nodes_carry_overlapping_prefixes_unless_both_grants_name_them(
+    claims: list[tuple[int, Prefix]],
+) -> None:
+    by_node: dict[int, list[str]] = {}
+    for number, prefix in claims:
+        if str(prefix) not in by_node.setdefault(number, []):
+            by_node[number].append(str(prefix))
+    decision = judge(*(origin(n, *ps, allow=("10.0.0.0/8",)) for n, ps in by_node.items()))
+    accepted = [r for r in decision.routes if r.state == "installed"]
+    for one in accepted:
+        for other in accepted:
+            assert one.node == other.node or not overlaps(one.prefix, other.prefix)

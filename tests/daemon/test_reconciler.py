@@ -1,0 +1,247 @@
+"""The reconciler over a kernel in memory: at once, together, again, and never too much."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import json
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from meshd.kernel.memory import Memory
+from meshd.kernel.plan import Failure, Plan
+from meshd.kernel.port import Interface, KernelState, NextHop, Reading
+from meshd.log import EventLog
+from meshd.policy import Decision
+from meshd.reconciler import Reconciler
+from protocol.address import Prefix
+
+
+def net(text: str) -> Prefix:
+    return ipaddress.ip_network(text)
+
+
+HOP = NextHop(ipaddress.ip_address("192.0.2.2"), "net0")
+UPLINK = Interface("net0", 2, True, (ipaddress.ip_interface("192.0.2.1/24"),))
+LOCAL = frozenset({net("10.1.0.0/24")})
+NOTHING = KernelState(local=LOCAL)
+
+
+def wanted(*prefixes: str) -> KernelState:
+    nets = [net(prefix) for prefix in prefixes]
+    return KernelState(
+        routes=dict.fromkeys(nets, HOP),
+        guards=frozenset(nets),
+        local=LOCAL,
+        mesh=frozenset(nets),
+    )
+
+
+class Kernel(Memory):
+    """Counts what is asked of it, and fails when told to."""
+
+    def __init__(self) -> None:
+        super().__init__([UPLINK])
+        self.plans: list[Plan] = []
+        self.broken: OSError | None = None
+
+    def read(self) -> Reading:
+        if self.broken is not None:
+            raise self.broken
+        return super().read()
+
+    def apply(self, plan: Plan) -> list[Failure]:
+        self.plans.append(plan)
+        return super().apply(plan)
+
+
+@attrs.define
+class Bench:
+    kernel: Kernel
+    reconciler: Reconciler
+    output: io.StringIO
+    desired: KernelState = NOTHING
+    settled: int = 0
+    round_done: trio.Event = attrs.field(factory=trio.Event)
+
+    def want(self, state: KernelState) -> None:
+        self.desired = state
+        self.reconciler.wake()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.output.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == name]
+
+
+@asynccontextmanager
+async def bench(*, kernel: Kernel | None = None, synced: bool = True) -> AsyncIterator[Bench]:
+    output = io.StringIO()
+    kernel = kernel or Kernel()
+    made: Bench
+
+    def settled() -> None:
+        made.settled += 1
+        made.round_done.set()
+        made.round_done = trio.Event()
+
+    reconciler = Reconciler(
+        kernel,
+        lambda reading: Decision(made.desired, ()),
+        log=EventLog(output, "json"),
+        settled=settled,
+    )
+    made = Bench(kernel, reconciler, output)
+    async with trio.open_nursery() as nursery:
+        if synced:
+            reconciler.in_sync_with_mesh()
+        await nursery.start(reconciler.run)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def quiet(made: Bench) -> None:
+    """Wait until everything asked for so far has been looked at: one whole round from now."""
+    with trio.fail_after(10):
+        # The round under way may have begun before the last wish: the next one has not.
+        for _ in range(2):
+            before = made.settled
+            made.reconciler.wake()
+            while made.settled == before:
+                await made.round_done.wait()
+
+
+async def test_a_change_reaches_the_kernel_and_a_second_look_does_nothing() -> None:
+    async with bench() as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+        assert made.kernel.read().state == wanted("10.2.0.0/24")
+        number = len([plan for plan in made.kernel.plans if plan])
+        made.reconciler.wake()
+        await quiet(made)
+        assert len([plan for plan in made.kernel.plans if plan]) == number
+        assert made.events("kernel-changed")[-1]["added"] == ["10.2.0.0/24"]
+
+
+async def test_a_burst_of_wakes_is_taken_together() -> None:
+    async with bench() as made:
+        await quiet(made)
+        before = made.settled
+        for number in range(2, 102):
+            made.want(wanted(*(f"10.{each}.0.0/24" for each in range(2, number + 1))))
+        await quiet(made)
+        assert len(made.kernel.read().state.routes) == 100
+        assert made.settled - before == 2, "one for the burst, one that quiet asked for"
+
+
+async def test_nothing_is_deleted_before_the_table_is_in_sync() -> None:
+    kernel = Kernel()
+    async with bench(kernel=kernel) as made:
+        made.want(wanted("10.2.0.0/24", "10.3.0.0/24"))
+        await quiet(made)
+    async with bench(kernel=kernel, synced=False) as made:
+        made.want(wanted("10.3.0.0/24"))
+        await quiet(made)
+        assert set(kernel.read().state.routes) == {net("10.2.0.0/24"), net("10.3.0.0/24")}
+        assert net("10.2.0.0/24") in kernel.read().state.mesh
+        made.reconciler.in_sync_with_mesh()
+        await quiet(made)
+        assert kernel.read().state == wanted("10.3.0.0/24")
+
+
+async def test_stopping_leaves_the_kernel_as_it_is() -> None:
+    async with bench() as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+    assert made.kernel.read().state == wanted("10.2.0.0/24")
+
+
+async def test_after_a_purge_nothing_is_written_any_more() -> None:
+    async with bench() as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+        await made.reconciler.purge()
+        assert await made.reconciler.round() == math.inf
+        assert made.kernel.read().state == KernelState()
+
+
+async def test_what_somebody_deletes_is_repaired_and_told() -> None:
+    async with bench() as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+        made.kernel.delete_route(net("10.2.0.0/24"))
+        await quiet(made)
+        assert made.kernel.read().state == wanted("10.2.0.0/24")
+        assert made.events("kernel-repaired")[-1]["added"] == ["10.2.0.0/24"]
+
+
+async def test_a_kernel_that_does_not_answer_is_told_once_and_asked_more_and_more_slowly() -> None:
+    kernel, output = Kernel(), io.StringIO()
+    reconciler = Reconciler(
+        kernel,
+        lambda reading: Decision(wanted("10.2.0.0/24"), ()),
+        log=EventLog(output, "json"),
+        settled=lambda: None,
+    )
+    kernel.broken = OSError(5, "Input/output error")
+    waits = [await reconciler.round() for _ in range(12)]
+    assert waits[:3] == [0.1, 0.2, 0.4]
+    assert waits[-1] == 30
+    assert output.getvalue().count("kernel-error") == 1
+    assert reconciler.status.error == "the kernel does not answer: Input/output error"
+    assert not reconciler.status.in_sync
+    kernel.broken = None
+    assert await reconciler.round() == 60
+    assert kernel.read().state == wanted("10.2.0.0/24")
+    assert reconciler.status.in_sync
+    assert reconciler.status.error is None
+
+
+async def test_a_prefix_that_fails_is_named_and_the_others_go_on() -> None:
+    async with bench() as made:
+        bad = NextHop(ipaddress.ip_address("203.0.113.1"), "net0")
+        state = wanted("10.2.0.0/24")
+        both = attrs.evolve(
+            state,
+            routes={**state.routes, net("10.3.0.0/24"): bad},
+            guards=state.guards | {net("10.3.0.0/24")},
+            mesh=state.mesh | {net("10.3.0.0/24")},
+        )
+        made.want(both)
+        await quiet(made)
+        assert net("10.2.0.0/24") in made.kernel.read().state.routes
+        assert net("10.3.0.0/24") in made.reconciler.status.failed
+        assert not made.reconciler.status.in_sync
+        assert made.events("kernel-error")
+
+
+async def test_looking_at_the_plan_changes_nothing() -> None:
+    async with bench() as made:
+        await quiet(made)
+        made.desired = wanted("10.2.0.0/24")
+        steps = await made.reconciler.look()
+        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in steps)
+        assert made.kernel.read().state.routes == {}
+
+
+@pytest.mark.parametrize("manages", [True, False])
+async def test_without_nat_the_sets_stay_empty(manages: bool) -> None:
+    output = io.StringIO()
+    kernel = Kernel()
+    reconciler = Reconciler(
+        kernel,
+        lambda reading: Decision(wanted("10.2.0.0/24"), ()),
+        log=EventLog(output, "json"),
+        settled=lambda: None,
+        manages_nat=manages,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(reconciler.run)
+        nursery.cancel_scope.cancel()
+    assert bool(kernel.read().state.mesh) is manages
+    assert kernel.read().state.routes

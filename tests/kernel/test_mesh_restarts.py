@@ -1,0 +1,155 @@
+"""Daemons stop, crash and start; the data plane goes on, and established flows do not notice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from kernelview import Deletions, Network, expected, holdings, settle
+
+from netlab import EchoServer, Flow, Lab, Mesh, Zone, ping, until
+
+NewLab = Callable[..., Lab]
+NewMesh = Callable[[Lab], Mesh]
+
+RESTART_WINDOW_S = 30
+"""For so long a node is given to come back whose daemon is gone and whose host answers."""
+
+FIREWALL = """\
+table inet firewall {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state invalid counter drop
+        ct state established,related accept
+        tcp flags & (fin|syn|rst|ack) == syn ct state new accept
+        meta l4proto { icmp, ipv6-icmp } accept
+    }
+}
+"""
+"""A stateful firewall as operators write it: a flow whose conntrack entry is lost is dead."""
+
+
+@contextmanager
+def watched(*zones: Zone) -> Iterator[list[str]]:
+    """What is deleted in the kernels of these routers during the block, once it has ended."""
+    seen: list[str] = []
+    with ExitStack() as stack:
+        watches = [stack.enter_context(Deletions(zone.router)) for zone in zones]
+        yield seen
+    seen += [f"{watch.router.name}: {line}" for watch in watches for line in watch.seen]
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_daemon_that_starts_again_deletes_nothing_anywhere(three: Mesh, how: str) -> None:
+    zones = three.lab.zones
+    first, second, _ = zones
+    for zone in zones:
+        settle(zone.router, expected(zone, zones))
+    with watched(*zones) as deleted:
+        code = three[1].stop() if how == "stopped" else three[1].kill()
+        assert code == (0 if how == "stopped" else -9)
+        assert holdings(first.router) == expected(first, zones)
+        assert ping(second.private, first.private4, count=2)
+        three[1].start()
+        three.converge()
+        assert ping(second.private, first.private6, count=2)
+        for zone in zones:
+            assert holdings(zone.router) == expected(zone, zones)
+    assert deleted == []
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_daemon_that_has_lost_its_snapshot_deletes_nothing(three: Mesh, number: int) -> None:
+    zones = three.lab.zones
+    zone = three.lab.zone(number)
+    settle(zone.router, expected(zone, zones))
+    three[number].kill()
+    (three[number].directory / "state" / "snapshot").unlink(missing_ok=True)
+    with watched(zone) as deleted:
+        three[number].start()
+        three.converge()
+        assert holdings(zone.router) == expected(zone, zones)
+    assert deleted == []
+
+
+def test_routes_to_a_killed_daemon_stay_for_the_restart_window_and_go_after_it(
+    three: Mesh,
+) -> None:
+    zones = three.lab.zones
+    first, second, third = zones
+    whole = {zone.number: expected(zone, zones) for zone in zones}
+    for zone in zones:
+        settle(zone.router, whole[zone.number])
+    three[3].kill()
+    with EchoServer(third.private, (third.private4,)), Flow(first.private, third.private4) as flow:
+        for member in (three[1], three[2]):
+            until(lambda who=member: who.events("peer-failed"), 15, "it is seen to fail")  # type: ignore[misc]
+            (failed,) = member.events("peer-failed")
+            assert failed["host_answers"] is True
+        failed_at = time.monotonic()
+        while time.monotonic() - failed_at < RESTART_WINDOW_S - 8:
+            flow.exchange(b"still here")
+            assert holdings(first.router) == whole[1]
+            assert holdings(second.router) == whole[2]
+            time.sleep(0.25)
+    assert flow.source == first.private4
+    gone: list[Network] = [third.prefix4, third.prefix6]
+    for zone in (first, second):
+        settle(zone.router, expected(zone, (first, second), unreachable=gone), timeout=20)
+    with three.lab.capture_leaks() as leaks:
+        assert not ping(first.private, third.private4, timeout=1)
+        assert not ping(first.private, third.private6, timeout=1)
+    assert leaks.packets == []
+    assert holdings(third.router) == whole[3]  # stopping or crashing leaves the data plane alone
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_an_untranslated_flow_survives_restarts_behind_a_stateful_firewall(
+    three: Mesh, how: str
+) -> None:
+    first, second, _ = three.lab.zones
+    for zone in (first, second):
+        # Or a flow would be picked up again in the middle, which no strict firewall does.
+        zone.router.sysctl({"netfilter/nf_conntrack_tcp_loose": 0})
+        zone.router.run(["nft", "-f", "-"], stdin=FIREWALL)
+    with EchoServer(second.private, (second.private4, second.private6)):
+        flows = [Flow(first.private, second.private4), Flow(first.private, second.private6)]
+        assert [flow.source for flow in flows] == [first.private4, first.private6]
+        stop = threading.Event()
+        broken: list[OSError] = []
+
+        def keep_talking() -> None:
+            while not stop.wait(0.02):
+                for flow in flows:
+                    try:
+                        flow.exchange(b"x" * 100)
+                    except OSError as error:
+                        broken.append(error)
+                        return
+
+        talking = threading.Thread(target=keep_talking)
+        talking.start()
+        try:
+            for number in (1, 2):
+                code = three[number].stop() if how == "stopped" else three[number].kill()
+                assert code == (0 if how == "stopped" else -9)
+                three[number].start()
+                three.converge()
+        finally:
+            stop.set()
+            talking.join()
+        for flow in flows:
+            flow.exchange(b"to the end")
+            flow.close()
+    assert broken == []
+    # The control: this firewall does end a flow whose entry is deleted.
+    with (
+        EchoServer(second.private, (second.private4,)),
+        Flow(first.private, second.private4, timeout=1) as flow,
+    ):
+        first.router.run(["conntrack", "-D", "-p", "tcp", "-d", str(second.private4)])
+        with pytest.raises(OSError, match="timed out"):
+            flow.exchange(b"no more")

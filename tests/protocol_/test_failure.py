@@ -1,0 +1,194 @@
+"""The failure detector in virtual time: who is believed dead, when, and by whose word."""
+
+from __future__ import annotations
+
+import pytest
+from simnet import Filter, Host, Network
+
+from protocol.events import Accused, PeerChanged
+from protocol.objects import Accusation
+
+SEEDS = range(8)
+
+
+def failures(host: Host) -> list[PeerChanged]:
+    return [e for e in host.told(PeerChanged) if isinstance(e, PeerChanged) and e.state == "failed"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", [3, 16])
+def test_a_cut_link_is_seen_by_all_others_within_four_seconds(seed: int, number: int) -> None:
+    net = Network(seed)
+    hosts = net.mesh_of(number)
+    net.cut("n2")
+    others = [host for host in hosts if host.name != "n2"]
+    took = net.run_until(lambda: all(net.state(h.name, "n2") == "failed" for h in others))
+    assert took < 4, net
+    assert not any(h.up.members[hosts[1].key].refused for h in others), net
+    net.run(10)
+    assert {e.name for h in others for e in failures(h)} == {"n2"}, net
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_daemon_that_is_gone_from_a_host_that_answers_is_told_as_refused(seed: int) -> None:
+    net = Network(seed)
+    a, b, c = net.mesh_of(3)
+    net.kill("n2", refuses=True)
+    net.run_until(lambda: {net.state("n1", "n2"), net.state("n3", "n2")} == {"failed"}, 4)
+    assert a.up.members[b.key].refused, net
+    assert c.up.members[b.key].refused, net
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_cut_off_side_fails_its_peers_without_accusing_them(seed: int) -> None:
+    net = Network(seed)
+    a, b, c = net.mesh_of(3)
+    net.cut("n3")
+    net.run(10)
+    assert [net.state("n3", "n1"), net.state("n3", "n2")] == ["failed", "failed"], net
+    assert not [each for each in c.up.evidence if each.accuser == c.key], net
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_healed_partition_is_whole_again_within_three_seconds(seed: int) -> None:
+    net = Network(seed)
+    hosts = net.mesh_of(8)
+    split = net.cut("n1", "n2", "n3", "n4")
+    net.run(120)
+    assert net.state("n1", "n8") == "failed", net
+    net.drops.remove(split)
+    took = net.run_until(lambda: net.together(*hosts), 20)
+    assert took < 3, net
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_fails_at_a_tenth_of_loss_in_ten_minutes(seed: int) -> None:
+    net = Network(seed, loss=0.1)
+    hosts = net.mesh_of(8)
+    net.run(600)
+    assert [e for host in hosts for e in failures(host)] == [], net
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_node_that_stalls_for_twenty_seconds_withdraws_no_healthy_node(seed: int) -> None:
+    net = Network(seed)
+    hosts = net.mesh_of(8)
+    hosts[2].stalled_until = net.now + 20
+    net.run(20)
+    net.run_until(lambda: net.agreed(*hosts), 10)
+    gone = {e.name for host in hosts for e in failures(host)}
+    assert gone <= {"n3"}, net
+
+
+def one_way(source_name: str, target_name: str) -> Filter:
+    return lambda source, target, data: (source.name, target.name) == (source_name, target_name)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_member_that_only_others_reach_is_alive_and_unreachable_from_here(seed: int) -> None:
+    net = Network(seed)
+    a, b, c = net.mesh_of(3)
+    net.drops.append(one_way("n1", "n2"))
+    net.run(60)
+    assert failures(a) == [], net
+    assert failures(c) == [], net
+    assert net.state("n1", "n2") == "alive", net
+    assert not a.up.members[b.key].reachable, net
+    assert c.up.members[b.key].reachable, net
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_accused_node_refutes_and_stays(seed: int) -> None:
+    net = Network(seed)
+    a, b, c = net.mesh_of(3)
+    own = b.up.announcement
+    assert own is not None
+    false = Accusation.sign(
+        a.identity, net.mesh, target=b.key, sequence=own.sequence, refused=False
+    )
+    a.up._own_accusation(false, net.clock(a))
+    net.drain(a)
+    net.run_until(lambda: bool(b.told(Accused)), 2)
+    net.run_until(lambda: net.agreed(a, b, c), 5)
+    assert failures(a) == failures(c) == [], net
+    assert list(a.up.evidence) == [], net
+    assert c.up.store.announcements[b.key].sequence > own.sequence, net
+
+
+def test_an_accusation_at_another_sequence_changes_nothing() -> None:
+    net = Network(1)
+    a, b, c = net.mesh_of(3)
+    own = b.up.announcement
+    assert own is not None
+    for sequence in (own.sequence - 1, own.sequence + 1000):
+        false = Accusation.sign(
+            a.identity, net.mesh, target=b.key, sequence=sequence, refused=False
+        )
+        assert not c.up._learn_accusation(false, a.key, net.clock(c))
+    assert c.up.store.announcements[b.key].sequence == own.sequence
+    assert list(c.up.evidence) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_member_that_accuses_all_removes_nobody(seed: int) -> None:
+    net = Network(seed)
+    hosts = net.mesh_of(8)
+    liar = hosts[0]
+    for host in hosts[1:]:
+        own = host.up.announcement
+        assert own is not None
+        liar.up._own_accusation(
+            Accusation.sign(
+                liar.identity, net.mesh, target=host.key, sequence=own.sequence, refused=False
+            ),
+            net.clock(liar),
+        )
+    net.drain(liar)
+    net.run(10)
+    assert [e for host in hosts[1:] for e in failures(host)] == [], net
+
+
+def test_evidence_that_was_missed_is_repaired_from_the_digest() -> None:
+    net = Network(2)
+    a, b, c = net.mesh_of(3)
+    net.cut("n3")
+    net.run_until(lambda: net.state("n1", "n3") == "failed", 5)
+    d = net.add("d")
+    net.start("d", "n1")
+    net.run_until(lambda: net.state("d", "n3") == "failed", 10)
+    assert {each.target for each in d.up.evidence} == {c.key}
+    assert net.state("d", "n2") == "alive"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_failed_node_that_answers_again_is_alive_in_every_table(seed: int) -> None:
+    net = Network(seed)
+    a, b, c = net.mesh_of(3)
+    cut = net.cut("n3")
+    net.run(60)
+    net.drops.remove(cut)
+    took = net.run_until(lambda: net.together(a, b, c), 20)
+    assert took < 3, net
+
+
+def test_a_late_tick_drops_suspicions_that_are_only_our_own() -> None:
+    net = Network(3)
+    a, b, c = net.mesh_of(3)
+    cut = net.cut("n1")
+    net.run_until(lambda: net.state("n1", "n2") == "suspect", 5)
+    net.drops.remove(cut)
+    a.stalled_until = net.now + 5
+    net.run(5.1)
+    assert net.state("n1", "n2") == "alive"
+
+
+def test_an_indirect_probe_of_a_stranger_is_refused() -> None:
+    from protocol.messages import Indirect  # noqa: PLC0415
+
+    net = Network(4)
+    a, b, _ = net.mesh_of(3)
+    before = a.up.counters.get("relay refused", 0)
+    b.up._contacts.send(a.key, Indirect(7, bytes(12)), net.clock(b))
+    net.drain(b)
+    net.run(0.1)
+    assert a.up.counters["relay refused"] == before + 1

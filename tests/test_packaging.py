@@ -1,0 +1,118 @@
+"""What is shipped, and which way imports run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+THIRD_PARTY = {
+    "protocol": {"attrs", "cryptography", "msgpack"},
+    "meshd": {"attrs", "cryptography", "msgpack", "trio"},
+}
+"""What each package may import besides the standard library and, one way, the other."""
+
+IMPURE = {
+    *("asyncio", "concurrent", "multiprocessing", "selectors", "signal", "subprocess", "threading"),
+    *("datetime", "sched", "time"),
+    *("fileinput", "glob", "io", "os", "pathlib", "shelve", "shutil", "sqlite3", "tempfile"),
+    *("logging", "syslog", "warnings"),
+    *("http", "select", "socket", "socketserver", "ssl", "urllib"),
+}
+"""Sockets, clocks, files, logs and tasks: the protocol is given what it needs of them."""
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level names of all modules that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import hides which way it runs"
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def _imported_by(package: str) -> dict[str, set[str]]:
+    files = (ROOT / package).rglob("*.py")
+    return {str(path.relative_to(ROOT)): _imports(path) for path in sorted(files)}
+
+
+def test_the_protocol_knows_nothing_of_the_daemon_and_touches_nothing_of_the_world() -> None:
+    allowed = (sys.stdlib_module_names - IMPURE) | THIRD_PARTY["protocol"] | {"protocol"}
+    strangers = {path: names - allowed for path, names in _imported_by("protocol").items()}
+    assert {path: names for path, names in strangers.items() if names} == {}
+
+
+def test_the_daemon_imports_the_protocol_and_what_it_declares() -> None:
+    allowed = sys.stdlib_module_names | THIRD_PARTY["meshd"] | {"meshd", "protocol"}
+    strangers = {path: names - allowed for path, names in _imported_by("meshd").items()}
+    assert {path: names for path, names in strangers.items() if names} == {}
+
+
+def test_the_declared_dependencies_are_those_that_are_imported() -> None:
+    imported = set[str]().union(*_imported_by("meshd").values(), *_imported_by("protocol").values())
+    declared = {_name(line) for line in _project()["dependencies"]}
+    assert declared == imported - sys.stdlib_module_names - {"meshd", "protocol"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The files in the wheel, built from a copy, since building writes beside the sources."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, source)
+    for name in ("meshd", "protocol", "scripts", "tests", "config"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (built,) = source.glob("*.whl")
+    with ZipFile(built) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel: set[str]) -> None:
+    assert {name.partition("/")[0] for name in wheel} == {"meshd", "protocol"}
+
+
+def test_the_wheel_lacks_no_module(wheel: set[str]) -> None:
+    modules = {*_imported_by("meshd"), *_imported_by("protocol")}
+    assert modules - wheel == set()
+
+
+def test_the_lock_pins_everything_with_hashes_and_names_no_registry() -> None:
+    text = (ROOT / "scripts/requirements.lock").read_text(encoding="ascii")
+    entries = re.split(r"\n(?=[a-z])", text.strip())
+    pinned = {_name(entry) for entry in entries}
+    unpinned = [
+        entry for entry in entries if not re.match(r"[a-z0-9-]+==\S+ .*\\\n +--hash=sha256:", entry)
+    ]
+    assert unpinned == []
+    assert not re.search(r"://|--index|--find-links| @ ", text)
+
+    project = _project()
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {_name(line) for line in wanted} <= pinned
+
+
+def _project() -> Any:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def _name(requirement: str) -> str:
+    found = re.match(r"[A-Za-z0-9-]+", requirement)
+    assert found, requirement
+    return found[0].lower()
