@@ -108,6 +108,8 @@ class Contacts:
         tuning = common.tuning
         self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
         self._checks = TokenBucket(tuning.verify_rate, tuning.verify_burst)
+        self._member_checks = TokenBucket(tuning.verify_rate, tuning.verify_burst)
+        """Apart, so that no flood of strangers keeps members' news from being checked."""
 
     # What the store says of boot keys.
 
@@ -286,14 +288,17 @@ class Contacts:
         """Raise ``Rejected`` unless ``claimed`` is what we hold, or is signed rightly."""
         if held is not None and held.hash == claimed.hash:
             return
-        if not self.verify(claimed, now):
+        if not self._verify(claimed, self._checks, now):
             raise Rejected(f"{claimed.DOMAIN} not signed by who must sign it")
 
     def verify(self, claimed: Signed, now: float) -> bool:
-        """Check the signature of one who has proven nothing; bad ones are remembered."""
+        """Check the signature of what a member sent; bad ones are remembered."""
+        return self._verify(claimed, self._member_checks, now)
+
+    def _verify(self, claimed: Signed, checks: TokenBucket, now: float) -> bool:
         if claimed.hash in self._bad:
             return False
-        if not self._checks.take(now):
+        if not checks.take(now):
             raise Rejected("too many signatures to check")
         if claimed.verify(self._common.mesh):
             return True

@@ -76,8 +76,8 @@ class Tuning:
     """Answers to HELLO and STALE per source address and second (/64 for IPv6)."""
     verify_rate: float = 500.0
     verify_burst: float = 1000.0
-    """Signature checks per second for those who have not spoken under a boot key: at
-    170 us each, under a tenth of a core."""
+    """Signature checks per second for strangers together, and for members together: at
+    170 us each, under a tenth of a core for either."""
 
     @classmethod
     def lan(cls) -> Tuning:

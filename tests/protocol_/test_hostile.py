@@ -344,3 +344,29 @@ def test_a_hello_of_another_mesh_is_not_answered() -> None:
     assert state(PAIR.node) == before
     with pytest.raises(Rejected):
         frames.decode_hello(forged, other.mesh.id)
+
+
+def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
+    made, rng = pair(), Random(6)
+    stranger = Identity.generate(rng.randbytes)
+    own = Announcement.sign(
+        stranger, made.mesh, sequence=1, boot_key=made.boot.public, endpoints=[], prefixes=()
+    )
+    body = Grant.sign(
+        stranger, made.mesh, node=stranger.public, name="x", serial=1, allow=POOL
+    ).raw[65:]
+    for number in range(4000):  # two seconds of 2,000 a second
+        made.now += 1 / 2000
+        forged = Grant.decode(b"\x01" + rng.randbytes(63) + b"\0" + body)
+        hello = Hello(made.mesh.id, False, forged, own).encode()
+        made.node.receive(hello, STRANGER, made.now)
+        if number % 500 == 499:
+            news = Announcement.sign(
+                made.peer, made.mesh, sequence=2 + number, boot_key=made.boot.public,
+                endpoints=[PEER_AT], prefixes=(),
+            )  # fmt: skip
+            made.say(Push((news,)))
+            assert made.node.store.announcements[made.peer.public] == news
+    checked = made.node.counters["refused: grant not signed by who must sign it"]
+    assert checked <= 2 * 500 + 1000 + 1
+    assert made.node.counters["refused: too many signatures to check"] >= 1999
