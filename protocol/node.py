@@ -40,7 +40,7 @@ from protocol.events import (
 )
 from protocol.failure import Detector
 from protocol.identity import BootKey, Identity, Mesh
-from protocol.members import Common, Member, State
+from protocol.members import Common, Member, State, choose_endpoint
 from protocol.messages import (
     OFFER_HASH,
     Ack,
@@ -99,7 +99,7 @@ class Node:
             on_stale=self._drew_stale,
         )
         self._detector = Detector(
-            common, send=self._contacts.send, accuse=self._own_accusation, changed=self._show
+            common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
         )
         self._reconciler = Reconciler(
             common, send=self._contacts.send, learn=self._learn, vouched=self._vouched
@@ -181,7 +181,7 @@ class Node:
                 self._contacts.greet(seed, now)
         known = self._common.some_known(self._common.tuning.start_members)
         for member in known:
-            where = member.endpoint(self._contacts.families)
+            where = choose_endpoint(member.announcement, self._contacts.families)
             if where is not None and where not in self._seeds and not member.seen:
                 self._contacts.greet(where, now)
         self._settle(now)
@@ -460,6 +460,14 @@ class Node:
         self._reconciler.heard(member, message.evidence, now)
         self._settle(now)
 
+    def _send_probe(self, node: bytes, message: Message, now: float, attempt: int = 0) -> bool:
+        """Send for the detector: a second attempt goes to the node's other endpoint."""
+        member = self._common.members.get(node)
+        to = None
+        if attempt and member is not None:
+            to = choose_endpoint(member.announcement, self._contacts.families, attempt)
+        return self._contacts.send(node, message, now, to)
+
     def _drew_stale(self, node: bytes, now: float) -> None:
         self._detector.stale(node, now)
 
@@ -657,7 +665,7 @@ class Node:
                 state=shown,
                 previous=previous,
                 reason=member.reason,
-                endpoint=member.endpoint(self._contacts.families),
+                endpoint=choose_endpoint(member.announcement, self._contacts.families),
                 accusers=accusers,
                 refused=member.refused,
                 seconds=now - member.shown_since,
