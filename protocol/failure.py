@@ -74,7 +74,7 @@ class Detector:
         self,
         common: Common,
         *,
-        send: Callable[[bytes, Message, float], bool],
+        send: Callable[[bytes, Message, float, int], bool],
         accuse: Callable[[Accusation, float], None],
         changed: Callable[[Member, float], None],
     ) -> None:
@@ -123,18 +123,20 @@ class Detector:
             self._try(attempt, now)
 
     def knock(self, member: Member, now: float) -> None:
-        """One probe to a member that failed, left or was just met: silence means nothing."""
-        self._send_probe(member, now)
+        """One probe to a member whose silence would mean nothing, at most one at a time."""
+        if now - member.knocked >= self._tuning.probe_timeout_unknown:
+            member.knocked = now
+            self._send_probe(member, now)
 
     def _try(self, attempt: _Attempt, now: float) -> None:
         attempt.tries += 1
-        attempt.nonces.add(self._send_probe(attempt.member, now))
+        attempt.nonces.add(self._send_probe(attempt.member, now, attempt.tries - 1))
         self._wait(attempt, self._timeout(attempt.member), now)
 
-    def _send_probe(self, member: Member, now: float) -> int:
+    def _send_probe(self, member: Member, now: float, attempt: int = 0) -> int:
         nonce = self._new_nonce(member.key, now)
         probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
-        self._send(member.key, probe, now)
+        self._send(member.key, probe, now, attempt)
         return nonce
 
     def _new_nonce(self, target: bytes, now: float) -> int:
@@ -182,7 +184,7 @@ class Detector:
         nonce = self._new_nonce(target, now)
         attempt.nonces.add(nonce)
         for member in relays:
-            self._send(member.key, Indirect(nonce, slot_id(3, target)), now)
+            self._send(member.key, Indirect(nonce, slot_id(3, target)), now, 0)
         attempt.nonces.add(self._send_probe(attempt.member, now))  # and once more ourselves
         self._wait(attempt, self._tuning.indirect_timeout, now)
 
@@ -192,7 +194,7 @@ class Detector:
         relayed = self._relayed.get(ack.nonce)
         if relayed is not None and relayed.target.key == peer and not relayed.answered:
             relayed.answered = True
-            self._send(relayed.requester, Reached(relayed.nonce), now)
+            self._send(relayed.requester, Reached(relayed.nonce), now, 0)
         if target != peer:
             return
         del self._nonces[ack.nonce]
@@ -269,7 +271,7 @@ class Detector:
                 self._relay_probe(relayed, tries - 1, now)
             else:
                 relayed.answered = True
-                self._send(relayed.requester, Nack(relayed.nonce), now)
+                self._send(relayed.requester, Nack(relayed.nonce), now, 0)
 
         longest = _RELAY_SHARE * self._tuning.indirect_timeout
         patience = min(self._timeout(relayed.target), longest)
