@@ -20,6 +20,9 @@ from protocol.members import Common
 from protocol.objects import ALIVE, LEFT, Accusation, Announcement
 from protocol.timers import Timer
 
+_LONG_SEQUENCE = 2**32
+"""The least that is encoded in nine octets, as every sequence out of unix ms is."""
+
 RETRY_SEQUENCE = 1.0
 """Seconds before a sequence is asked for again that could not be reserved."""
 
@@ -100,16 +103,20 @@ class Originator:
             self._pending = None
 
     def _say(self, content: Content, now: float) -> None:
-        self._sign(content)  # what cannot be encoded is refused before a sequence is used
+        self._try(content)  # what cannot be encoded is refused before a sequence is used
         self._floor = self._next_sequence(self._floor)
         self.content = content
-        self._publish(self._sign(content), now)
+        self._publish(self._sign(content, self._floor), now)
 
-    def _sign(self, content: Content) -> Announcement:
+    def _try(self, content: Content) -> None:
+        """``Rejected`` if ``content`` would not fit with a sequence of full length."""
+        self._sign(content, max(self._floor, _LONG_SEQUENCE))
+
+    def _sign(self, content: Content, sequence: int) -> Announcement:
         return Announcement.sign(
             self._common.me,
             self._common.mesh,
-            sequence=self._floor,
+            sequence=sequence,
             boot_key=self._boot_key,
             state=LEFT if content.departed else ALIVE,
             preference=content.preference,
@@ -123,7 +130,7 @@ class Originator:
         while low < high:
             middle = (low + high + 1) // 2
             try:
-                self._sign(attrs.evolve(content, prefixes=wanted[:middle]))
+                self._try(attrs.evolve(content, prefixes=wanted[:middle]))
             except Rejected:
                 high = middle - 1
             else:
