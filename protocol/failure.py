@@ -35,9 +35,9 @@ MAX_RELAYED: Final = 256
 
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
-_RELAY_PATIENCE: Final = 0.1
-"""Longest wait of a relay for one of its two acks: a third of ``indirect_timeout``, so that
-its nack arrives in time."""
+_RELAY_SHARE: Final = 1 / 3
+"""Of ``indirect_timeout``: a relay's longest wait for each of its two acks, so that its nack
+arrives in time."""
 
 
 @attrs.define(eq=False)
@@ -134,13 +134,17 @@ class Detector:
         self._wait(attempt, self._timeout(attempt.member), now)
 
     def _send_probe(self, member: Member, now: float, attempt: int = 0) -> int:
+        nonce = self._new_nonce(member.key, now)
+        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
+        self._send(member.key, probe, now, attempt)
+        return nonce
+
+    def _new_nonce(self, target: bytes, now: float) -> int:
         nonce = self._common.rng.getrandbits(32)
-        self._nonces[nonce] = (member.key, now)
+        self._nonces[nonce] = (target, now)
         self._common.timers.after(
             self._tuning.candidate_lifetime, now, lambda now: self._forget_nonce(nonce)
         )
-        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
-        self._send(member.key, probe, now, attempt)
         return nonce
 
     def _forget_nonce(self, nonce: int) -> None:
@@ -177,9 +181,8 @@ class Detector:
             return
         attempt.asked = len(relays)
         attempt.relays = {member.key for member in relays}
-        nonce = self._common.rng.getrandbits(32)
+        nonce = self._new_nonce(target, now)
         attempt.nonces.add(nonce)
-        self._nonces[nonce] = (target, now)
         for member in relays:
             self._send(member.key, Indirect(nonce, slot_id(3, target)), now, 0)
         attempt.nonces.add(self._send_probe(attempt.member, now))  # and once more ourselves
@@ -270,7 +273,8 @@ class Detector:
                 relayed.answered = True
                 self._send(relayed.requester, Nack(relayed.nonce), now, 0)
 
-        patience = min(self._timeout(relayed.target), _RELAY_PATIENCE)
+        longest = _RELAY_SHARE * self._tuning.indirect_timeout
+        patience = min(self._timeout(relayed.target), longest)
         self._common.timers.after(patience, now, missed)
 
     def stale(self, node: bytes, now: float) -> None:
