@@ -11,7 +11,7 @@ from typing import Any
 from meshd.policy import Route
 from meshd.reconciler import KernelStatus
 from protocol.identity import Mesh
-from protocol.members import Member, State
+from protocol.members import Member, State, choose_endpoint
 from protocol.node import Node
 
 Json = dict[str, Any]
@@ -49,7 +49,9 @@ def peers(node: Node, now: float) -> list[Json]:
             "id": member.key.hex(),
             "name": member.name,
             "state": member.shown_state,
-            "endpoint": str(where) if (where := member.endpoint(frozenset((4, 6)))) else None,
+            "endpoint": str(where)
+            if (where := choose_endpoint(member.announcement, frozenset((4, 6))))
+            else None,
             "prefixes": [str(prefix) for prefix in member.announcement.prefixes],
             "sequence": member.announcement.sequence,
             "rtt_ms": round(1000 * member.rtt, 3) if member.rtt is not None else None,
@@ -61,6 +63,11 @@ def peers(node: Node, now: float) -> list[Json]:
         for member in node.members.values()
     ]
     return sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))
+
+
+def _endpoint(member: Member) -> str | None:
+    where = choose_endpoint(member.announcement, frozenset((4, 6)))
+    return str(where) if where is not None else None
 
 
 def _reason(member: Member) -> str:

@@ -24,7 +24,7 @@ from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
 from protocol.identity import BootKey
 from protocol.limits import BySource, TokenBucket
-from protocol.members import Common
+from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
 from protocol.objects import Announcement, Grant, Signed
 from protocol.session import Session, key_id
@@ -192,12 +192,10 @@ class Contacts:
 
     def _where(self, node: bytes) -> Endpoint | None:
         candidate = self._candidates.get(node)
+        if candidate is not None:
+            return choose_endpoint(candidate.announcement, self.families)
         member = self._common.members.get(node)
-        if candidate is None:
-            return member.endpoint(self.families) if member else None
-        choice = candidate.announcement.endpoints
-        usable = [where for where in choice if where.family in self.families] or list(choice)
-        return usable[0] if usable else None
+        return choose_endpoint(member.announcement, self.families) if member else None
 
     # Receiving.
 
@@ -260,6 +258,8 @@ class Contacts:
             return
         self._check(hello.grant, store.grants.get(node), now)
         known = self._candidates.get(node)
+        if known is not None and newer(known.announcement, hello.announcement):
+            raise Rejected("HELLO older than the last")
         if known is None or known.announcement.hash != hello.announcement.hash:
             self._check(hello.announcement, held, now)
             if held is None or held.hash != hello.announcement.hash:

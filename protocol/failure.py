@@ -35,9 +35,9 @@ MAX_RELAYED: Final = 256
 
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
-_RELAY_PATIENCE: Final = 0.1
-"""Longest wait of a relay for one of its two acks: a third of ``indirect_timeout``, so that
-its nack arrives in time."""
+_RELAY_SHARE: Final = 1 / 3
+"""Of ``indirect_timeout``: a relay's longest wait for each of its two acks, so that its nack
+arrives in time."""
 
 
 @attrs.define(eq=False)
@@ -74,7 +74,7 @@ class Detector:
         self,
         common: Common,
         *,
-        send: Callable[[bytes, Message, float], bool],
+        send: Callable[[bytes, Message, float, int], bool],
         accuse: Callable[[Accusation, float], None],
         changed: Callable[[Member, float], None],
     ) -> None:
@@ -123,22 +123,28 @@ class Detector:
             self._try(attempt, now)
 
     def knock(self, member: Member, now: float) -> None:
-        """One probe to a member that failed, left or was just met: silence means nothing."""
-        self._send_probe(member, now)
+        """One probe to a member whose silence would mean nothing, at most one at a time."""
+        if now - member.knocked >= self._tuning.probe_timeout_unknown:
+            member.knocked = now
+            self._send_probe(member, now)
 
     def _try(self, attempt: _Attempt, now: float) -> None:
         attempt.tries += 1
-        attempt.nonces.add(self._send_probe(attempt.member, now))
+        attempt.nonces.add(self._send_probe(attempt.member, now, attempt.tries - 1))
         self._wait(attempt, self._timeout(attempt.member), now)
 
-    def _send_probe(self, member: Member, now: float) -> int:
+    def _send_probe(self, member: Member, now: float, attempt: int = 0) -> int:
+        nonce = self._new_nonce(member.key, now)
+        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
+        self._send(member.key, probe, now, attempt)
+        return nonce
+
+    def _new_nonce(self, target: bytes, now: float) -> int:
         nonce = self._common.rng.getrandbits(32)
-        self._nonces[nonce] = (member.key, now)
+        self._nonces[nonce] = (target, now)
         self._common.timers.after(
             self._tuning.candidate_lifetime, now, lambda now: self._forget_nonce(nonce)
         )
-        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
-        self._send(member.key, probe, now)
         return nonce
 
     def _forget_nonce(self, nonce: int) -> None:
@@ -175,11 +181,10 @@ class Detector:
             return
         attempt.asked = len(relays)
         attempt.relays = {member.key for member in relays}
-        nonce = self._common.rng.getrandbits(32)
+        nonce = self._new_nonce(target, now)
         attempt.nonces.add(nonce)
-        self._nonces[nonce] = (target, now)
         for member in relays:
-            self._send(member.key, Indirect(nonce, slot_id(3, target)), now)
+            self._send(member.key, Indirect(nonce, slot_id(3, target)), now, 0)
         attempt.nonces.add(self._send_probe(attempt.member, now))  # and once more ourselves
         self._wait(attempt, self._tuning.indirect_timeout, now)
 
@@ -189,7 +194,7 @@ class Detector:
         relayed = self._relayed.get(ack.nonce)
         if relayed is not None and relayed.target.key == peer and not relayed.answered:
             relayed.answered = True
-            self._send(relayed.requester, Reached(relayed.nonce), now)
+            self._send(relayed.requester, Reached(relayed.nonce), now, 0)
         if target != peer:
             return
         del self._nonces[ack.nonce]
@@ -266,9 +271,10 @@ class Detector:
                 self._relay_probe(relayed, tries - 1, now)
             else:
                 relayed.answered = True
-                self._send(relayed.requester, Nack(relayed.nonce), now)
+                self._send(relayed.requester, Nack(relayed.nonce), now, 0)
 
-        patience = min(self._timeout(relayed.target), _RELAY_PATIENCE)
+        longest = _RELAY_SHARE * self._tuning.indirect_timeout
+        patience = min(self._timeout(relayed.target), longest)
         self._common.timers.after(patience, now, missed)
 
     def stale(self, node: bytes, now: float) -> None:

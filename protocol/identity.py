@@ -133,14 +133,14 @@ class BootKey:
 class Mesh:
     """What every member is given once and trusts: the authority and its successor's hash."""
 
-    authority: bytes
-    """The authority's Ed25519 public key."""
+    authority: bytes = attrs.field(converter=check_public_key)
+    """The authority's Ed25519 public key; ``Rejected`` if it is none that can be trusted."""
     next_hash: bytes
     """SHA-256 of the next authority's public key: only that key can sign a Successor."""
 
     @classmethod
     def founded_by(cls, authority: bytes, next_authority: bytes) -> Mesh:
-        return cls(check_public_key(authority), hashlib.sha256(next_authority).digest())
+        return cls(authority, hashlib.sha256(check_public_key(next_authority)).digest())
 
     @property
     def id(self) -> bytes:

@@ -47,6 +47,8 @@ class Member:
     """Smoothed round trip in seconds (RFC 6298's 1/8)."""
     acked: float = -1.0
     """When it last answered a probe of ours; -1 for never."""
+    knocked: float = -1.0
+    """When it was last probed although its silence would mean nothing."""
     observed: Endpoint | None = None
     """Where it last saw our datagrams come from, if not from an announced endpoint."""
     root: bytes | None = None
@@ -72,11 +74,14 @@ class Member:
             return State.SUSPECT.value
         return self.state.value
 
-    def endpoint(self, families: frozenset[int], attempt: int = 0) -> Endpoint | None:
-        """Where to send: its endpoints of our families, IPv4 first, by turns."""
-        usable = [where for where in self.announcement.endpoints if where.family in families]
-        usable = usable or list(self.announcement.endpoints)
-        return usable[attempt % len(usable)] if usable else None
+
+def choose_endpoint(
+    announcement: Announcement, families: frozenset[int], attempt: int = 0
+) -> Endpoint | None:
+    """Where to send: its endpoints of our ``families``, IPv4 first, by turns."""
+    everywhere = sorted(announcement.endpoints, key=lambda where: where.family)
+    usable = [where for where in everywhere if where.family in families] or everywhere
+    return usable[attempt % len(usable)] if usable else None
 
 
 @attrs.define(eq=False)

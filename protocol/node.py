@@ -25,10 +25,8 @@ from random import Random
 from protocol import messages
 from protocol.address import Endpoint, Prefix
 from protocol.contacts import Candidate, Contacts, Datagram
-from protocol.errors import Rejected, SequenceUnavailable
+from protocol.errors import Rejected
 from protocol.events import (
-    Accused,
-    CannotAnnounce,
     Converged,
     Event,
     ObservedElsewhere,
@@ -36,11 +34,10 @@ from protocol.events import (
     PrefixesChanged,
     Refused,
     Revoked,
-    Superseded,
 )
 from protocol.failure import Detector
 from protocol.identity import BootKey, Identity, Mesh
-from protocol.members import Common, Member, State
+from protocol.members import Common, Member, State, choose_endpoint
 from protocol.messages import (
     OFFER_HASH,
     Ack,
@@ -58,10 +55,10 @@ from protocol.messages import (
     Vouch,
     Walk,
 )
-from protocol.objects import ALIVE, LEFT, Accusation, Announcement, Grant, Record, Revocation
+from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
+from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.store import Evidence, Outcome, Store, newer, slot_id
-from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 
 _DEPARTURE_REPEAT = 0.1
@@ -90,33 +87,26 @@ class Node:
     ) -> None:
         common = Common(identity, mesh, tuning or Tuning.lan(), rng)
         self._common = common
-        self._next_sequence = next_sequence
+        boot_key = BootKey.generate(rng.randbytes)
+        self._originator = Originator(
+            common, boot_key.public, next_sequence=next_sequence, publish=self._publish
+        )
         self._contacts = Contacts(
             common,
-            BootKey.generate(rng.randbytes),
+            boot_key,
             on_contact=self._contact,
-            on_own_newer=self._superseded,
+            on_own_newer=self._originator.superseded,
             on_stale=self._drew_stale,
         )
         self._detector = Detector(
-            common, send=self._contacts.send, accuse=self._own_accusation, changed=self._show
+            common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
         )
         self._reconciler = Reconciler(
             common, send=self._contacts.send, learn=self._learn, vouched=self._vouched
         )
-        self._prefixes: tuple[Prefix, ...] = ()
-        self._endpoints: tuple[Endpoint, ...] = ()
-        self._preference = 100
-        self._leaving = False
         self._seeds: tuple[Endpoint, ...] | None = None
         """None until ``join``: before it there is nothing to agree on."""
-        self._accusers: dict[bytes, None] = {}
-        self._refutation: Timer | None = None
-        self._refuted_at = -1e9
-        self._refute_delay = common.tuning.refute_first
         self._diverged_at: float | None = now
-        self._floor = 0
-        """The newest sequence of ours, by us or by whoever showed it to us."""
         self._recall(records, now)
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
@@ -128,10 +118,7 @@ class Node:
                 self._merge(record, now, news=False)
         if me not in common.store.grants:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")
-        if self._refutation is not None:
-            # Our own last announcement looked like another's; the owner announces next.
-            self._refutation.cancel()
-            self._refutation = None
+        self._originator.cancel()  # of our own last announcement: it is not another's
         common.events.clear()
 
     # What the owner does.
@@ -150,28 +137,11 @@ class Node:
         that does; ``SequenceUnavailable`` when none could be reserved.  Both leave the
         announcement in force as it was.
         """
-        before = (self._prefixes, self._endpoints, self._preference, self._leaving)
-        if prefixes is not None:
-            self._prefixes = tuple(dict.fromkeys(prefixes))
-        if endpoints is not None:
-            self._endpoints = tuple(endpoints)
-        if preference is not None:
-            self._preference = preference
-        self._leaving = False
-        try:
-            self._sign_and_tell(now)
-        except Rejected as error:
-            wanted, at = self._prefixes, self._endpoints
-            self._prefixes, self._endpoints, self._preference, self._leaving = before
-            if error.reason.startswith("announcement longer"):
-                raise ValueError(self._too_many(wanted, at)) from None
-            raise ValueError(error.reason) from None
-        except SequenceUnavailable:
-            self._prefixes, self._endpoints, self._preference, self._leaving = before
-            raise
-        self._contacts.families = frozenset(where.family for where in self._endpoints) or (
-            frozenset((4, 6))
+        self._originator.announce(
+            now, prefixes=prefixes, endpoints=endpoints, preference=preference
         )
+        families = {where.family: None for where in self._endpoints}
+        self._contacts.families = frozenset(families) or frozenset((4, 6))
 
     def join(self, seeds: Iterable[Endpoint], now: float) -> None:
         """Contact ``seeds`` now, and for life: call again when they resolve anew."""
@@ -181,22 +151,26 @@ class Node:
                 self._contacts.greet(seed, now)
         known = self._common.some_known(self._common.tuning.start_members)
         for member in known:
-            where = member.endpoint(self._contacts.families)
+            where = choose_endpoint(member.announcement, self._contacts.families)
             if where is not None and where not in self._seeds and not member.seen:
                 self._contacts.greet(where, now)
         self._settle(now)
 
     def leave(self, now: float) -> None:
-        """Announce our departure and go on telling it until ``departed``."""
-        self._leaving = True
-        self._sign_and_tell(now)
+        """Announce our departure and go on telling it until ``departed``.
+
+        ``SequenceUnavailable`` when none could be reserved: then we have not left.
+        """
+        self._originator.depart(now)
         self._repeat_departure(now)
 
     @property
     def departed(self) -> bool:
         """After ``leave``: every live member has shown that it knows."""
         root = self._common.store.root
-        return self._leaving and all(m.root == root for m in self._common.live())
+        return self._originator.content.departed and all(
+            m.root == root for m in self._common.live()
+        )
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram. What is wrong with it is counted and told, never raised."""
@@ -270,88 +244,18 @@ class Node:
 
     # Announcing.
 
-    def _sign(self, sequence: int) -> Announcement:
-        return Announcement.sign(
-            self._common.me,
-            self._common.mesh,
-            sequence=sequence,
-            boot_key=self._contacts.boot_key.public,
-            state=LEFT if self._leaving else ALIVE,
-            preference=self._preference,
-            endpoints=self._endpoints,
-            prefixes=() if self._leaving else self._prefixes,
-        )
+    @property
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        return self._originator.content.endpoints
 
-    def _sign_and_tell(self, now: float) -> None:
-        self._sign(self._floor)  # what cannot be encoded is refused before a sequence is used
-        self._floor = self._next_sequence(self._floor)
-        own = self._sign(self._floor)
+    def _publish(self, own: Announcement, now: float) -> None:
         self._merge(own, now, news=True)
-        grant = self._common.store.grants.get(own.node)
-        if grant is not None:
+        if own.node in self._common.store.grants:
             self._tell_everyone((own,), now)
-
-    def _too_many(self, wanted: tuple[Prefix, ...], endpoints: tuple[Endpoint, ...]) -> str:
-        kept, at = self._prefixes, self._endpoints
-        low, high = 0, len(wanted)
-        self._endpoints = endpoints
-        while low < high:
-            middle = (low + high + 1) // 2
-            self._prefixes = wanted[:middle]
-            try:
-                self._sign(self._floor)
-            except Rejected:
-                high = middle - 1
-            else:
-                low = middle
-        self._prefixes, self._endpoints = kept, at
-        return f"{len(wanted)} prefixes do not fit one announcement; the first {low} would"
-
-    def _superseded(self, newest: Announcement, now: float) -> None:
-        """Our key has announced more than we know (our disk was lost): go above it."""
-        self._floor = max(self._floor, newest.sequence)
-        self._common.events.append(Superseded(newest.sequence))
-        self._answer_later(now)
-
-    def _accused(self, accusation: Accusation, now: float) -> None:
-        own = self.announcement
-        if own is not None and accusation.sequence == own.sequence and not self._leaving:
-            self._accusers[accusation.accuser] = None
-            self._answer_later(now)
-
-    def _answer_later(self, now: float) -> None:
-        """Announce ourselves anew: soon at first, more and more slowly while it repeats."""
-        if self._refutation is not None:
-            return
-        tuning = self._common.tuning
-        quiet = now - self._refuted_at
-        if quiet > 2 * self._refute_delay + tuning.suspicion_max:
-            self._refute_delay = tuning.refute_first
-        jitter = 0.001 * (1 + self._common.rng.random() * len(self._common.members))
-        delay = max(jitter, self._refute_delay - quiet)
-        self._refutation = self._common.timers.after(delay, now, self._answer)
-
-    def _answer(self, now: float) -> None:
-        self._refutation = None
-        if self._common.me.public not in self._common.store.grants:
-            return
-        try:
-            self._sign_and_tell(now)
-        except SequenceUnavailable as error:
-            self._common.events.append(CannotAnnounce(str(error)))
-            self._refute_delay = 1.0
-            self._refuted_at = now
-            self._answer_later(now)
-            return
-        if self._accusers:
-            self._common.events.append(Accused(tuple(self._accusers), self._floor))
-            self._accusers.clear()
-        self._refuted_at = now
-        self._refute_delay = min(2 * self._refute_delay, self._common.tuning.refute_max)
 
     def _repeat_departure(self, now: float) -> None:
         own, root = self.announcement, self._common.store.root
-        if own is None or not self._leaving:
+        if own is None or not own.has_left:
             return
         for member in self._common.live():
             if member.root != root:
@@ -460,6 +364,14 @@ class Node:
         self._reconciler.heard(member, message.evidence, now)
         self._settle(now)
 
+    def _send_probe(self, node: bytes, message: Message, now: float, attempt: int = 0) -> bool:
+        """Send for the detector: a second attempt goes to the node's other endpoint."""
+        member = self._common.members.get(node)
+        to = None
+        if attempt and member is not None:
+            to = choose_endpoint(member.announcement, self._contacts.families, attempt)
+        return self._contacts.send(node, message, now, to)
+
     def _drew_stale(self, node: bytes, now: float) -> None:
         self._detector.stale(node, now)
 
@@ -541,7 +453,7 @@ class Node:
         if not self._contacts.verify(accusation, now):
             raise Rejected("accusation not signed by its accuser")
         if accusation.target == self._common.me.public:
-            self._accused(accusation, now)
+            self._originator.accused(accusation, now)
             return False
         if not self._common.evidence.add(accusation):
             return False
@@ -564,7 +476,7 @@ class Node:
             if record.node == self._common.me.public:
                 self._tell_prefixes(before, record, record.node)
                 if record.boot_key != self._contacts.boot_key.public:
-                    self._superseded(record, now)
+                    self._originator.superseded(record, now)
             else:
                 self._renew(before, record, now, news=news)
         elif isinstance(record, Revocation):
@@ -657,7 +569,7 @@ class Node:
                 state=shown,
                 previous=previous,
                 reason=member.reason,
-                endpoint=member.endpoint(self._contacts.families),
+                endpoint=choose_endpoint(member.announcement, self._contacts.families),
                 accusers=accusers,
                 refused=member.refused,
                 seconds=now - member.shown_since,

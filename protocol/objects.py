@@ -243,6 +243,8 @@ class Announcement(Signed):
             raise Rejected("more than one endpoint of a family")
         if endpoints != sorted(endpoints):
             raise Rejected("endpoints not ascending")
+        if prefixes4.startswith(b"\0") or prefixes6.startswith(b"\0"):
+            raise Rejected("default route announced")  # length 0 sorts first
         return cls(
             raw,
             identity.check_public_key(node),

@@ -44,6 +44,8 @@ class _Exchange:
 
     peer: bytes
     request: int = 0
+    path: bytes = b""
+    """The subtree that was asked for last."""
     paths: list[bytes] = attrs.field(factory=list)
     slots: list[bytes] = attrs.field(factory=list)
     news: bool = False
@@ -148,9 +150,10 @@ class Reconciler:
             asked = tuple(exchange.slots[: messages.MAX_PULL])
             self._request(exchange, Pull(self._number(exchange), asked), now)
         elif exchange.paths:
-            path = exchange.paths.pop()
-            value, _ = tree.look(path)
-            self._request(exchange, Walk(self._number(exchange), path, value), now)
+            exchange.path = exchange.paths.pop()
+            value, _ = tree.look(exchange.path)
+            walk = Walk(self._number(exchange), exchange.path, value)
+            self._request(exchange, walk, now)
         else:
             self._finish(exchange, now)
 
@@ -172,7 +175,7 @@ class Reconciler:
 
     def subtree(self, peer: bytes, answer: Subtree, now: float) -> None:
         exchange = self._answered(peer, answer.request)
-        if exchange is None:
+        if exchange is None or answer.path != exchange.path:
             return
         tree = self._common.store.tree
         if isinstance(answer.content, Branch):

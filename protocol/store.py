@@ -135,7 +135,7 @@ class Store:
         return Outcome.WAITING
 
     def _revoke(self, record: Revocation) -> Outcome:
-        if len(self.revocations) >= MAX_MEMBERS:
+        if record.node not in self.revocations and len(self.revocations) >= MAX_MEMBERS:
             worst = max(self.revocations, key=_rank)
             if _rank(record.node) >= _rank(worst):
                 return Outcome.FULL

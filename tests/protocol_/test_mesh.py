@@ -289,11 +289,11 @@ def test_without_a_sequence_nothing_is_signed_and_what_stood_stands() -> None:
     def full(above: int) -> int:
         raise SequenceUnavailable("disk full")
 
-    a.up._next_sequence = full
+    a.up._originator._next_sequence = full
     with pytest.raises(SequenceUnavailable):
         a.up.announce(net.clock(a), prefixes=[])
     assert a.up.announcement is before
-    a.up._next_sequence = lambda above: above + 1
+    a.up._originator._next_sequence = lambda above: above + 1
     a.up.announce(net.clock(a))
     own = a.up.announcement
     assert own is not None

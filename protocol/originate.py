@@ -1,0 +1,160 @@
+"""What this node says of itself: its announcement, and when that must be made anew.
+
+The own announcement is self-originated state, as an OSPF router's own LSA is (RFC 2328
+section 13.4): only we can sign it, and whoever shows us a newer one of ours than we know
+makes us go above it.  It is made anew for three reasons: the owner wants other content, an
+earlier life of ours announced more, or members accuse us of silence.  The last two are
+answered soon at first and more and more slowly while they repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import attrs
+
+from protocol.address import Endpoint, Prefix
+from protocol.errors import Rejected, SequenceUnavailable
+from protocol.events import Accused, CannotAnnounce, Superseded
+from protocol.members import Common
+from protocol.objects import ALIVE, LEFT, Accusation, Announcement
+from protocol.timers import Timer
+
+RETRY_SEQUENCE = 1.0
+"""Seconds before a sequence is asked for again that could not be reserved."""
+
+
+@attrs.frozen
+class Content:
+    """What the owner wants announced."""
+
+    prefixes: tuple[Prefix, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    preference: int = 100
+    departed: bool = False
+
+
+class Originator:
+    """Signs our announcements, each at a higher sequence than any of ours before."""
+
+    def __init__(
+        self,
+        common: Common,
+        boot_key: bytes,
+        *,
+        next_sequence: Callable[[int], int],
+        publish: Callable[[Announcement, float], None],
+    ) -> None:
+        self.content = Content()
+        self._common, self._boot_key = common, boot_key
+        self._next_sequence, self._publish = next_sequence, publish
+        self._floor = 0
+        """The newest sequence of ours, by us or by whoever showed it to us."""
+        self._accusers: dict[bytes, None] = {}
+        self._pending: Timer | None = None
+        self._answered_at = -1e9
+        self._delay = common.tuning.refute_first
+
+    def announce(
+        self,
+        now: float,
+        *,
+        prefixes: Iterable[Prefix] | None = None,
+        endpoints: Sequence[Endpoint] | None = None,
+        preference: int | None = None,
+    ) -> None:
+        """Say something else; what is not given stays. See ``Node.announce``."""
+        old = self.content
+        content = Content(
+            old.prefixes if prefixes is None else tuple(dict.fromkeys(prefixes)),
+            old.endpoints if endpoints is None else tuple(endpoints),
+            old.preference if preference is None else preference,
+        )
+        try:
+            self._say(content, now)
+        except Rejected as error:
+            if error.reason.startswith("announcement longer"):
+                raise ValueError(self._too_many(content)) from None
+            raise ValueError(error.reason) from None
+
+    def depart(self, now: float) -> None:
+        """Say that we leave. ``SequenceUnavailable``: nothing was said."""
+        self._say(attrs.evolve(self.content, departed=True), now)
+
+    def superseded(self, newest: Announcement, now: float) -> None:
+        """Our key has announced more than we know (our disk was lost): go above it."""
+        self._floor = max(self._floor, newest.sequence)
+        self._common.events.append(Superseded(newest.sequence))
+        self._answer_later(now)
+
+    def accused(self, accusation: Accusation, now: float) -> None:
+        """A member says that we were silent at our present sequence."""
+        if not self.content.departed:
+            self._accusers[accusation.accuser] = None
+            self._answer_later(now)
+
+    def cancel(self) -> None:
+        """Whatever was to be answered needs no answer: the owner announces next."""
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+
+    def _say(self, content: Content, now: float) -> None:
+        self._sign(content)  # what cannot be encoded is refused before a sequence is used
+        self._floor = self._next_sequence(self._floor)
+        self.content = content
+        self._publish(self._sign(content), now)
+
+    def _sign(self, content: Content) -> Announcement:
+        return Announcement.sign(
+            self._common.me,
+            self._common.mesh,
+            sequence=self._floor,
+            boot_key=self._boot_key,
+            state=LEFT if content.departed else ALIVE,
+            preference=content.preference,
+            endpoints=content.endpoints,
+            prefixes=() if content.departed else content.prefixes,
+        )
+
+    def _too_many(self, content: Content) -> str:
+        wanted = content.prefixes
+        low, high = 0, len(wanted)
+        while low < high:
+            middle = (low + high + 1) // 2
+            try:
+                self._sign(attrs.evolve(content, prefixes=wanted[:middle]))
+            except Rejected:
+                high = middle - 1
+            else:
+                low = middle
+        return f"{len(wanted)} prefixes do not fit one announcement; the first {low} would"
+
+    def _answer_later(self, now: float) -> None:
+        if self._pending is not None:
+            return
+        tuning = self._common.tuning
+        quiet = now - self._answered_at
+        if quiet > 2 * self._delay + tuning.suspicion_max:
+            self._delay = tuning.refute_first
+        # 1 ms for each member, at random: many who were accused together do not answer at once.
+        jitter = 0.001 * (1 + self._common.rng.random() * len(self._common.members))
+        delay = max(jitter, self._delay - quiet)
+        self._pending = self._common.timers.after(delay, now, self._answer)
+
+    def _answer(self, now: float) -> None:
+        self._pending = None
+        if self._common.me.public not in self._common.store.grants:
+            return  # revoked: nobody would take it
+        self._answered_at = now
+        try:
+            self._say(self.content, now)
+        except SequenceUnavailable as error:
+            self._common.events.append(CannotAnnounce(str(error)))
+            self._delay = RETRY_SEQUENCE
+            self._answer_later(now)
+            return
+        if self._accusers:
+            self._common.events.append(Accused(tuple(self._accusers), self._floor))
+            self._accusers.clear()
+        self._delay = min(2 * self._delay, self._common.tuning.refute_max)

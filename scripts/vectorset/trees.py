@@ -1,0 +1,135 @@
+"""Roots, subtrees and evidence digests; what a store holds after a few objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vectorset.rules import (
+    accusation,
+    announcement,
+    boot_public,
+    digest,
+    encode,
+    envelope,
+    grant,
+    object_hash,
+    prefixes,
+    public,
+    revocation,
+    slot_id,
+)
+
+Slots = dict[bytes, bytes]
+EMPTY = bytes(16)
+
+
+def subtree(slots: Slots, depth: int = 0) -> bytes:
+    """Section 5.3, by its definition: the hash of all ``slots``, which agree in ``depth``."""
+    if not slots:
+        return EMPTY
+    if len(slots) <= 16:
+        return digest(b"\0", *(slot + slots[slot] for slot in sorted(slots)), size=16)
+    return digest(b"\1", *(subtree(part, depth + 1) for part in children(slots, depth)), size=16)
+
+
+def children(slots: Slots, depth: int) -> list[Slots]:
+    return [
+        {slot: value for slot, value in slots.items() if slot.hex()[depth] == digit}
+        for digit in "0123456789abcdef"
+    ]
+
+
+def _slots(count: int, lead: str = "") -> Slots:
+    """``count`` slots, all of which begin with the hex digits ``lead``."""
+    made = {}
+    for number in range(count):
+        name = digest(b"slot", number.to_bytes(4, "big"), size=12).hex()
+        slot = bytes.fromhex(lead + name[len(lead) :])
+        made[slot] = digest(b"object", number.to_bytes(4, "big"), size=16)
+    return made
+
+
+def make_tree() -> dict[str, Any]:
+    sets: list[tuple[str, Slots]] = [
+        *((f"{count} slots", _slots(count)) for count in (0, 1, 2, 15, 16, 17, 300)),
+        ("17 slots that share 20 digits", _slots(17, "0123456789abcdef0123")),
+        ("40 slots below two digits", {**_slots(20, "7"), **_slots(41, "8")}),
+    ]
+    return {
+        "trees": [
+            {"why": why, "slots": _hex(slots), "root": subtree(slots).hex()} for why, slots in sets
+        ],
+        "looks": _looks(_slots(300)),
+        "looks_note": "at the tree of 300 slots: the subtree below each path",
+    }
+
+
+def _looks(slots: Slots) -> list[dict[str, Any]]:
+    looks = []
+    for path in ("", "0", "f", "00", "5a", "000000"):
+        below = {slot: value for slot, value in slots.items() if slot.hex().startswith(path)}
+        content: Any = _hex(below)
+        if len(below) > 16:
+            parts = children(below, len(path))
+            content = [subtree(part, len(path) + 1).hex() for part in parts]
+        looks.append({"path": path, "hash": subtree(below, len(path)).hex(), "content": content})
+    return looks
+
+
+def _hex(slots: Slots) -> dict[str, str]:
+    return {slot.hex(): slots[slot].hex() for slot in sorted(slots)}
+
+
+def _store(held: dict[tuple[str, str], bytes]) -> dict[str, Any]:
+    slots = {slot_id(kind, public(node)): object_hash(raw) for (kind, node), raw in held.items()}
+    return {"slots": _hex(slots), "root": subtree(slots).hex()}
+
+
+def make_store() -> dict[str, Any]:
+    grant_a, grant_a2, grant_b = grant("a", "a"), grant("a", "a2", serial=2), grant("b", "b")
+    old, new = announcement("a", 5), announcement("a", 6, nets=["10.1.0.0/24"])
+    twin = envelope(
+        "announcement",
+        "a",
+        encode([public("a"), 6, boot_public("c boot"), 0, 7, [], prefixes("10.2.0.0/24"), b""]),
+    )
+    larger = max(new, twin, key=object_hash)
+    gone = revocation("a")
+    other = announcement("b", 1)
+    a, ga = ("announcement", "a"), ("grant", "a")
+    cases: list[tuple[str, list[bytes], dict[tuple[str, str], bytes]]] = [
+        ("nothing", [], {}),
+        ("a member", [grant_a, old], {ga: grant_a, a: old}),
+        ("the announcement first: it waits", [old, grant_a], {ga: grant_a, a: old}),
+        ("an announcement without a grant", [old], {}),
+        ("the higher sequence", [grant_a, new, old], {ga: grant_a, a: new}),
+        ("the higher serial", [grant_a2, old, grant_a], {ga: grant_a2, a: old}),
+        ("equal sequences: the larger hash", [grant_a, new, twin], {ga: grant_a, a: larger}),
+        ("the same, the other way round", [grant_a, twin, new], {ga: grant_a, a: larger}),
+        ("two members", [grant_b, other, grant_a, new],
+         {ga: grant_a, a: new, ("grant", "b"): grant_b, ("announcement", "b"): other}),
+        ("revoked", [grant_a, new, gone], {("revocation", "a"): gone}),
+        ("revoked first", [gone, grant_a, new], {("revocation", "a"): gone}),
+        ("revoked while it waits", [new, gone, grant_a], {("revocation", "a"): gone}),
+        ("a later grant does not bring it back", [grant_a, gone, grant_a2, new],
+         {("revocation", "a"): gone}),
+    ]  # fmt: skip
+    return {
+        "stores": [
+            {"why": why, "heard": [raw.hex() for raw in heard], **_store(held)}
+            for why, heard, held in cases
+        ],
+        "evidence": [_evidence(count) for count in (0, 1, 8, 12)],
+        "evidence_note": "accusations of one target, as heard; the eight smallest hashes stay",
+    }
+
+
+def _evidence(count: int) -> dict[str, Any]:
+    heard = [accusation(f"accuser {number}", "a", 5, number % 2) for number in range(count)]
+    kept = sorted(object_hash(raw) for raw in heard)[:8]
+    value = digest(b"meshd/1 evidence\0", *kept, size=8) if kept else bytes(8)
+    return {
+        "heard": [raw.hex() for raw in heard],
+        "kept": [each.hex() for each in kept],
+        "digest": value.hex(),
+    }
