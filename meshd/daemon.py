@@ -19,18 +19,16 @@ from typing import Any, Final
 import trio
 
 from meshd import control, report, values
-from meshd.advertise import advertised
-from meshd.config import Config
+from meshd.announcer import Announcer
 from meshd.errors import Refused, StateError, UsageError
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.port import Host, Reading
 from meshd.log import EventLog
 from meshd.narrator import Narrator
-from meshd.policy import Decision, Origin, decide, overlaps
+from meshd.policy import Decision, Origin, decide
 from meshd.reconciler import Reconciler
-from meshd.startup import RunOptions, check_announced
+from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
-from meshd.state import RuntimeChanges
 from meshd.udp import Sockets
 from protocol.address import Endpoint, Prefix, endpoint
 from protocol.errors import Rejected, SequenceUnavailable
@@ -103,9 +101,7 @@ class Daemon:
     def __init__(self, options: RunOptions, log: EventLog, kernel: Any, sockets: Sockets) -> None:
         self._options, self._log, self._kernel, self._sockets = options, log, kernel, sockets
         self._config = options.config
-        self._changes = options.state.read_changes()
         self._host: Host = kernel.read().host
-        self._seeds: tuple[Endpoint, ...] = ()
         self._started = trio.current_time()
         self._transmit = trio.Event()
         self._changed = trio.Event()
@@ -122,6 +118,15 @@ class Daemon:
             rng=SystemRandom(),
             now=trio.current_time(),
         )
+        self._announcer = Announcer(
+            self._node,
+            options.grant,
+            options.config,
+            options.state,
+            host=self._host,
+            log=log,
+            changed=self._wake_transmit,
+        )
         self._narrator = Narrator(log, self._name_of)
         self._reconciler = Reconciler(
             kernel,
@@ -137,8 +142,8 @@ class Daemon:
         """From the first announcement to a signal or a departure."""
         for warning in self._options.warnings:
             self._log.emit("warning", reason=warning)
-        self._seeds = self._literal_seeds()
-        self._announce_at_start()
+        self._announcer.seeds = self._literal_seeds()
+        self._announcer.start()
         with self._quit:
             async with trio.open_nursery() as nursery:
                 await nursery.start(
@@ -151,8 +156,7 @@ class Daemon:
                 )
                 await nursery.start(self._reconciler.run)
                 self._say_listening()
-                self._node.join(self._seeds, trio.current_time())
-                self._transmit.set()
+                self._join(self._announcer.seeds)
                 nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
                 nursery.start_soon(self._transmit_forever)
                 nursery.start_soon(self._resolve_forever)
@@ -202,6 +206,9 @@ class Daemon:
             return self._options.sequence.next(above)
         except StateError as error:
             raise SequenceUnavailable(str(error)) from None
+
+    def _wake_transmit(self) -> None:
+        self._transmit.set()
 
     def _received(self, data: bytes, source: Endpoint) -> None:
         self._node.receive(data, source, trio.current_time())
@@ -263,6 +270,12 @@ class Daemon:
                 continue  # a name: it is resolved in the background
         return tuple(found)
 
+    def _join(self, seeds: tuple[Endpoint, ...]) -> None:
+        self._announcer.seeds = seeds
+        self._node.join(seeds, trio.current_time())
+        self._announcer.follow()
+        self._transmit.set()
+
     async def _resolve_forever(self) -> None:
         lost: set[str] = set()
         while True:
@@ -280,43 +293,16 @@ class Daemon:
                 lost.discard(str(seed))
                 for info in infos:
                     found[endpoint(str(info[4][0]).partition("%")[0], int(info[4][1]))] = None
-            if found and tuple(found) != self._seeds:
-                self._seeds = tuple(found)
-                self._node.join(self._seeds, trio.current_time())
-                self._follow_addresses()
-                self._transmit.set()
+            if found and tuple(found) != self._announcer.seeds:
+                self._join(tuple(found))
             await trio.sleep(RESOLVE_PERIOD)
-
-    def _endpoints(self) -> tuple[Endpoint, ...]:
-        config, own = self._config, self._node.announcement
-        return advertised(
-            config.advertise,
-            self._seeds,
-            self._host,
-            self._wanted_prefixes(),
-            config.port,
-            own.endpoints if own is not None else (),
-        )
-
-    def _follow_addresses(self) -> None:
-        own = self._node.announcement
-        wanted = self._endpoints()
-        if own is None or own.has_left or not wanted or set(wanted) == set(own.endpoints):
-            return
-        try:
-            self._node.announce(trio.current_time(), endpoints=wanted)
-        except (SequenceUnavailable, ValueError) as error:
-            self._log.emit("error", reason=f"our new address is not announced: {error}")
-            return
-        self._log.emit("moved", endpoints=[str(where) for where in wanted])
-        self._transmit.set()
 
     # The kernel.
 
     def _decide(self, reading: Reading) -> Decision:
         if reading.host != self._host:
             self._host = reading.host
-            self._follow_addresses()
+            self._announcer.follow(reading.host)
         own, now = self._node.announcement, trio.current_time()
         origins = [self._origin(member, now) for member in self._node.members.values()]
         local = own.prefixes if own is not None else ()
@@ -375,36 +361,6 @@ class Daemon:
         except StateError as error:
             self._log.emit("error", reason=str(error))
 
-    # What we announce.
-
-    def _wanted_prefixes(self) -> tuple[Prefix, ...]:
-        return self._changes.apply(self._config.announce)
-
-    def _announce_at_start(self) -> None:
-        grant = self._node.grant or self._options.grant
-        prefixes = self._wanted_prefixes()
-        check_announced(grant, prefixes, "announce")
-        try:
-            self._node.announce(trio.current_time(), prefixes=prefixes, endpoints=self._endpoints())
-        except (SequenceUnavailable, ValueError) as error:
-            raise UsageError(str(error)) from None
-
-    def _announce_now(self, changes: RuntimeChanges, config: Config) -> None:
-        """Announce what follows from ``changes`` and ``config``, all or nothing."""
-        prefixes = changes.apply(config.announce)
-        before = self._changes
-        if changes != before:
-            self._options.state.write_changes(changes)
-        self._changes = changes
-        try:
-            self._node.announce(trio.current_time(), prefixes=prefixes)
-        except (SequenceUnavailable, ValueError) as error:
-            self._changes = before
-            self._options.state.write_changes(before)
-            raise UsageError(str(error)) from None
-        self._follow_addresses()  # what may be advertised depends on what is announced
-        self._transmit.set()
-
     # The control socket's methods.
 
     def _methods(self) -> dict[str, control.Method]:
@@ -438,67 +394,28 @@ class Daemon:
         return {"steps": steps, "in_sync": not steps}
 
     async def _announce(self, params: dict[str, Any]) -> object:
-        prefixes = _prefixes(params)
-        grant = self._node.grant or self._options.grant
-        wanted = self._changes.announce(prefixes).apply(self._config.announce)
-        check_announced(grant, wanted, "announce")
-        for prefix in prefixes:
-            self._refuse_if_taken(prefix)
-        self._announce_now(self._changes.announce(prefixes), self._config)
+        self._announcer.announce(_prefixes(params))
         return self._announced()
 
     async def _withdraw(self, params: dict[str, Any]) -> object:
-        prefixes = _prefixes(params)
-        present = self._wanted_prefixes()
-        for prefix in prefixes:
-            if prefix not in present:
-                listed = ", ".join(map(str, present)) or "nothing"
-                raise Refused(f"{prefix} is not announced here; announced: {listed}")
-        self._announce_now(self._changes.withdraw(prefixes), self._config)
+        self._announcer.withdraw(_prefixes(params))
         return self._announced()
-
-    def _refuse_if_taken(self, prefix: Prefix) -> None:
-        """``Refused`` when another's prefix overlaps and the grants do not share it."""
-        grant = self._node.grant
-        for member in self._node.members.values():
-            theirs = self._node.store.grants[member.key]
-            for other in member.announcement.prefixes:
-                shared = (
-                    other == prefix
-                    and grant is not None
-                    and prefix in grant.allow
-                    and prefix in theirs.allow
-                )
-                if overlaps(prefix, other) and not shared:
-                    raise Refused(
-                        f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
-                        " there, or let the authority grant this very prefix to both"
-                    )
 
     def _announced(self) -> object:
         own = self._node.announcement
         return {"local": [str(prefix) for prefix in own.prefixes] if own else []}
 
     async def _reload(self, params: dict[str, Any]) -> object:
-        fresh = self._options.reload()
+        fresh = self._options.reload(self._announcer.grant)
         changed = [
             key
             for key in ("seeds", "announce", "advertise", "pool")
             if getattr(fresh, key) != getattr(self._config, key)
         ]
-        changes = self._changes.settle(fresh.announce)
-        before, self._config = self._config, fresh
-        try:
-            if changes.apply(fresh.announce) != self._changes.apply(before.announce):
-                self._announce_now(changes, fresh)
-        except UsageError:
-            self._config = before
-            raise
+        self._announcer.reload(fresh)
+        self._config = fresh
         if "seeds" in changed:
-            self._seeds = self._literal_seeds()
-            self._node.join(self._seeds, trio.current_time())
-        self._follow_addresses()
-        self._transmit.set()
+            self._join(self._literal_seeds())
         self._log.emit("reloaded", changed=changed)
         return {"changed": changed}
 

@@ -55,8 +55,8 @@ class RunOptions:
     warnings: tuple[str, ...]
     """What was found and mended at start, for the log."""
 
-    def reload(self) -> Config:
-        """The config as the file has it now, with the additions.
+    def reload(self, grant: Grant | None = None) -> Config:
+        """The config as the file has it now, with the additions; ``grant``: a newer own one.
 
         ``UsageError`` when it is wrong, or changes what only a new start can change.
         """
@@ -66,7 +66,7 @@ class RunOptions:
                 raise UsageError(
                     f"{self.paths.config}: {key} cannot change while the daemon runs; restart it"
                 )
-        check_announced(self.grant, fresh.announce, str(self.paths.config))
+        check_announced(grant or self.grant, fresh.announce, str(self.paths.config))
         return fresh
 
 

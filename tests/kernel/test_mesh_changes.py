@@ -198,3 +198,35 @@ def test_who_comes_second_with_a_prefix_is_refused_whatever_arrives_first(
     assert (row["node"], row["state"]) == ("r3", "refused")
     assert str(first.prefix4) in row["reason"]
     assert "r1" in row["reason"]
+
+
+def test_foreign_routes_to_the_same_subnets_are_left_alone_and_reported(
+    new_lab: NewLab, new_mesh: NewMesh
+) -> None:
+    lab = new_lab(2)
+    first, second = lab.zones
+    segment = lab.segment
+    first.router.configure(
+        [
+            # One that the kernel prefers to ours, and one in the very place where ours would go.
+            f"route add {second.prefix4} via {segment.gateway4} metric 10 proto static",
+            f"route add {second.prefix6} via {segment.gateway6} metric 142 proto static",
+        ]
+    )
+    before = foreign(first.router)
+    mesh = new_mesh(lab)
+    mesh.grow()
+    mesh[1].command("reload")
+    states = {row["prefix"]: (row["state"], row["reason"]) for row in mesh[1].json("routes")}
+    assert states[str(second.prefix4)][0] == "shadowed"
+    assert "metric 10" in states[str(second.prefix4)][1]
+    assert states[str(second.prefix6)][0] in ("refused", "shadowed")
+    assert states[str(second.prefix6)][1]
+    assert mesh[1].stop() == 0
+    assert foreign(first.router) == before
+    mesh[1].start()
+    mesh[1].wait("--peers", "1")
+    mesh[1].command("leave")
+    assert mesh[1].exit_status() == 0
+    assert foreign(first.router) == before
+    assert holdings(first.router) == Holdings()
