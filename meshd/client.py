@@ -6,9 +6,12 @@ milliseconds because neither trio nor cryptography is loaded here.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -21,6 +24,10 @@ CHECK_EVERY: Final = 0.5
 """Seconds between two looks at a condition when no event hastens it: a probe period."""
 RETRY_EVERY: Final = 0.1
 """Seconds between two attempts to reach a daemon that is not there yet."""
+
+
+END_TIMEOUT: Final = 2.0
+"""Seconds a daemon that has left may take to end; it takes a few tenths."""
 
 
 class NoDaemon(Refused):
@@ -71,6 +78,15 @@ class Connection:
         message = escape(error.get("message", "no reason given"))
         raise (UsageError if error.get("code") == INVALID_PARAMS else Refused)(message)
 
+    @property
+    def pid(self) -> int:
+        """The daemon's process, by the kernel's word; 0 where that cannot be had."""
+        try:
+            credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        except (OSError, AttributeError):
+            return 0
+        return int(struct.unpack("iII", credentials)[0])
+
     def events(self) -> Iterator[dict[str, Any]]:
         """After ``call("watch")``: every event, until the daemon ends (``NoDaemon``)."""
         self._socket.settimeout(None)
@@ -116,6 +132,22 @@ class Connection:
     def _silent(self) -> Refused:
         timeout = self._socket.gettimeout() or 0
         return Refused(f"the daemon on {self._paths.socket} did not answer in {timeout:g} s")
+
+
+@contextlib.contextmanager
+def until_it_ends(paths: Paths) -> Iterator[None]:
+    """Ask the daemon to end in the block; behind it the daemon has given everything back."""
+    handle = -1
+    gone = contextlib.suppress(OSError, AttributeError)  # already, or this is not Linux
+    with Connection(paths, END_TIMEOUT) as connection, gone:
+        handle = os.pidfd_open(connection.pid)
+    try:
+        yield
+        if handle >= 0:
+            select.select([handle], [], [], END_TIMEOUT)
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def call(

@@ -223,7 +223,8 @@ def change(method: str) -> Callable[[argparse.Namespace, Paths], int]:
 
 
 def leave(_options: argparse.Namespace, paths: Paths) -> int:
-    client.call(paths, "leave", timeout=LEAVE_TIMEOUT)
+    with client.until_it_ends(paths):  # so that `meshd leave && meshd purge` works
+        client.call(paths, "leave", timeout=LEAVE_TIMEOUT)
     print(f"this node has left the mesh; to come back: meshd{paths.option} run")
     return DONE
 

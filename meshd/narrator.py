@@ -103,7 +103,10 @@ class Narrator:
             self._refusals.clear()
         self._refusals[event.reason] = (now, 0)
         more = {"more": count} if count else {}
-        self._log.emit("refused", source=str(event.source), reason=event.reason, **more)
+        self._log.emit("refused", source=self._source(event), reason=event.reason, **more)
+
+    def _source(self, event: Refused) -> str:
+        return self._name_of(event.peer) if event.peer is not None else str(event.source)
 
     def _names(self, keys: Iterable[bytes]) -> list[str]:
         return [self._name_of(key) for key in keys]

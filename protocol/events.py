@@ -75,9 +75,10 @@ class ObservedElsewhere:
 
 @attrs.frozen
 class Refused:
-    """Something a peer sent was not believed."""
+    """Something that came was not believed: from an address, or sealed by a member."""
 
-    source: Endpoint
+    source: Endpoint | None
+    peer: bytes | None
     reason: str
 
 

@@ -179,8 +179,7 @@ class Node:
             if opened is not None:
                 self._opened(opened.peer, opened.message, opened.confirms, source, now)
         except Rejected as error:
-            self._common.count(f"refused: {error.reason}")
-            self._common.events.append(Refused(source, error.reason))
+            self._refused(error, source, None)
 
     def unreachable(self, where: Endpoint, now: float) -> None:
         """The host at ``where`` itself says that nobody listens there (ICMP, section 5)."""
@@ -405,19 +404,31 @@ class Node:
         ``news``: it was pushed or offered to us by one who has seen its origin.
         """
         learned: list[Record | Accusation] = []
+        lacking: dict[bytes, None] = {}
         for each in objects:
-            if isinstance(each, Accusation):
-                if self._learn_accusation(each, source, now):
-                    learned.append(each)
-            elif self._learn_record(each, source, now, news=news):
+            try:
+                if isinstance(each, Accusation):
+                    new = self._learn_accusation(each, lacking, now)
+                else:
+                    new = self._learn_record(each, lacking, now, news=news)
+            except Rejected as error:  # the others may be good, and what was asked goes on
+                self._refused(error, None, source)
+                continue
+            if new:
                 learned.append(each)
-                waiting = self._common.store.take_waiting(each.node)
+                waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
                 if waiting and self._merge(waiting, now, news=news) is Outcome.NEW:
                     learned.append(waiting)
+        if lacking:
+            self._reconciler.fetch(source, lacking, now)
         passed_on = tuple(each for each in learned if self._worth_telling(each))
         if passed_on:
             self._relay(passed_on, source, now)
         return bool(learned)
+
+    def _refused(self, error: Rejected, source: Endpoint | None, peer: bytes | None) -> None:
+        self._common.count(f"refused: {error.reason}")
+        self._common.events.append(Refused(source, peer, error.reason))
 
     def _worth_telling(self, each: Record | Accusation) -> bool:
         """Members push a node's word only when it is seen; the root spreads the rest."""
@@ -426,7 +437,10 @@ class Node:
             return member is not None and (member.seen or each.has_left)
         return True
 
-    def _learn_record(self, record: Record, source: bytes, now: float, *, news: bool) -> bool:
+    def _learn_record(
+        self, record: Record, lacking: dict[bytes, None], now: float, *, news: bool
+    ) -> bool:
+        """Keep ``record`` if it is newest; note in ``lacking`` the slot it cannot stand without."""
         store = self._common.store
         held = store.in_slot(slot_id(record.KIND, record.node))
         if held is not None and (held.hash == record.hash or not newer(record, held)):
@@ -435,18 +449,19 @@ class Node:
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
         outcome = self._merge(record, now, news=news)
         if outcome is Outcome.WAITING:
-            self._reconciler.fetch(source, (slot_id(Grant.KIND, record.node),), now)
+            lacking[slot_id(Grant.KIND, record.node)] = None
         return outcome is Outcome.NEW
 
-    def _learn_accusation(self, accusation: Accusation, source: bytes, now: float) -> bool:
+    def _learn_accusation(
+        self, accusation: Accusation, lacking: dict[bytes, None], now: float
+    ) -> bool:
         store = self._common.store
         if accusation.accuser not in store.announcements:
             return False
         target = store.announcements.get(accusation.target)
         if target is None or target.sequence != accusation.sequence or target.has_left:
             if target is not None and accusation.sequence > target.sequence:
-                slot = slot_id(Announcement.KIND, accusation.target)
-                self._reconciler.fetch(source, (slot,), now)
+                lacking[slot_id(Announcement.KIND, accusation.target)] = None
             return False
         if any(each.hash == accusation.hash for each in self.evidence.against(target.node)):
             return False
