@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
@@ -28,6 +28,7 @@ from meshd.kernel.plan import (
     RemoveGuard,
     RemoveRoute,
     ReplaceRoute,
+    Step,
     diff,
 )
 from meshd.kernel.port import Backend, KernelState, Reading
@@ -207,14 +208,17 @@ class Reconciler:
         self.status.failed = failed
         self.status.in_sync = not failures
         self.status.error = str(failures[0]) if failures else None
-        if plan:
+        refused = {failure.step for failure in failures}
+        done = [step for step in plan if step not in refused]
+        # A retry in vain changes nothing, though it looks through the connections again.
+        if done and not (failures and all(isinstance(step, FlowStep) for step in done)):
             # Nothing else was wanted than what once was there: somebody took it away.
             repaired = desired == self._last
             self._log.emit(
                 "kernel-repaired" if repaired else "kernel-changed",
-                **_summary(plan),
+                **_summary(done),
                 routes=len(desired.routes),
-                steps=len(plan),
+                steps=len(done),
                 **({"failed": len(failures)} if failures else {}),
                 took_ms=round(1000 * seconds, 1),
                 **({"after": heard} if heard else {}),
@@ -222,8 +226,8 @@ class Reconciler:
         self._settled()
 
 
-def _summary(plan: Plan) -> dict[str, list[str]]:
-    """The prefixes of a plan by what is done for them; a table that is made anew is named.
+def _summary(steps: Iterable[Step]) -> dict[str, list[str]]:
+    """The prefixes of steps by what was done for them; a table that is made anew is named.
 
     A route brings its guard and its exclusion along, and takes them away: said once.
     """
@@ -232,7 +236,7 @@ def _summary(plan: Plan) -> dict[str, list[str]]:
     def note(word: str, prefix: object) -> None:
         done.setdefault(word, {})[str(prefix)] = None
 
-    for step in plan:
+    for step in steps:
         match step:
             case BuildTable():
                 note("table", "; ".join(step.problems) or "made")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
@@ -215,13 +216,20 @@ def test_foreign_routes_to_the_same_subnets_are_left_alone_and_reported(
     )
     before = foreign(first.router)
     mesh = new_mesh(lab)
-    mesh.grow()
-    mesh[1].command("reload")
+    mesh.found(1)
+    mesh.join(2)
+    mesh[2].wait("--peers", "1", "--converged")
+    until(lambda: mesh[1].events("kernel-error"), PUSHED_S, "it is told")
     states = {row["prefix"]: (row["state"], row["reason"]) for row in mesh[1].json("routes")}
     assert states[str(second.prefix4)][0] == "shadowed"
     assert "metric 10" in states[str(second.prefix4)][1]
     assert states[str(second.prefix6)][0] in ("refused", "shadowed")
     assert states[str(second.prefix6)][1]
+    time.sleep(1)  # for a few attempts
+    (error,) = mesh[1].events("kernel-error")
+    assert str(second.prefix6) in error["step"]
+    changed = mesh[1].events("kernel-changed", "kernel-repaired")
+    assert [event.get("added") for event in changed if "added" in event] == [[str(second.prefix4)]]
     assert mesh[1].stop() == 0
     assert foreign(first.router) == before
     mesh[1].start()
