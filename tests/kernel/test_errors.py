@@ -122,6 +122,13 @@ def fifo(node: Path) -> None:
     os.mkfifo(node / "state/node.key", 0o600)
 
 
+def another_owner(node: Path) -> None:
+    try:
+        os.chown(node / "state/node.key", 65534, 0)
+    except OSError:
+        pytest.skip("this user namespace knows one user only")
+
+
 def cut_short(node: Path) -> None:
     key = node / "state/node.key"
     os.truncate(key, 40)
@@ -135,7 +142,7 @@ def cut_short(node: Path) -> None:
         (symlink, ["state/node.key", "symbolic link"]),
         (fifo, ["state/node.key"]),
         (cut_short, ["state/node.key", "65 bytes"]),
-        (lambda node: os.chown(node / "state/node.key", 65534, 0), ["state/node.key", "own"]),
+        (another_owner, ["state/node.key", "own"]),
         (mode("state", 0o777), ["state", "0777", "chmod 700"]),
         (shutil.rmtree, ["meshd.toml", "does not exist", "meshd join"]),
         (add("anounce = []"), ["meshd.toml", "anounce", "did you mean announce"]),
