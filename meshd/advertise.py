@@ -12,7 +12,7 @@ import contextlib
 import socket
 from collections.abc import Iterable
 
-from meshd.kernel.port import Host
+from meshd.kernel.state import Host
 from protocol.address import Address, Endpoint, Family, Prefix, endpoint
 
 

@@ -13,7 +13,7 @@ import trio
 from meshd.advertise import advertised
 from meshd.config import Config
 from meshd.errors import Refused, UsageError
-from meshd.kernel.port import Host
+from meshd.kernel.state import Host
 from meshd.log import EventLog
 from meshd.policy import overlaps
 from meshd.startup import check_announced

@@ -22,7 +22,7 @@ from meshd import control, report, values
 from meshd.announcer import Announcer
 from meshd.errors import Refused, StateError, UsageError
 from meshd.kernel import backend as kernel_backend
-from meshd.kernel.port import Host, Reading
+from meshd.kernel.state import Host, Reading
 from meshd.log import EventLog
 from meshd.narrator import Narrator
 from meshd.policy import Decision, Origin, decide

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import attrs
 
-from meshd.kernel.port import Host, Interface, KernelState, NextHop, order
+from meshd.kernel.state import Host, Interface, KernelState, NextHop, order
 from protocol import identity
 from protocol.address import Address, Endpoint, Prefix
 from protocol.objects import Announcement, Grant

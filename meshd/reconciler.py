@@ -31,7 +31,8 @@ from meshd.kernel.plan import (
     Step,
     diff,
 )
-from meshd.kernel.port import Backend, KernelState, Reading
+from meshd.kernel.port import Backend
+from meshd.kernel.state import KernelState, Reading
 from meshd.log import EventLog
 from meshd.policy import Decision, outermost
 from protocol.address import Prefix

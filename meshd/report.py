@@ -65,6 +65,11 @@ def peers(node: Node, now: float) -> list[Json]:
     return sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))
 
 
+def _state(row: Route, kernel: KernelStatus) -> str:
+    """A foreign route on our very key keeps the kernel from taking ours: that is shadowed."""
+    return "refused" if row.prefix in kernel.failed and row.state != "shadowed" else row.state
+
+
 def _endpoint(member: Member) -> str | None:
     where = choose_endpoint(member.announcement, frozenset((4, 6)))
     return str(where) if where is not None else None
@@ -86,7 +91,7 @@ def routes(rows: Iterable[Route], kernel: KernelStatus) -> list[Json]:
             "node": row.name,
             "id": row.node.hex(),
             "next_hop": str(row.next_hop) if row.next_hop else None,
-            "state": "refused" if row.prefix in kernel.failed else row.state,
+            "state": _state(row, kernel),
             "reason": kernel.failed.get(row.prefix, row.reason),
         }
         for row in rows

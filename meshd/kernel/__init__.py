@@ -1,4 +1,4 @@
-"""The kernel behind one narrow port: values in ``port``, the pure ``plan``, and backends."""
+"""The kernel behind one narrow port: the ``state`` it is about, the pure ``plan``, backends."""
 
 from __future__ import annotations
 

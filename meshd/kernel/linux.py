@@ -1,7 +1,7 @@
 """The Linux backend: two netlink conversations and what they add up to.
 
 Needs CAP_NET_ADMIN over the network namespace that it was made in, and no process, library
-or file beside the kernel.  What it owns is known by the marks in ``port``; the one thing it
+or file beside the kernel.  What it owns is known by the marks in ``state``; the one thing it
 remembers is the last reading's ``shared``, prefixes whose key somebody else stands on.
 """
 
@@ -34,7 +34,8 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import ROUTE_METRIC, Change, Host, KernelState, Reading
+from meshd.kernel.port import Change
+from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
 from protocol.address import Prefix
 
 _PENDING: Final = 64

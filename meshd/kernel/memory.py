@@ -33,10 +33,10 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import (
+from meshd.kernel.port import Change
+from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
-    Change,
     ForeignRoute,
     Host,
     Interface,

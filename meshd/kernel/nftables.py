@@ -41,7 +41,7 @@ from meshd.kernel.plan import (
     SetName,
     TableStep,
 )
-from meshd.kernel.port import interned, order
+from meshd.kernel.state import interned, order
 from protocol.address import Prefix
 
 GROUP: Final = 7

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import attrs
 
-from meshd.kernel.port import (
+from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_PROTOCOL,
     KernelState,

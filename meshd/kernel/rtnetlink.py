@@ -39,7 +39,7 @@ from meshd.kernel.plan import (
     ReplaceRoute,
     RouteStep,
 )
-from meshd.kernel.port import (
+from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_PROTOCOL,
     ForeignRoute,

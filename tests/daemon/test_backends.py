@@ -19,7 +19,8 @@ import trio
 from meshd.kernel.linux import Linux
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import AddElement, AddRoute, Plan, RemoveElement, RemoveRoute, diff
-from meshd.kernel.port import Backend, Change, ForeignRoute, Interface, KernelState, NextHop
+from meshd.kernel.port import Backend, Change
+from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop
 from protocol.address import Prefix
 
 CLONE_NEWNET = 0x40000000

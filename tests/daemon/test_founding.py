@@ -18,7 +18,7 @@ from meshd.errors import StateError, UsageError
 from meshd.founding import GrantTerms, World
 from meshd.invitation import decode
 from meshd.kernel.memory import Memory
-from meshd.kernel.port import Interface
+from meshd.kernel.state import Interface
 from meshd.paths import Paths
 from meshd.startup import Additions, RunOptions, prepare
 from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY, NODE_KEY, StateDirectory

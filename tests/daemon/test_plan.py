@@ -31,7 +31,7 @@ from meshd.kernel.plan import (
     diff,
     flow,
 )
-from meshd.kernel.port import Interface, KernelState, NextHop, Reading, Stray
+from meshd.kernel.state import Interface, KernelState, NextHop, Reading, Stray
 from protocol.address import Prefix
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.kernel.port import ForeignRoute, Host, Interface
+from meshd.kernel.state import ForeignRoute, Host, Interface
 from meshd.policy import Decision, Origin, Route, decide, outermost, overlaps
 from protocol.address import Prefix, endpoint
 from protocol.identity import BootKey, Identity, Mesh

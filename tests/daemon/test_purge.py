@@ -11,7 +11,7 @@ import pytest
 from meshd import cli, purge, values
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import diff
-from meshd.kernel.port import Interface, KernelState, NextHop
+from meshd.kernel.state import Interface, KernelState, NextHop
 from meshd.paths import Paths
 from meshd.state import StateDirectory
 

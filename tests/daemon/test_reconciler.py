@@ -16,7 +16,7 @@ import trio
 
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, Plan
-from meshd.kernel.port import Interface, KernelState, NextHop, Reading
+from meshd.kernel.state import Interface, KernelState, NextHop, Reading
 from meshd.log import EventLog
 from meshd.policy import Decision
 from meshd.reconciler import Reconciler

@@ -25,7 +25,7 @@ import trio
 from meshd.kernel import netlink
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import BuildTable, ReplaceRoute, diff
-from meshd.kernel.port import KernelState, NextHop, Reading
+from meshd.kernel.state import KernelState, NextHop, Reading
 from protocol.address import Prefix
 
 pytestmark = [

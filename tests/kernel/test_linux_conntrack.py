@@ -23,7 +23,7 @@ import pytest
 
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
-from meshd.kernel.port import KernelState
+from meshd.kernel.state import KernelState
 
 pytestmark = [
     pytest.mark.kernel,
