@@ -140,15 +140,15 @@ class Detector:
         return nonce
 
     def _new_nonce(self, target: bytes, now: float) -> int:
+        while self._nonces:  # the oldest stand first; no timer wakes an idle node for them
+            oldest, (_, sent) = next(iter(self._nonces.items()))
+            if now - sent < self._tuning.candidate_lifetime:
+                break
+            del self._nonces[oldest]
         nonce = self._common.rng.getrandbits(32)
-        self._nonces[nonce] = (target, now)
-        self._common.timers.after(
-            self._tuning.candidate_lifetime, now, lambda now: self._forget_nonce(nonce)
-        )
-        return nonce
-
-    def _forget_nonce(self, nonce: int) -> None:
         self._nonces.pop(nonce, None)
+        self._nonces[nonce] = (target, now)
+        return nonce
 
     def _timeout(self, member: Member) -> float:
         if member.rtt is None:
