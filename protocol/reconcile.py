@@ -50,7 +50,8 @@ class _Exchange:
     slots: list[bytes] = attrs.field(factory=list)
     news: bool = False
     """Its slots were offered as news by a peer we have seen."""
-    walks: bool = False
+    kind: str = "pull"
+    """What it is about: walk, vouch, evidence or pull; each has its own patience."""
     taught: bool = False
     timer: Timer | None = None
 
@@ -102,7 +103,7 @@ class Reconciler:
         if not self._rested(kind, member.key, now):
             return
         self._postpone(kind, member.key, now)
-        exchange = _Exchange(member.key)
+        exchange = _Exchange(member.key, kind=kind)
         if kind == "vouch":
             message: Message = Vouch(self._number(exchange), False, self._common.store.root)
         else:
@@ -123,7 +124,7 @@ class Reconciler:
             if member.root == self._common.store.root:
                 self._walking.discard(member.key)
                 return
-            exchange = _Exchange(member.key, paths=[b""], walks=True)
+            exchange = _Exchange(member.key, paths=[b""], kind="walk")
             self._continue(exchange, now)
 
         self._common.timers.after(self._tuning.walk_delay, now, begin)
@@ -161,7 +162,9 @@ class Reconciler:
         self._exchanges.pop(exchange.request, None)
         if exchange.timer is not None:
             exchange.timer.cancel()
-        if exchange.walks:
+        if exchange.taught:
+            self._idle.pop((exchange.kind, exchange.peer), None)
+        if exchange.kind == "walk":
             self._walking.discard(exchange.peer)
             member = self._common.members.get(exchange.peer)
             if not exchange.taught:
