@@ -396,7 +396,7 @@ def test_an_interrupted_watch_is_quiet(daemon: Daemon) -> None:
     ):
         wait_until(lambda: bool(daemon.log._watchers))
         watcher.send_signal(signal.SIGINT)
-        assert watcher.communicate() == ("", "")
+        assert watcher.communicate(timeout=30) == ("", "")
     assert watcher.returncode == 130
 
 
