@@ -104,6 +104,8 @@ class Contacts:
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
         self._greetings: dict[Endpoint, _Greeting] = {}
+        self._asked: dict[Endpoint, None] = {}
+        """Where we said HELLO and asked, and have had no answer from yet."""
         self._bad: dict[bytes, None] = {}
         tuning = common.tuning
         self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
@@ -161,6 +163,13 @@ class Contacts:
             greeting = _Greeting(node, now, self._common.tuning.hello_first)
             self._greetings[to] = greeting
             self._repeat_later(to, greeting, now)
+        self._ask(to)
+
+    def _ask(self, to: Endpoint) -> None:
+        self._asked.pop(to, None)
+        if len(self._asked) >= MAX_CANDIDATES:
+            del self._asked[next(iter(self._asked))]
+        self._asked[to] = None
         self._say_hello(to, asks=True)
 
     def _repeat_later(self, to: Endpoint, greeting: _Greeting, now: float) -> None:
@@ -171,7 +180,7 @@ class Contacts:
                 return
             greeting.delay = min(2 * greeting.delay, self._common.tuning.hello_max)
             self._repeat_later(to, greeting, now)
-            self._say_hello(to, asks=True)
+            self._ask(to)
 
         greeting.timer = self._common.timers.after(greeting.delay, now, again)
 
@@ -253,9 +262,13 @@ class Contacts:
         if node in store.revocations:
             raise Rejected("HELLO of a revoked node")
         held = store.announcements.get(node)
+        answers = source in self._asked and not hello.asks
+        if answers:
+            del self._asked[source]
         if held is not None and newer(held, hello.announcement):
-            # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.
-            if hello.asks and self._answers.take(source, now):
+            # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.  Also
+            # in return for an answer that we asked for: no stranger can draw it that way.
+            if (hello.asks or answers) and self._answers.take(source, now):
                 self._say_hello(source, asks=False, about=(store.grants[node], held))
             return
         self._check(hello.grant, store.grants.get(node), now)

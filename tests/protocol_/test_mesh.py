@@ -166,6 +166,21 @@ def test_a_node_that_lost_its_disk_goes_above_its_own_last_sequence(seed: int) -
     assert b.told(Superseded), net
 
 
+def test_seeds_that_left_and_came_back_without_their_disks_are_found_by_those_who_remember() -> (
+    None
+):
+    net = Network(20)
+    hosts = net.mesh_of(5)
+    for seed in hosts[:2]:
+        seed.up.leave(net.clock(seed))
+        net.drain(seed)
+        net.run_until(lambda seed=seed: seed.up.departed, 1)  # type: ignore[misc]
+        net.kill(seed.name)
+    net.start("n1", "n2", disk=False)
+    net.start("n2", "n1", disk=False)
+    net.run_until(lambda: net.together(*hosts), 10)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_restart_is_talking_again_within_two_probes(seed: int) -> None:
     net = Network(seed)
