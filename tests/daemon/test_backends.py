@@ -6,15 +6,14 @@ gone with it.  The hands of others are ``ip`` and ``nft`` there, and methods in 
 
 from __future__ import annotations
 
-import ctypes
 import os
-import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Protocol
 
 import pytest
 import trio
+from ownnamespace import own_namespace, run
 
 from meshd.kernel.linux import Linux
 from meshd.kernel.memory import Memory
@@ -23,7 +22,6 @@ from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop
 from protocol.address import Prefix
 
-CLONE_NEWNET = 0x40000000
 NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
 
 
@@ -75,33 +73,21 @@ class OnLinux:
         run(f"ip link set net0 {'up' if up else 'down'}")
 
 
-def run(command: str) -> None:
-    subprocess.run(command.split(), check=True, capture_output=True)
-
-
 @pytest.fixture
 def namespace() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("needs root for a network namespace")
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            run("ip link add net0 type veth peer name far0")
-            # Link-local addresses would come up, and be told, a second later.
-            run("ip link set net0 addrgenmode none")
-            run("ip link set far0 addrgenmode none")
-            run("ip link set lo up")
-            run("ip link set far0 up")
-            run("ip link set net0 up")
-            run("ip addr add 192.0.2.1/24 dev net0")
-            run("ip addr add 2001:db8::1/64 dev net0 nodad")
-            yield
-        finally:
-            assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    finally:
-        os.close(home)
+    with own_namespace():
+        run("ip link add net0 type veth peer name far0")
+        # Link-local addresses would come up, and be told, a second later.
+        run("ip link set net0 addrgenmode none")
+        run("ip link set far0 addrgenmode none")
+        run("ip link set lo up")
+        run("ip link set far0 up")
+        run("ip link set net0 up")
+        run("ip addr add 192.0.2.1/24 dev net0")
+        run("ip addr add 2001:db8::1/64 dev net0 nodad")
+        yield
 
 
 @pytest.fixture(params=["memory", pytest.param("linux", marks=pytest.mark.kernel)])

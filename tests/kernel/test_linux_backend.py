@@ -5,7 +5,6 @@ Each test has a network namespace of its own, made for its thread and gone with 
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import socket
@@ -14,13 +13,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from ownnamespace import own_namespace, run
 
 from meshd.kernel import netlink
 from meshd.kernel.linux import Linux
@@ -33,7 +33,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace"),
 ]
 
-CLONE_NEWNET = 0x40000000
 GUARD = 4294967294
 
 TABLE = """
@@ -64,30 +63,9 @@ table ip meshd {
 """
 
 
-def run(command: str, text: str | None = None) -> str:
-    done = subprocess.run(command.split(), input=text, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-@contextmanager
-def namespace() -> Iterator[None]:
-    """A fresh network namespace for this thread."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    finally:
-        os.close(home)
-
-
 @pytest.fixture
 def linux() -> Iterator[Linux]:
-    with namespace():
+    with own_namespace():
         run("ip link set lo up")
         for number in (0, 1):
             run(f"ip link add net{number} type veth peer name far{number}")
@@ -165,7 +143,7 @@ def _plain(value: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def written_by_hand() -> list[Any]:
-    with namespace():
+    with own_namespace():
         run("nft -f -", TABLE)
         return ruleset("inet meshd")
 

@@ -6,20 +6,19 @@ uplink) and a far router; UDP makes real entries, and ``conntrack`` lists them.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import ip_network
 from itertools import count
 from typing import NamedTuple
 
 import attrs
 import pytest
+from ownnamespace import own_namespace, run
 
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
@@ -30,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
 ]
 
-CLONE_NEWNET = 0x40000000
 NUMBERS = count()
 TRANSLATED, DIRECT = 7, 9
 """The ports that the foreign rule does and does not masquerade."""
@@ -78,26 +76,6 @@ FOUR = Family(4, "10.1.0.5", "10.9.0.5", "10.2.0.5", "10.3.0.5", "192.0.2.1", "1
 SIX = Family(6, "fd01::5", "fd09::5", "fd02::5", "fd03::5", "2001:db8::1", "2001:db8::2", 64)
 
 
-def run(command: str, text: str | None = None) -> str:
-    done = subprocess.run(command.split(), input=text, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, f"{command}: {done.stderr}"
-    return done.stdout
-
-
-@contextmanager
-def router_namespace() -> Iterator[None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert libc.setns(home, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    finally:
-        os.close(home)
-
-
 class Site:
     """The router's namespace is current; ``client`` and ``far`` are named ones."""
 
@@ -135,7 +113,7 @@ def site() -> Iterator[Site]:
     number = next(NUMBERS)
     client, far = (f"meshd-{os.getpid()}-{number}-{name}" for name in ("client", "far"))
     try:
-        with router_namespace():
+        with own_namespace():
             for zone, device, near in ((client, "lan0", "lan"), (far, "net0", "net")):
                 run(f"ip netns add {zone}")
                 run(f"ip link add {device} type veth peer name {near} netns {zone}")
