@@ -81,8 +81,8 @@ class Linux:
             return
         if refusal.errno == errno.EPERM:
             raise UsageError(
-                "CAP_NET_ADMIN is missing: run meshd as root, or start it from its systemd unit, "
-                "which grants just that"
+                "CAP_NET_ADMIN is missing: run meshd as root, or give it that capability alone "
+                "(AmbientCapabilities= in a systemd unit, or setpriv)"
             )
         raise UsageError(
             f"this kernel cannot exclude from NAT ({refusal.words}): "
