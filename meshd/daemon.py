@@ -32,7 +32,7 @@ from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
 from protocol.address import Endpoint, Prefix, endpoint
 from protocol.errors import Rejected, SequenceUnavailable
-from protocol.events import Converged, PeerChanged, PrefixesChanged, Revoked
+from protocol.events import Converged, PeerChanged, PrefixesChanged, ReachabilityChanged, Revoked
 from protocol.identity import short_id
 from protocol.members import Member, State
 from protocol.node import Node
@@ -56,7 +56,7 @@ DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
 that is silent for longer is failing, and reads it when it comes back."""
 
-TABLE_EVENTS: Final = (Converged, PeerChanged, PrefixesChanged, Revoked)
+TABLE_EVENTS: Final = (Converged, PeerChanged, PrefixesChanged, ReachabilityChanged, Revoked)
 """What may change the routes; the others are told and no more."""
 
 LAST_WORDS: Final = 0.2

@@ -20,6 +20,7 @@ from protocol.events import (
     ObservedElsewhere,
     PeerChanged,
     PrefixesChanged,
+    ReachabilityChanged,
     Refused,
     Revoked,
     Superseded,
@@ -45,6 +46,10 @@ class Narrator:
         match event:
             case PeerChanged():
                 self._peer(event)
+            case ReachabilityChanged():
+                what = "peer-reachable" if event.reachable else "peer-unreachable"
+                reason = {} if event.reachable else {"reason": "others reach it, we do not"}
+                self._log.emit(what, name=event.name, id=short_id(event.node), **reason)
             case PrefixesChanged():
                 self._prefixes("prefix-added", event, event.added)
                 self._prefixes("prefix-removed", event, event.removed)

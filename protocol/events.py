@@ -28,6 +28,15 @@ class PeerChanged:
 
 
 @attrs.frozen
+class ReachabilityChanged:
+    """Our own probes of a live peer are lost while others reach it, or arrive again."""
+
+    node: bytes
+    name: str
+    reachable: bool
+
+
+@attrs.frozen
 class PrefixesChanged:
     """A node's announcement names other prefixes than its last."""
 
@@ -98,6 +107,6 @@ class CannotAnnounce:
 
 
 Event = (
-    PeerChanged | PrefixesChanged | Converged | Superseded | Accused | ObservedElsewhere
-    | Refused | Revoked | CannotAnnounce
+    PeerChanged | ReachabilityChanged | PrefixesChanged | Converged | Superseded | Accused
+    | ObservedElsewhere | Refused | Revoked | CannotAnnounce
 )  # fmt: skip

@@ -60,6 +60,7 @@ class Member:
     heard: dict[bytes, float] = attrs.field(factory=dict)
     """Accuser to when we heard its accusation at the present sequence."""
     shown: str | None = None
+    shown_reachable: bool = True
     shown_since: float = 0.0
 
     @property

@@ -32,6 +32,7 @@ from protocol.events import (
     ObservedElsewhere,
     PeerChanged,
     PrefixesChanged,
+    ReachabilityChanged,
     Refused,
     Revoked,
 )
@@ -572,6 +573,10 @@ class Node:
 
     def _show(self, member: Member, now: float) -> None:
         """Tell the owner when a member's state, as shown to people, has changed."""
+        if member.seen and member.reachable != member.shown_reachable:
+            member.shown_reachable = member.reachable
+            told = ReachabilityChanged(member.key, member.name, member.reachable)
+            self._common.events.append(told)
         shown = member.shown_state
         if shown == member.shown or (member.shown is None and not member.seen):
             return

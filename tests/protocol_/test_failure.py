@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from simnet import Filter, Host, Network
 
-from protocol.events import Accused, PeerChanged
+from protocol.events import Accused, PeerChanged, ReachabilityChanged
 from protocol.objects import Accusation
 
 SEEDS = range(8)
@@ -95,6 +95,11 @@ def test_a_member_that_only_others_reach_is_alive_and_unreachable_from_here(seed
     assert net.state("n1", "n2") == "alive", net
     assert not a.up.members[b.key].reachable, net
     assert c.up.members[b.key].reachable, net
+    told = [e for e in a.told(ReachabilityChanged) if isinstance(e, ReachabilityChanged)]
+    assert [(e.name, e.reachable) for e in told] == [("n2", False)], net
+    net.drops.clear()
+    net.run_until(lambda: a.up.members[b.key].reachable, 5)
+    assert len(a.told(ReachabilityChanged)) == 2, net
 
 
 @pytest.mark.parametrize("seed", SEEDS)

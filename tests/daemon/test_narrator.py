@@ -1,0 +1,88 @@
+"""What the log says of each thing that the automaton tells."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import json
+from typing import Any
+
+import pytest
+
+from meshd.log import EventLog
+from meshd.narrator import QUIET, Narrator
+from protocol import events
+from protocol.address import Endpoint
+
+NODE = bytes(range(32))
+WHERE = Endpoint("192.0.2.2", 6179)
+NET = ipaddress.ip_network("10.2.0.0/24")
+
+
+def told(*happened: events.Event, step: float = 0.0) -> list[dict[str, Any]]:
+    output = io.StringIO()
+    narrator = Narrator(EventLog(output, "json"), lambda key: f"node-{key[0]}")
+    for number, event in enumerate(happened):
+        narrator.tell(event, number * step)
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def failed(**fields: Any) -> events.PeerChanged:
+    base = {
+        "node": NODE, "name": "b", "state": "failed", "previous": "suspect",
+        "reason": "silent to our probes", "endpoint": WHERE, "seconds": 0.61,
+    }  # fmt: skip
+    return events.PeerChanged(**{**base, **fields})
+
+
+def test_a_failure_says_who_why_by_whose_word_and_after_how_long() -> None:
+    (line,) = told(failed(accusers=(bytes(32),), refused=True))
+    assert line.pop("time")
+    assert line == {
+        "event": "peer-failed", "name": "b", "id": "00010203", "endpoint": "192.0.2.2:6179",
+        "reason": "silent to our probes", "accusers": ["node-0"], "host_answers": True,
+        "was": "suspect", "for_s": 0.6,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("state", ["alive", "suspect", "failed", "left"])
+def test_every_state_of_a_peer_has_its_event(state: str) -> None:
+    (line,) = told(failed(state=state))
+    assert line["event"] == f"peer-{state}"
+
+
+def test_prefixes_that_come_and_go_are_two_events() -> None:
+    other = ipaddress.ip_network("10.3.0.0/24")
+    added, removed = told(events.PrefixesChanged(NODE, "b", (NET,), (other,)))
+    assert (added["event"], added["prefixes"]) == ("prefix-added", ["10.2.0.0/24"])
+    assert (removed["event"], removed["prefixes"]) == ("prefix-removed", ["10.3.0.0/24"])
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "field", "value"),
+    [
+        (events.ReachabilityChanged(NODE, "b", False), "peer-unreachable", "name", "b"),
+        (events.ReachabilityChanged(NODE, "b", True), "peer-reachable", "name", "b"),
+        (events.Superseded(7), "superseded", "sequence", 7),
+        (events.Accused((NODE,), 9), "accused", "by", ["node-0"]),
+        (events.ObservedElsewhere(NODE, WHERE), "observed-at", "endpoint", "192.0.2.2:6179"),
+        (events.Revoked(NODE, "b"), "revoked", "name", "b"),
+        (events.Refused(WHERE, None, "cut short"), "refused", "source", "192.0.2.2:6179"),
+        (events.Refused(None, NODE, "bad"), "refused", "source", "node-0"),
+        (events.CannotAnnounce("disk full"), "error", "reason",
+         "nothing is announced: disk full"),
+    ],
+)  # fmt: skip
+def test_each_happening_has_its_event(
+    event: events.Event, name: str, field: str, value: object
+) -> None:
+    (line,) = told(event)
+    assert (line["event"], line[field]) == (name, value)
+
+
+def test_what_a_stranger_repeats_is_counted_and_told_once_in_a_while() -> None:
+    noise = events.Refused(WHERE, None, "another mesh")
+    lines = told(*[noise] * 1001, step=QUIET / 500)
+    assert len(lines) == 3
+    assert [line.get("more", 0) for line in lines] == [0, 499, 499]
+    assert len(told(noise, events.Refused(WHERE, None, "cut short"))) == 2
