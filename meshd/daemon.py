@@ -239,17 +239,19 @@ class Daemon:
                 if event.peers:
                     self._reconciler.in_sync_with_mesh()
             elif isinstance(event, PeerChanged) and event.refused:
-                self._open_window(event.node, now)
+                member = self._node.members.get(event.node)  # None: revoked meanwhile
+                if member is not None:
+                    self._open_window(member, now)
             if isinstance(event, TABLE_EVENTS):
                 self._changed.set()
                 self._reconciler.wake()
 
-    def _open_window(self, node: bytes, now: float) -> None:
+    def _open_window(self, member: Member, now: float) -> None:
         """Once per sequence, from the first failure, never prolonged."""
-        sequence = self._node.members[node].announcement.sequence
-        known, _ = self._windows.get(node, (-1, 0.0))
+        sequence = member.announcement.sequence
+        known, _ = self._windows.get(member.key, (-1, 0.0))
         if known != sequence:
-            self._windows[node] = (sequence, now + RESTART_WINDOW)
+            self._windows[member.key] = (sequence, now + RESTART_WINDOW)
             self._reconciler.wake_at(now + RESTART_WINDOW)
 
     async def _find_itself_alone(self) -> None:

@@ -65,6 +65,7 @@ class Origin:
 
     @property
     def usable(self) -> bool:
+        """A route may lead through it."""
         return self.seen and (self.state in ("alive", "suspect") or self.held)
 
 

@@ -49,9 +49,7 @@ def peers(node: Node, now: float) -> list[Json]:
             "id": member.key.hex(),
             "name": member.name,
             "state": member.shown_state,
-            "endpoint": str(where)
-            if (where := choose_endpoint(member.announcement, frozenset((4, 6))))
-            else None,
+            "endpoint": _endpoint(member),
             "prefixes": [str(prefix) for prefix in member.announcement.prefixes],
             "sequence": member.announcement.sequence,
             "rtt_ms": round(1000 * member.rtt, 3) if member.rtt is not None else None,

@@ -217,10 +217,6 @@ class StateDirectory:
             raise UsageError(f"{path} is damaged; restore it from a copy, or join anew") from None
         return grant
 
-    def write_grant(self, grant: bytes) -> None:
-        """Keep this node's own grant (again, when the authority has given a newer one)."""
-        self.write("grant", records.dump([grant]))
-
     # -- what was announced at run time ---------------------------------------------------
 
     def read_changes(self) -> RuntimeChanges:
@@ -295,6 +291,7 @@ class Lock:
     _handle: int
 
     def release(self) -> None:
+        """Let another daemon start here."""
         os.close(self._handle)
 
 

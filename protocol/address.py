@@ -30,10 +30,12 @@ class Endpoint(NamedTuple):
 
     @property
     def family(self) -> Family:
+        """4 or 6."""
         return 6 if ":" in self.host else 4
 
     @property
     def address(self) -> Address:
+        """The host as an ``ipaddress`` value."""
         return ipaddress.ip_address(self.host)
 
     def __str__(self) -> str:

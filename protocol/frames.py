@@ -74,6 +74,7 @@ class Stale:
 
 
 def pack_sealed_head(sender: bytes, recipient: bytes, counter: int) -> bytes:
+    """The 26 clear bytes of a sealed datagram, which are its additional data too."""
     return _SEALED_HEAD.pack(VERSION, SEALED, sender, recipient, counter)
 
 
@@ -89,6 +90,7 @@ def frame_type(datagram: bytes) -> int:
 
 
 def decode_sealed(datagram: bytes) -> Sealed:
+    """The clear header of a SEALED; whether it opens is the session's business."""
     if len(datagram) < SEALED_OVERHEAD + 1:
         raise Rejected("datagram cut short")
     _, _, sender, recipient, counter = _SEALED_HEAD.unpack_from(datagram)
@@ -96,6 +98,7 @@ def decode_sealed(datagram: bytes) -> Sealed:
 
 
 def decode_stale(datagram: bytes) -> Stale:
+    """A STALE, or ``Rejected``."""
     if len(datagram) != _STALE.size or datagram[2:4] != b"\0\0":
         raise Rejected("malformed STALE")
     _, _, recipient, counter = _STALE.unpack(datagram)

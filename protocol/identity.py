@@ -99,6 +99,7 @@ class Identity:
 
     @classmethod
     def from_secret(cls, secret: bytes) -> Identity:
+        """The key pair of a 32-byte seed; ``ValueError`` for another length."""
         if len(secret) != KEY_SIZE:
             raise ValueError(f"a secret key has {KEY_SIZE} bytes, not {len(secret)}")
         signer = Ed25519PrivateKey.from_private_bytes(secret)
@@ -110,6 +111,7 @@ class Identity:
         return cls.from_secret(random_bytes(KEY_SIZE))
 
     def sign(self, message: bytes) -> bytes:
+        """64 bytes, deterministic (RFC 8032 section 5.1.6)."""
         return self._signer.sign(message)
 
     def __repr__(self) -> str:
@@ -125,6 +127,7 @@ class BootKey:
 
     @classmethod
     def generate(cls, random_bytes: Callable[[int], bytes]) -> BootKey:
+        """A new boot key from ``random_bytes``."""
         private = X25519PrivateKey.from_private_bytes(random_bytes(KEY_SIZE))
         return cls(private.public_key().public_bytes_raw(), private)
 
@@ -140,6 +143,7 @@ class Mesh:
 
     @classmethod
     def founded_by(cls, authority: bytes, next_authority: bytes) -> Mesh:
+        """The mesh of these two public keys; ``Rejected`` if one is no good."""
         return cls(authority, hashlib.sha256(check_public_key(next_authority)).digest())
 
     @property

@@ -25,6 +25,7 @@ class TokenBucket:
         self._level = self.burst
 
     def take(self, now: float) -> bool:
+        """Take one token; False when there is none at ``now`` (monotonic seconds)."""
         self._level = min(self.burst, self._level + (now - self._at) * self.rate)
         self._at = now
         if self._level < 1:
@@ -42,6 +43,7 @@ class BySource:
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, source: Endpoint, now: float) -> bool:
+        """Take one token of ``source``'s bucket."""
         who = source.host
         if source.family == 6:
             who = str(ipaddress.IPv6Network((who, 64), strict=False))

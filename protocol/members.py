@@ -102,9 +102,11 @@ class Common:
     """How often each thing was refused or done, by its name: for status and tests."""
 
     def count(self, what: str) -> None:
+        """One more of ``what``."""
         self.counters[what] = self.counters.get(what, 0) + 1
 
     def live(self) -> list[Member]:
+        """The members to count on, probe and tell."""
         return [member for member in self.members.values() if member.live]
 
     def some_known(self, number: int) -> list[Member]:

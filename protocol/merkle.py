@@ -59,6 +59,7 @@ class Tree:
 
     @property
     def root(self) -> bytes:
+        """16 bytes that name the whole set."""
         return _hash(self._top)
 
     def set(self, slot: bytes, value: bytes) -> None:
@@ -73,6 +74,7 @@ class Tree:
             self._change(self._top, slot, 0, None, grow=False)
 
     def get(self, slot: bytes) -> bytes | None:
+        """The hash in ``slot``, None if it is empty."""
         tree, depth = self._top, 0
         while tree.slots is None:
             tree, depth = tree.children[_digit(slot, depth)], depth + 1

@@ -213,10 +213,12 @@ class Node:
 
     @property
     def store(self) -> Store:
+        """What was heard; not to be changed."""
         return self._common.store
 
     @property
     def evidence(self) -> Evidence:
+        """The accusations that stand."""
         return self._common.evidence
 
     @property
@@ -226,6 +228,7 @@ class Node:
 
     @property
     def counters(self) -> dict[str, int]:
+        """How often each thing was done or refused, by its name."""
         return self._common.counters
 
     @property
@@ -235,6 +238,7 @@ class Node:
 
     @property
     def grant(self) -> Grant | None:
+        """Our own newest; None when we are revoked."""
         return self._common.store.grants.get(self._common.me.public)
 
     @property

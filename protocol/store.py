@@ -13,15 +13,12 @@ import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Literal
 
 import attrs
 
 from protocol.merkle import SLOT_SIZE, Tree
 from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.tuning import MAX_ACCUSERS, MAX_MEMBERS, MAX_WAITING
-
-RecordKind = Literal[1, 2, 3]
 
 
 @lru_cache(maxsize=4 * MAX_MEMBERS)
@@ -65,10 +62,12 @@ class Store:
 
     @property
     def root(self) -> bytes:
+        """The name of this very content: equal roots, equal stores."""
         return self._tree.root
 
     @property
     def tree(self) -> Tree:
+        """The hash tree over the slots; not to be changed."""
         return self._tree
 
     def __iter__(self) -> Iterator[Record]:
@@ -192,6 +191,7 @@ class Evidence:
             yield from accusers.values()
 
     def against(self, target: bytes) -> Iterable[Accusation]:
+        """The accusations that stand against ``target``."""
         return self._held.get(target, {}).values()
 
     def add(self, accusation: Accusation) -> bool:

@@ -217,7 +217,7 @@ def test_a_damaged_snapshot_is_set_aside_with_a_warning(state: StateDirectory) -
 def test_the_own_grant_survives_a_lost_snapshot(state: StateDirectory) -> None:
     with pytest.raises(UsageError, match="grant does not exist; ask for a new invitation"):
         state.read_grant()
-    state.write_grant(b"raw")
+    state.write("grant", records.dump([b"raw"]))
     assert state.read_grant() == b"raw"
     for damage in (b"", records.dump([]), records.dump([b"a", b"b"])):
         (state.path / "grant").write_bytes(damage)
