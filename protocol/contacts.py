@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import attrs
 
-from protocol import frames, messages
+from protocol import frames
 from protocol.address import Endpoint
 from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
@@ -149,7 +149,7 @@ class Contacts:
         if peer_key_id is None or to is None:
             return False
         session = self._session(peer_key_id, now)
-        datagram = session.seal(messages.encode(message))
+        datagram = session.seal(self._common.wire.encode(message))
         self._last[node] = (session.sent, message)
         self.outbox.append(Datagram(datagram, to))
         self._common.count(f"sent {type(message).__name__}")
@@ -216,7 +216,8 @@ class Contacts:
         if kind == frames.SEALED:
             return self._sealed(datagram, source, now)
         if kind == frames.HELLO:
-            self._hello(frames.decode_hello(datagram, self._common.mesh.id), source, now)
+            hello = self._common.wire.decode_hello(datagram, self._common.mesh.id)
+            self._hello(hello, source, now)
         elif kind == frames.STALE:
             self._stale(frames.decode_stale(datagram), source, now)
         else:
@@ -233,7 +234,7 @@ class Contacts:
                 self.outbox.append(Datagram(stale.encode(), source))
             return None
         body = self._session(head.sender, now).open(datagram, head.counter)
-        message = messages.decode(body)
+        message = self._common.wire.decode(body)
         node = peer[0]
         candidate = self._candidates.get(node)
         if candidate is not None and candidate.key_id == head.sender:
@@ -313,7 +314,7 @@ class Contacts:
             return False
         if not checks.take(now):
             raise Rejected("too many signatures to check")
-        if claimed.verify(self._common.mesh):
+        if self._common.wire.verify(claimed, self._common.mesh):
             return True
         if len(self._bad) >= _BAD_OBJECTS:
             del self._bad[next(iter(self._bad))]
@@ -342,7 +343,9 @@ class Contacts:
         if session is None:
             node, boot_key = self._peers[peer_key_id]
             common = self._common
-            session = Session(common.mesh.id, common.me.public, self.boot_key, node, boot_key, now)
+            session = common.wire.session(
+                common.mesh.id, common.me.public, self.boot_key, node, boot_key, now
+            )
             self._sessions[peer_key_id] = session
         return session
 

@@ -16,6 +16,7 @@ from protocol.objects import Announcement
 from protocol.store import Evidence, Store
 from protocol.timers import Timers
 from protocol.tuning import Tuning
+from protocol.wire import Wire
 
 
 class State(enum.Enum):
@@ -93,6 +94,7 @@ class Common:
     mesh: Mesh
     tuning: Tuning
     rng: Random
+    wire: Wire = attrs.field(factory=Wire)
     timers: Timers = attrs.field(factory=Timers)
     store: Store = attrs.field(factory=Store)
     evidence: Evidence = attrs.field(factory=Evidence)

@@ -61,6 +61,7 @@ from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.store import Evidence, Outcome, Store, newer, slot_id
 from protocol.tuning import FANOUT_ALL, Tuning
+from protocol.wire import Wire
 
 _DEPARTURE_REPEAT = 0.1
 """Seconds between two tellings of our departure to those who have not confirmed it."""
@@ -72,7 +73,7 @@ class Node:
     ``records`` is what is known from before (a snapshot, or at first the own grant);
     the own grant must be in it.  ``next_sequence(above)`` returns a sequence that is
     larger than ``above`` and than every one it returned before, in all lives of this
-    node, or raises ``SequenceUnavailable``.
+    node, or raises ``SequenceUnavailable``.  ``wire`` is for the simulator alone.
     """
 
     def __init__(
@@ -85,8 +86,9 @@ class Node:
         rng: Random,
         now: float,
         tuning: Tuning | None = None,
+        wire: Wire | None = None,
     ) -> None:
-        common = Common(identity, mesh, tuning or Tuning.lan(), rng)
+        common = Common(identity, mesh, tuning or Tuning.lan(), rng, wire or Wire())
         self._common = common
         boot_key = BootKey.generate(rng.randbytes)
         self._originator = Originator(
@@ -115,7 +117,7 @@ class Node:
         """Take over what was known in an earlier life; it is no news and told to nobody."""
         common, me = self._common, self._common.me.public
         for record in records:
-            if record.verify(common.mesh):
+            if common.wire.verify(record, common.mesh):
                 self._merge(record, now, news=False)
         if me not in common.store.grants:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")

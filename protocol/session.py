@@ -12,6 +12,7 @@ one key even where a session had to be made again for the same pair.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -28,6 +29,7 @@ WINDOW: Final = 1024
 """Datagrams may overtake one another by this many (DESIGN 4)."""
 
 
+@lru_cache(maxsize=16384)
 def key_id(mesh_id: bytes, node: bytes, boot_key: bytes) -> bytes:
     """8 bytes that name a boot key of one node in one mesh: nobody can take another's."""
     material = b"meshd/1 boot\0" + mesh_id + node + boot_key
