@@ -26,7 +26,7 @@ def test_nodes_that_know_one_seed_converge(seed: int, number: int) -> None:
     for host in hosts:
         last = host.told(Converged)[-1]
         assert isinstance(last, Converged)
-        assert (last.peers, last.prefixes) == (number - 1, number), net
+        assert (last.peers, last.known) == (number - 1, number - 1), net
 
 
 @pytest.mark.parametrize("seed", SEEDS)
