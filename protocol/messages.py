@@ -8,7 +8,7 @@ Requests carry a number that the answer repeats: an answer nobody asked for is d
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, TypeVar
 
 import attrs
@@ -38,6 +38,9 @@ MAX_OFFER: Final = (MAX_BODY - 1) // (SLOT_SIZE + OFFER_HASH)
 
 News = Record | Accusation
 """What members tell each other."""
+
+DecodeObject = Callable[[bytes], News]
+_DECODE_OBJECT: Final[DecodeObject] = objects.decode
 
 _VOUCHED: Final = 0x8000
 """In an item's size: the sender has seen the origin of this object and holds it live."""
@@ -144,8 +147,8 @@ class Push:
         return b"".join([len(each.raw).to_bytes(2, "big") + each.raw for each in self.objects])
 
     @classmethod
-    def parse(cls, body: bytes) -> Push:
-        items = tuple(_split(body, 0))
+    def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Push:
+        items = tuple(_split(body, 0, decode))
         if any(vouched for _, vouched in items):
             raise Rejected("object cut short")
         return cls(tuple(each for each, _ in items))
@@ -205,11 +208,11 @@ class Objects:
         return b"".join(parts)
 
     @classmethod
-    def parse(cls, body: bytes) -> Objects:
+    def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Objects:
         if len(body) < _OBJECTS.size or body[_OBJECTS.size - 1] > 1:
             raise Rejected("malformed OBJECTS")
         request, more = _OBJECTS.unpack_from(body)
-        return cls(request, bool(more), tuple(_split(body, _OBJECTS.size)))
+        return cls(request, bool(more), tuple(_split(body, _OBJECTS.size, decode)))
 
     def behind(self, asked: list[bytes]) -> list[bytes]:
         """The slots of ``asked`` that are still to be asked for: as many as fit came."""
@@ -408,10 +411,13 @@ def encode(message: Message) -> bytes:
     return body
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes, decode_object: DecodeObject = _DECODE_OBJECT) -> Message:
+    """The message in a body, or ``Rejected``; ``decode_object`` makes the objects in it."""
     kind = _TYPES.get(body[0]) if body else None
     if kind is None:
         raise Rejected("message of unknown type")
+    if issubclass(kind, Push | Objects):
+        return kind.parse(body[1:], decode_object)
     return kind.parse(body[1:])
 
 
@@ -434,13 +440,13 @@ def fill(found: Iterable[AnyNews]) -> Iterator[tuple[AnyNews, ...]]:
         yield tuple(portion)
 
 
-def _split(body: bytes, at: int) -> Iterator[tuple[News, bool]]:
+def _split(body: bytes, at: int, decode: DecodeObject) -> Iterator[tuple[News, bool]]:
     while at < len(body):
         size = int.from_bytes(body[at : at + 2], "big")
         end = at + 2 + (size & ~_VOUCHED)
         if end > len(body):
             raise Rejected("object cut short")
-        yield objects.decode(body[at + 2 : end]), size >= _VOUCHED
+        yield decode(body[at + 2 : end]), size >= _VOUCHED
         at = end
 
 
