@@ -175,11 +175,13 @@ class Members(Mapping[bytes, Member]):
     def __getitem__(self, key: bytes) -> Member:
         member = self._records.get(key)
         if member is None:
+            if key not in self:
+                raise KeyError(key)
             member = self._records[key] = self._record(key)
         return member
 
     def __contains__(self, key: object) -> bool:
-        return any(key in roster for roster in self._rosters)
+        return key in self.live or key in self.unseen or key in self.failed or key in self.left
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for roster in self._rosters for key in roster)
@@ -192,15 +194,13 @@ class Members(Mapping[bytes, Member]):
         return (self.live, self.unseen, self.failed, self.left)
 
     def _record(self, key: bytes) -> Member:
-        """What is known of one about whom nothing was noted yet. ``KeyError`` for a stranger."""
+        """What is known of a member about whom nothing was noted yet."""
         announcement = self._store.announcements[key]
         name = self._store.grants[key].name
-        seen = key in self.live
         if key in self.left:
             return Member(key, announcement, name, State.LEFT, shown=State.LEFT.value)
-        if seen or key in self.unseen:
-            return Member(key, announcement, name, seen=seen, shown="alive" if seen else None)
-        raise KeyError(key)
+        seen = key in self.live
+        return Member(key, announcement, name, seen=seen, shown="alive" if seen else None)
 
     def recall(self, announcement: Announcement, *, seen: bool) -> None:
         """A member from before, about whom there is nothing to note."""

@@ -69,7 +69,7 @@ class Tuning:
     relay_rate: float = 20.0
     relay_burst: float = 8.0
     """News is passed on at once, that many times; under a flood, so many times a second."""
-    relay_datagrams: int = 4
+    relay_datagrams: int = 1
     """... and in full in at most this many datagrams for each of them."""
     delta_delay: float = 0.01
     """Who shows a root that was ours is sent what came since, unless it has come by then."""
@@ -79,6 +79,9 @@ class Tuning:
     """A walk, pull, vouch or evidence request without answer is given up after this."""
     window_max: int = 8
     """Requests out at a time to one peer: 8 answers of 1,200 B fill a 1 ms, 10 MB/s path."""
+    sync_rate: float = 5.0
+    sync_burst: float = 8.0
+    """Walks begun: while many join, roots differ all the time and news comes by itself."""
     serve_rate: float = 2000.0
     serve_burst: float = 1000.0
     """Answers to walks, pulls and scans per second: 2.4 MB/s at most."""
