@@ -112,6 +112,11 @@ class Roster:
     def __contains__(self, key: object) -> bool:
         return key in self._place
 
+    def fill(self, keys: list[bytes]) -> None:
+        """Begin with ``keys``, which are distinct."""
+        self._order = keys
+        self._place = dict(zip(keys, range(len(keys)), strict=True))
+
     def add(self, key: bytes) -> None:
         """Put ``key`` in; it has its turn in this round."""
         if key not in self._place:
@@ -202,10 +207,11 @@ class Members(Mapping[bytes, Member]):
         seen = key in self.live
         return Member(key, announcement, name, seen=seen, shown="alive" if seen else None)
 
-    def recall(self, announcement: Announcement, *, seen: bool) -> None:
-        """A member from before, about whom there is nothing to note."""
-        roster = self.left if announcement.has_left else self.live if seen else self.unseen
-        roster.add(announcement.node)
+    def resume(self, me: bytes) -> None:
+        """Take all that the store knows for seen, except ``me``; nothing is noted of anyone."""
+        others = [each for each in self._store.announcements.all() if each.node != me]
+        self.live.fill([each.node for each in others if not each.has_left])
+        self.left.fill([each.node for each in others if each.has_left])
 
     def add(self, member: Member) -> None:
         """A new member, with its record."""

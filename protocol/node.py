@@ -131,9 +131,9 @@ class Node:
         common, me = self._common, self._common.me.public
         if isinstance(records, Store):
             common.store.tree = records.tree
-            for announcement in common.store.announcements.values():
+            common.members.resume(me)
+            for announcement in common.store.announcements.all():
                 if announcement.node != me:
-                    common.members.recall(announcement, seen=True)
                     self._contacts.adopt(announcement)
         else:
             for record in records:
@@ -170,7 +170,7 @@ class Node:
         """Contact ``seeds`` now, and for life: call again when they resolve anew."""
         common = self._common
         self._seeds = {seed: None for seed in seeds if seed not in self._endpoints}
-        for announcement in common.store.announcements.values():
+        for announcement in common.store.announcements.all():
             self._note_seed(announcement)
         for seed in self._seeds:
             self._contacts.greet(seed, now)

@@ -153,9 +153,8 @@ def test_an_old_departure_replayed_after_the_return_is_ignored() -> None:
 def test_a_node_that_lost_its_disk_goes_above_its_own_last_sequence(seed: int) -> None:
     net = Network(seed)
     a, b, c = net.mesh_of(3)
-    for _ in range(50):
-        b.sequence += 1
-        b.up.announce(net.clock(b))
+    for number in range(50):
+        b.up.announce(net.clock(b), preference=number)
         net.drain(b)
     net.run(1)
     last = a.up.store.announcements[b.key].sequence
