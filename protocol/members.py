@@ -9,7 +9,7 @@ from random import Random
 import attrs
 
 from protocol import identity
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.events import Event
 from protocol.identity import Identity, Mesh
 from protocol.objects import Announcement
@@ -35,6 +35,8 @@ class Member:
     key: bytes = attrs.field(repr=identity.short_id)
     announcement: Announcement
     name: str
+    prefixes: tuple[Prefix, ...] = ()
+    """Its last whole set: that of ``announcement`` unless shards of it are lacking."""
     state: State = State.ALIVE
     since: float = 0.0
     reason: str = ""

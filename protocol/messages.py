@@ -18,7 +18,8 @@ from protocol.address import Endpoint, pack_endpoint, unpack_endpoint
 from protocol.errors import Rejected
 from protocol.frames import MAX_BODY
 from protocol.merkle import BUCKET, SLOT_SIZE, Branch, Bucket
-from protocol.objects import HASH_SIZE, Accusation, Record
+from protocol.objects import HASH_SIZE, MAX_SHARDS, Accusation, Record
+from protocol.shards import MAX_SHARD
 
 OFFER_HASH: Final = 8
 """Bytes of an object's hash in an offer: with the slot id 20. A collision costs a walk."""
@@ -26,6 +27,9 @@ OFFER_HASH: Final = 8
 _U32: Final = struct.Struct("!I")
 _PULSE: Final = struct.Struct("!I16s8s")
 _INDIRECT: Final = struct.Struct(f"!I{SLOT_SIZE}s")
+
+_ROOM: Final = MAX_BODY - 1 - _U32.size
+"""Bytes for the objects of an OBJECTS, or the shards of a SHARDS."""
 
 MAX_PULL: Final = 64
 """Slots asked for in one PULL: more than one answer ever holds."""
@@ -285,16 +289,54 @@ class AskEvidence:
         return cls(_number(body), _cut(rest, OFFER_HASH) if rest else ())
 
 
+@attrs.frozen
+class PullShards:
+    """Send me the shards with these hashes."""
+
+    TYPE: ClassVar[int] = 14
+    request: int
+    hashes: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(self.hashes)
+
+    @classmethod
+    def parse(cls, body: bytes) -> PullShards:
+        request, hashes = _number(body), _cut(body[_U32.size :], HASH_SIZE)
+        if len(hashes) > MAX_SHARDS:
+            raise Rejected("PULLSHARDS of too many shards")
+        return cls(request, hashes)
+
+
+@attrs.frozen
+class Shards:
+    """The answer to that: as many as fit, in the order asked, not yet looked into."""
+
+    TYPE: ClassVar[int] = 15
+    request: int
+    shards: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(map(_sized, self.shards))
+
+    @classmethod
+    def parse(cls, body: bytes) -> Shards:
+        request, shards = _number(body), tuple(_items(body, _U32.size))
+        if any(not 0 < len(raw) <= MAX_SHARD for raw in shards):
+            raise Rejected("shard of no length that one has")
+        return cls(request, shards)
+
+
 Message = (
     Probe | Ack | Indirect | Reached | Nack | Push | Offer | Pull | Objects | Walk | Subtree
-    | Vouch | AskEvidence
+    | Vouch | AskEvidence | PullShards | Shards
 )  # fmt: skip
 
 _TYPES: Final[dict[int, type[Message]]] = {
     each.TYPE: each
     for each in (
         Probe, Ack, Indirect, Reached, Nack, Push, Offer, Pull, Objects, Walk, Subtree,
-        Vouch, AskEvidence,
+        Vouch, AskEvidence, PullShards, Shards,
     )
 }  # fmt: skip
 
@@ -320,29 +362,48 @@ _AnyObject = TypeVar("_AnyObject", bound=Record | Accusation)
 def fill(found: Iterable[_AnyObject]) -> Iterator[tuple[_AnyObject, ...]]:
     """``found`` in portions that each fit one PUSH or OBJECTS, order kept."""
     portion: list[_AnyObject] = []
-    room = MAX_BODY - 1 - _U32.size
-    left = room
+    left = _ROOM
     for each in found:
         size = 2 + len(each.raw)
         if portion and size > left:
             yield tuple(portion)
-            portion, left = [], room
+            portion, left = [], _ROOM
         portion.append(each)
         left -= size
     if portion:
         yield tuple(portion)
 
 
+def fill_shards(found: Iterable[bytes]) -> tuple[bytes, ...]:
+    """As many of ``found``, from the first on, as fit one SHARDS."""
+    portion: list[bytes] = []
+    left = _ROOM
+    for raw in found:
+        left -= 2 + len(raw)
+        if left < 0:
+            break
+        portion.append(raw)
+    return tuple(portion)
+
+
 def _join(found: Iterable[Record | Accusation]) -> bytes:
-    return b"".join(len(each.raw).to_bytes(2, "big") + each.raw for each in found)
+    return b"".join(_sized(each.raw) for each in found)
 
 
 def _split(body: bytes, at: int) -> Iterator[Record | Accusation]:
+    return map(objects.decode, _items(body, at))
+
+
+def _sized(raw: bytes) -> bytes:
+    return len(raw).to_bytes(2, "big") + raw
+
+
+def _items(body: bytes, at: int) -> Iterator[bytes]:
     while at < len(body):
         end = at + 2 + int.from_bytes(body[at : at + 2], "big")
         if end > len(body):
             raise Rejected("object cut short")
-        yield objects.decode(body[at + 2 : end])
+        yield body[at + 2 : end]
         at = end
 
 
