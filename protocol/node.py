@@ -37,6 +37,7 @@ from protocol.events import (
     Revoked,
 )
 from protocol.failure import Detector
+from protocol.fetch import Fetcher
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.members import Common, Member, State, choose_endpoint
 from protocol.messages import (
@@ -50,8 +51,10 @@ from protocol.messages import (
     Offer,
     Probe,
     Pull,
+    PullShards,
     Push,
     Reached,
+    Shards,
     Subtree,
     Vouch,
     Walk,
@@ -59,6 +62,7 @@ from protocol.messages import (
 from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
+from protocol.shards import Shard, Shelf
 from protocol.store import Evidence, Outcome, Store, newer, slot_id
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
@@ -71,7 +75,8 @@ class Node:
     """One member of a mesh.
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
-    the own grant must be in it.  ``next_sequence(above)`` returns a sequence that is
+    the own grant must be in it; ``shards`` are what it held of those that they name.
+    ``next_sequence(above)`` returns a sequence that is
     larger than ``above`` and than every one it returned before, in all lives of this
     node, or raises ``SequenceUnavailable``.  ``wire`` is for the simulator alone.
     """
@@ -87,6 +92,7 @@ class Node:
         now: float,
         tuning: Tuning | None = None,
         wire: Wire | None = None,
+        shards: Iterable[bytes] = (),
     ) -> None:
         common = Common(identity, mesh, tuning or Tuning.lan(), rng, wire or Wire())
         self._common = common
@@ -107,13 +113,22 @@ class Node:
         self._reconciler = Reconciler(
             common, send=self._contacts.send, learn=self._learn, vouched=self._vouched
         )
+        self._fetcher = Fetcher(
+            common,
+            send=self._contacts.send,
+            in_force=self._in_force,
+            refused=lambda error, node: self._refused(error, None, node),
+            settle=self._settle,
+        )
+        self._own_prefixes: tuple[Prefix, ...] = ()
+        """Our own set in force."""
         self._seeds: tuple[Endpoint, ...] | None = None
         """None until ``join``: before it there is nothing to agree on."""
         self._diverged_at: float | None = now
-        self._recall(records, now)
+        self._recall(records, shards, now)
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
-    def _recall(self, records: Iterable[Record], now: float) -> None:
+    def _recall(self, records: Iterable[Record], shards: Iterable[bytes], now: float) -> None:
         """Take over what was known in an earlier life; it is no news and told to nobody."""
         common, me = self._common, self._common.me.public
         for record in records:
@@ -121,6 +136,8 @@ class Node:
                 self._merge(record, now, news=False)
         if me not in common.store.grants:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")
+        for raw in shards:
+            self._fetcher.keep(raw, now)
         self._originator.cancel()  # of our own last announcement: it is not another's
         common.events.clear()
 
@@ -136,8 +153,8 @@ class Node:
     ) -> None:
         """Announce ``prefixes`` at ``endpoints``; what is not given stays as it is.
 
-        ``ValueError`` when the prefixes do not fit one announcement, with the number
-        that does; ``SequenceUnavailable`` when none could be reserved.  Both leave the
+        ``ValueError`` for more prefixes than one node can announce (1,000), with that
+        number; ``SequenceUnavailable`` when none could be reserved.  Both leave the
         announcement in force as it was.
         """
         self._originator.announce(
@@ -239,13 +256,31 @@ class Node:
         return self._common.store.announcements.get(self._common.me.public)
 
     @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """What our own announcement says, ascending."""
+        return self._own_prefixes
+
+    def prefixes_of(self, node: bytes) -> tuple[Prefix, ...]:
+        """The set of ``node``'s prefixes that is in force; none of one that is no member."""
+        if node == self._common.me.public:
+            return self._own_prefixes
+        member = self._common.members.get(node)
+        return member.prefixes if member is not None else ()
+
+    @property
+    def shards(self) -> Shelf:
+        """The shards that are held, to be given to the next life; not to be changed."""
+        return self._fetcher.shelf
+
+    @property
     def grant(self) -> Grant | None:
         """Our own newest; None when we are revoked."""
         return self._common.store.grants.get(self._common.me.public)
 
     @property
     def converged(self) -> bool:
-        """Every live peer's latest probe or ack carried our root (SPEC.md 7)."""
+        """Every live peer's latest probe or ack carried our root, and no set of prefixes is
+        waited for (SPEC.md 7)."""
         return self._diverged_at is None
 
     # Announcing.
@@ -254,8 +289,11 @@ class Node:
     def _endpoints(self) -> tuple[Endpoint, ...]:
         return self._originator.content.endpoints
 
-    def _publish(self, own: Announcement, now: float) -> None:
+    def _publish(self, own: Announcement, shards: tuple[Shard, ...], now: float) -> None:
         self._merge(own, now, news=True)
+        for shard in shards:
+            self._fetcher.keep(shard.raw, now)
+        self._settle(now)
         if own.node in self._common.store.grants:
             self._tell_everyone((own,), now)
 
@@ -356,6 +394,10 @@ class Node:
                 reconciler.vouch(peer, message, now)
             case AskEvidence():
                 reconciler.give_evidence(peer, message, now)
+            case PullShards():
+                self._fetcher.give(peer, message, now)
+            case Shards():
+                self._fetcher.answered(peer, message, now)
 
     def _acknowledge(self, member: Member, probe: Probe, source: Endpoint, now: float) -> None:
         observed = None if source in member.announcement.endpoints else source
@@ -368,6 +410,7 @@ class Node:
         """``member`` told what it holds."""
         member.root = message.root
         self._reconciler.heard(member, message.evidence, now)
+        self._fetcher.heard(now)
         self._settle(now)
 
     def _send_probe(self, node: bytes, message: Message, now: float, attempt: int = 0) -> bool:
@@ -395,7 +438,9 @@ class Node:
             if self._merge(record, now, news=True) is Outcome.NEW
         ]
         if news:
-            self._relay(tuple(news), candidate.announcement.node, now)
+            node = candidate.announcement.node
+            self._fetcher.brought(node, node, now)
+            self._relay(tuple(news), node, now)
 
     # Learning.
 
@@ -426,6 +471,9 @@ class Node:
                 waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
                 if waiting and self._merge(waiting, now, news=news) is Outcome.NEW:
                     learned.append(waiting)
+        for each in learned:
+            if isinstance(each, Announcement):
+                self._fetcher.brought(each.node, source, now)
         if lacking:
             self._reconciler.fetch(source, lacking, now)
         passed_on = tuple(each for each in learned if self._worth_telling(each))
@@ -496,13 +544,13 @@ class Node:
             return outcome
         if isinstance(record, Announcement):
             if record.node == self._common.me.public:
-                self._tell_prefixes(before, record, record.node)
+                self._fetcher.named(record, now)
                 if record.boot_key != self._contacts.boot_key.public:
                     self._originator.superseded(record, now)
             else:
                 self._renew(before, record, now, news=news)
         elif isinstance(record, Revocation):
-            self._remove(record.node)
+            self._remove(record.node, now)
         else:
             member = self._common.members.get(record.node)
             if member is not None:
@@ -532,15 +580,18 @@ class Node:
         if member.state is not state:
             member.state, member.since = state, now
             member.reason = "announced its departure" if new.has_left else "announced itself"
-        self._tell_prefixes(before, new, new.node)
+        self._fetcher.named(new, now)
         self._show(member, now)
 
-    def _remove(self, node: bytes) -> None:
+    def _remove(self, node: bytes, now: float) -> None:
         member = self._common.members.pop(node, None)
         self._contacts.forget(node)
+        self._fetcher.forget(node, now)
         self._common.evidence.clear(node)
         if member is not None:
             self._detector.renewed(member)
+        if node == self._common.me.public:
+            self._own_prefixes = ()
         name = member.name if member is not None else ""
         self._common.events.append(Revoked(node, name))
 
@@ -604,9 +655,14 @@ class Node:
         member.shown_since = now
         self._settle(now)
 
-    def _tell_prefixes(self, before: Announcement | None, after: Announcement, node: bytes) -> None:
-        old = dict.fromkeys(before.prefixes if before else ())
-        new = dict.fromkeys(after.prefixes)
+    def _in_force(self, node: bytes, prefixes: tuple[Prefix, ...]) -> None:
+        """A whole set of ``node``'s prefixes replaces its last."""
+        if node == self._common.me.public:
+            before, self._own_prefixes = self._own_prefixes, prefixes
+        else:
+            member = self._common.members[node]
+            before, member.prefixes = member.prefixes, prefixes
+        old, new = dict.fromkeys(before), dict.fromkeys(prefixes)
         added = tuple(prefix for prefix in new if prefix not in old)
         removed = tuple(prefix for prefix in old if prefix not in new)
         if added or removed:
@@ -622,17 +678,18 @@ class Node:
             return
         if any(m.state is State.ALIVE and not m.seen for m in self._common.members.values()):
             return  # known from before, and neither seen nor failed yet
+        if self._fetcher.waiting:
+            return  # a set of prefixes is not whole yet
         if self._seeds is None or (not live and set(self._seeds) - set(self._endpoints)):
             return  # we were told of others and have met nobody yet
         known = [m for m in self._common.members.values() if m.state is not State.LEFT]
-        prefixes = sum(len(member.announcement.prefixes) for member in live)
-        own = self.announcement
+        prefixes = sum(len(member.prefixes) for member in live)
         self._common.events.append(
             Converged(
                 root=root,
                 peers=len(live),
                 known=len(known),
-                prefixes=prefixes + len(own.prefixes if own else ()),
+                prefixes=prefixes + len(self._own_prefixes),
                 seconds=now - self._diverged_at,
             )
         )
