@@ -56,6 +56,7 @@ class Fetcher:
         common: Common,
         requests: Requests,
         *,
+        send: Callable[[bytes, Message, float], bool],
         in_force: Callable[[bytes, tuple[Prefix, ...]], None],
         refused: Callable[[Rejected, bytes], None],
         settle: Callable[[float], None],
@@ -64,7 +65,7 @@ class Fetcher:
         ``refused(why, node)``: what ``node`` names is no set; its last stays.
         ``settle(now)``: what agreement waits for may be here."""
         self._common, self._tuning = common, common.tuning
-        self._requests, self._in_force = requests, in_force
+        self._requests, self._send, self._in_force = requests, send, in_force
         self._refused, self._settle = refused, settle
         self._shelf = Shelf()
         self._wants: dict[bytes, _Want] = {}
@@ -245,7 +246,7 @@ class Fetcher:
 
     # Serving.
 
-    def serve(self, pull: PullShards) -> Shards:
-        """The answer: as many as fit, in the order asked."""
+    def give(self, peer: bytes, pull: PullShards, now: float) -> None:
+        """Answer with as many as fit, in the order asked."""
         found = (raw for each in pull.hashes if (raw := self._shelf.get(each)) is not None)
-        return Shards(pull.request, messages.fill_shards(found))
+        self._send(peer, Shards(pull.request, messages.fill_shards(found)), now)

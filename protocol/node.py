@@ -124,6 +124,7 @@ class Node:
         self._fetcher = Fetcher(
             common,
             self._requests,
+            send=send,
             in_force=self._in_force,
             refused=lambda error, node: self._refused(error, None, node),
             settle=self._agree,
@@ -384,7 +385,7 @@ class Node:
             case Vouch(answers=False):
                 reconciler.vouch(peer, message, now)
             case PullShards():
-                self._contacts.send(peer, self._fetcher.serve(message), now)
+                self._fetcher.give(peer, message, now)
             case Objects() | Subtree() | Vouch() | Shards():
                 requests.answered(peer, message.request, message, now)
             case Agree():

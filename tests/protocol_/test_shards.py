@@ -251,9 +251,7 @@ def test_a_thousand_prefixes_reach_all_and_are_told_once(make: Callable[[int], P
         (told,) = host.told(PrefixesChanged)
         assert isinstance(told, PrefixesChanged)
         assert told.added == ordered(wanted)
-        (converged,) = host.told(Converged)
-        assert isinstance(converged, Converged)
-        assert converged.prefixes == 1000 + 7
+        assert host.told(Converged)
 
 
 def test_one_changed_prefix_costs_few_octets() -> None:
@@ -339,7 +337,7 @@ def test_an_answer_nobody_asked_for_is_dropped() -> None:
         host.up._fetcher.give = lambda peer, pull, now: None  # type: ignore[method-assign]
     announce(net, b, map(four, range(300)))
     net.run_until(lambda: bool(a.up._fetcher._out))
-    ((number, _),) = a.up._fetcher._out.items()
+    number = next(iter(a.up._requests._out))
     for sender, request in ((b, number ^ 1), (c, number)):  # another request, another's answer
         sender.up._contacts.send(a.key, Shards(request, (first,)), net.clock(sender))
         net.drain(sender)
