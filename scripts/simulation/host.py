@@ -115,7 +115,7 @@ class Host:
     life: int = 0
     """How often a node was started here."""
     root: bytes | None = None
-    """The store's root after its last piece of work; kept by the referee."""
+    """The store's root after its last piece of work; None while nothing runs."""
     events: list[tuple[float, Event]] = attrs.field(factory=list)
     sent: Traffic = attrs.field(factory=Traffic)
     received: Traffic = attrs.field(factory=Traffic)
@@ -169,13 +169,14 @@ class Host:
 
     def boot(self, records: Iterable[Record], seeds: Iterable[Endpoint], rng: Random) -> None:
         """Start a node that remembers ``records``, announces and joins."""
-        self._make(records, rng)
+        self.make(records, rng)
         self.do(
             lambda node, now: node.announce(now, prefixes=self.prefixes, endpoints=[self.where])
         )
         self.do(lambda node, now: node.join(seeds, now))
 
-    def _make(self, records: Iterable[Record], rng: Random) -> None:
+    def make(self, records: Iterable[Record], rng: Random) -> None:
+        """A node that remembers ``records`` and has not said anything yet."""
         self._rest()
         self.life += 1
         self.wire = self.network.new_wire(self.meter)
@@ -198,6 +199,7 @@ class Host:
         """The node stops at once; its disk keeps what the store held."""
         self.disk = Disk(tuple(self.up.store), self.disk.files)
         self.node = None
+        self.network.holds(self, None)
         self._rest()
 
     def _rest(self) -> None:
@@ -299,14 +301,17 @@ class Host:
             replies = drawn = 0
             for datagram in datagrams:
                 done += costs.send
-                answer = self._transmit(datagram.data, datagram.to, done)
+                kind, message = self._transmit(datagram.data, datagram.to, done)
                 if datagram.to == source:
-                    replies += answer
+                    replies += answers(kind, datagram.data, message)
                     drawn += 1
             if drawn > 1:
                 network.referee.drew(self, replies, drawn, cause)
         self.busy += done - began
         self.free_at = done
+        root = node.store.root
+        if root != self.root:
+            network.holds(self, root)
         network.referee.worked(self, now + self.offset)
         due = node.deadline - self.offset
         if self._buffer and done < due:
@@ -314,8 +319,8 @@ class Host:
         if due < self._wake_at:
             self._wake_later(due if due > now else now)
 
-    def _transmit(self, data: bytes, to: Endpoint, when: float) -> bool:
-        """Count and send; whether it is an answer."""
+    def _transmit(self, data: bytes, to: Endpoint, when: float) -> tuple[int, bytes]:
+        """Count and send; the kind, and how the message in it begins."""
         assert self.wire is not None
         message = self.wire.peek(data) if data[1] == SEALED else b""
         kind = kind_of(data, message)
@@ -323,4 +328,4 @@ class Host:
         self.sent.octets[kind] += len(data)
         self.network.referee.sent(self, data)
         self.network.carry(self, data, to, when, kind)
-        return answers(kind, data, message)
+        return kind, message

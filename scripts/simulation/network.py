@@ -20,7 +20,7 @@ from typing import Any, Final
 from protocol.address import Endpoint, endpoint
 from protocol.events import Converged, Event
 from protocol.identity import KEY_SIZE, Identity, Mesh
-from protocol.objects import Grant
+from protocol.objects import Grant, Signed
 from protocol.tuning import Tuning
 from simulation.host import Costs, Disk, Host
 from simulation.links import Delay, Filter, Links, apart
@@ -52,10 +52,12 @@ class Network:
         tuning: Tuning | None = None,
         costs: Costs | None = None,
         cipher: bool = True,
+        truthful: bool = False,
         replay: str = "",
     ) -> None:
         """``delay``: a median in seconds, or a distribution. ``cipher``: False seals without
-        one and shares signature checks. ``replay``: the command that makes this run again."""
+        one and shares signature checks. ``truthful``: end the run when a node calls itself
+        converged and is wrong. ``replay``: the command that makes this run again."""
         self.seed, self.replay = seed, replay
         given = delay if isinstance(delay, Delay | None) else Delay(delay)
         self.links = Links(given or Delay.lan(), loss)
@@ -63,7 +65,9 @@ class Network:
         self.costs = costs or Costs()
         self.now = _BEGIN
         self.hosts: dict[str, Host] = {}
-        self.referee = Referee(self)
+        self.referee = Referee(self, truthful=truthful)
+        self.roots: dict[bytes, int] = {}
+        """How many nodes hold each root."""
         self.listeners: list[Listener] = []
         """Called as (host, when its work is done, event) for every event of every node."""
         self.keep_events = True
@@ -76,7 +80,7 @@ class Network:
         self._keys, self._links, self._nodes = (
             Random(f"{seed} {name}") for name in ("keys", "links", "nodes")
         )
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._count = 0
         self._by_endpoint: dict[Endpoint, Host] = {}
         self.authority = Identity.generate(self._keys.randbytes)
@@ -120,9 +124,13 @@ class Network:
         made = Grant.sign(
             self.authority, self.mesh, node=node, name=name, serial=serial, allow=POOL
         )
+        self.trust(made)
+        return made
+
+    def trust(self, made: Signed) -> None:
+        """``made`` was signed here by the right key: where checks are shared, none is needed."""
         if self._shared is not None:
             self._shared.trust(made)
-        return made
 
     def masquerade(self, host: Host, seen: Endpoint) -> None:
         """From now on ``host``'s datagrams come from ``seen``; what is sent there reaches it."""
@@ -141,7 +149,7 @@ class Network:
         host.boot(
             host.disk.records,
             [self.hosts[seed].where for seed in seeds],
-            Random(self._nodes.getrandbits(64)),
+            self.new_rng(),
         )
         return host
 
@@ -164,13 +172,17 @@ class Network:
         """The hosts on which a node runs."""
         return (host for host in self.hosts.values() if host.node is not None)
 
+    def new_rng(self) -> Random:
+        """The generator of one more node."""
+        return Random(self._nodes.getrandbits(64))
+
     def new_wire(self, meter: Meter) -> RealWire:
         """The wire of one more node."""
         return RealWire(meter) if self._shared is None else SimulatedWire(meter, self._shared)
 
     # Time.
 
-    def push(self, when: float, call: Callable[..., None], *given: Any) -> None:
+    def push(self, when: float, call: Callable[..., object], *given: Any) -> None:
         """Make ``call(*given)`` at ``when``."""
         self._count += 1
         heapq.heappush(self._heap, (when, self._count, call, given))
@@ -237,6 +249,18 @@ class Network:
                 self.referee.converged(host, event.root)
             for listener in self.listeners:
                 listener(host, when, event)
+
+    def holds(self, host: Host, root: bytes | None) -> None:
+        """``host``'s store has another root than before, or None when its node is gone."""
+        if host.root is not None:
+            self.roots[host.root] -= 1
+            if not self.roots[host.root]:
+                del self.roots[host.root]
+        host.root = root
+        if root is not None:
+            self.roots[root] = self.roots.get(root, 0) + 1
+            if self.referee.truthful:
+                self.referee.held(host, root)
 
     # What is true.
 

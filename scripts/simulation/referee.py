@@ -85,11 +85,6 @@ class Referee:
 
     def worked(self, host: Host, now: float) -> None:
         """After each piece of work, when all it made has been taken: sometimes tick too early."""
-        if self.truthful:
-            root = host.up.store.root
-            if root != host.root:
-                host.root = root
-                self._remember(host, root)
         self._works += 1
         if self._works % _SPURIOUS_EVERY or host.up.deadline <= now:
             return
@@ -97,8 +92,8 @@ class Referee:
         if host.up.datagrams_to_send() or host.up.events():
             raise self.broken(host, "did something although nothing was due")
 
-    def _remember(self, host: Host, root: bytes) -> dict[str, None]:
-        """``host`` holds ``root``; the names of all that have held it."""
+    def held(self, host: Host, root: bytes) -> dict[str, None]:
+        """``host`` holds ``root`` now; the names of all that have held it."""
         holders = self._holders.get(root)
         if holders is None:
             if len(self._holders) * len(self.network.hosts) >= _HOLDINGS:
@@ -114,7 +109,7 @@ class Referee:
         """
         if not self.truthful:
             return
-        holders = self._remember(host, root)
+        holders = self.held(host, root)
         if len(holders) == len(self.network.hosts):
             return
         for other in self.network.hosts.values():

@@ -1,0 +1,26 @@
+"""All scenarios by name, and how one is performed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from simulation import failing, lasting, spreading
+from simulation.case import Case, Outcome, Run, Scenario
+from simulation.referee import InvariantBroken
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    **spreading.SCENARIOS,
+    **failing.SCENARIOS,
+    **lasting.SCENARIOS,
+}
+
+
+def perform(case: Case) -> Outcome:
+    """Run one case; an invariant that breaks is in the outcome, with the seed."""
+    scenario = SCENARIOS[case.scenario]
+    run = Run(case, scenario.truthful)
+    try:
+        scenario.run(run)
+    except InvariantBroken as broken:
+        return Outcome(case, failure=str(broken))
+    return run.outcome()
