@@ -66,8 +66,12 @@ class Outcome:
     """By measure; None: it did not come about in time."""
     curve: tuple[float, ...] = ()
     """When each node had it, ascending; the last are missing if they never did."""
+    of: int = 0
+    """How many there are in the curve when all have it."""
     failure: str = ""
     """The invariant that was broken, or what else went wrong."""
+    trace: str = attrs.field(default="", eq=False)
+    """Where, if that was no invariant."""
 
 
 @attrs.define(eq=False)
@@ -80,7 +84,8 @@ class Run:
     rng: Random = attrs.field(init=False)
     """Chooses what happens to whom."""
     values: dict[str, float | None] = attrs.field(factory=dict)
-    curve: list[float] = attrs.field(factory=list)
+    curve: tuple[float, ...] = ()
+    of: int = 0
     _marked: dict[str, Traffic] = attrs.field(factory=dict)
     _busy: dict[str, float] = attrs.field(factory=dict)
     _dropped: dict[str, int] = attrs.field(factory=dict)
@@ -136,7 +141,7 @@ class Run:
 
     def outcome(self) -> Outcome:
         """What was measured."""
-        return Outcome(self.case, self.values, tuple(self.curve))
+        return Outcome(self.case, self.values, self.curve, self.of)
 
 
 @attrs.frozen

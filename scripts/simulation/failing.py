@@ -50,7 +50,7 @@ def _die(run: Run, dead: list[Host]) -> None:
     run.until(lambda: not missing, run.case.seconds)
     took = network.now - began
     sent = [run.sent_since(host).wire() / took for host in living]
-    run.curve += sorted(times)
+    run.curve, run.of = tuple(sorted(times)), len(living) * len(dead)
     run.values |= {
         "first": min(times, default=None),
         "everywhere": None if missing else max(times),

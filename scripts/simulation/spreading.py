@@ -31,7 +31,7 @@ def _update(run: Run) -> None:
     own = origin.up.announcement
     assert own is not None
     sent = [run.sent_since(host) for host in hosts]
-    run.curve += sorted(holds.times.values())
+    run.curve, run.of = tuple(sorted(holds.times.values())), len(hosts)
     run.values |= {
         "everywhere": holds.last,
         "converged": agrees.last,
