@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from simulation.measure import quantile
+from simulation.measure import median
 from simulation.report import Group, reached
 from simulation.scenarios import SCENARIOS
 
@@ -32,7 +32,7 @@ def library() -> Any:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
         raise NotInstalled(
-            "--plot needs matplotlib, the extra `sim`: .venv/bin/pip install -e '.[sim]'"
+            "--plot needs matplotlib, the extra `sim`: .venv/bin/pip install matplotlib"
         ) from None
     return Figure
 
@@ -54,16 +54,15 @@ def _metadata(path: Path) -> dict[str, None]:
 def _draw_spread(axes: Any, groups: Sequence[Group]) -> None:
     for each in groups:
         shares = [place / _POINTS for place in range(1, _POINTS + 1)]
-        runs = each.outcomes
-        times = [quantile([reached(run, share) for run in runs], 0.5) for share in shares]
-        (line,) = axes.plot(times, [100 * share for share in shares], label=_label(each))
+        times = [median([reached(run, share) for run in each.outcomes]) for share in shares]
+        percent = [100 * share for share in shares]
+        (line,) = axes.plot(times, percent, drawstyle="steps-post", label=_label(each))
         serf = SERF.get(each.case.nodes)
         if each.case.scenario == "update" and not each.case.loss and serf is not None:
             label = f"Serf, {each.case.nodes:,} nodes"
             axes.plot([serf], [99.99], "x", color=line.get_color(), label=label)
     axes.set(xlabel="seconds (virtual)", ylabel="% of nodes, median over seeds", ylim=(0, 102))
-    axes.set_xscale("log")
-    axes.grid(alpha=0.3)
+    _logarithmic(axes)
     if groups:
         axes.legend(fontsize="small")
 
@@ -76,19 +75,25 @@ def _draw_cost(axes: Any, groups: Sequence[Group]) -> None:
     units: dict[str, None] = {}
     for (name, loss), members in lines.items():
         cost = SCENARIOS[name].cost
-        measure = SCENARIOS[name].measures[cost]
-        units[f"{cost}, {measure.unit} a node, {measure.meaning}"] = None
+        units[f"{SCENARIOS[name].measures[cost].unit} a node ({name})"] = None
         nodes = [each.case.nodes for each in members]
         found = [each.summaries[cost] for each in members]
         medians = [each.median for each in found]
         (line,) = axes.plot(nodes, medians, "o-", label=f"{name}, {100 * loss:g} % loss")
         worst = [each.worst for each in found]
-        axes.plot(nodes, worst, "_", color=line.get_color(), label="worst seed")
-    axes.set(xlabel="nodes", ylabel="\n".join(units), ylim=(0, None))
-    axes.set_xscale("log")
-    axes.grid(alpha=0.3)
+        axes.plot(nodes, worst, "_", color=line.get_color())
+    axes.set(xlabel="nodes", ylabel=", ".join(units) + "; dash: worst seed", ylim=(0, None))
+    _logarithmic(axes)
     if lines:
         axes.legend(fontsize="small")
+
+
+def _logarithmic(axes: Any) -> None:
+    """Along x, with plain numbers at the steps of ten and of two and five between them."""
+    axes.set_xscale("log", subs=(2, 5))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3)
 
 
 def _label(group: Group) -> str:
