@@ -335,10 +335,16 @@ class Daemon:
         self._log.emit(
             "converged",
             peers=f"{event.peers}/{event.known}",
-            prefixes=event.prefixes,
+            prefixes=self._count_prefixes(),
             root=event.root.hex()[:8],
             in_s=round(event.seconds, 3),
         )
+
+    def _count_prefixes(self) -> int:
+        """How many prefixes we and the live members announce."""
+        own, members = self._node.announcement, self._node.members
+        live = [members[key].announcement for key in members.live]
+        return sum(len(each.prefixes) for each in (*live, own) if each is not None)
 
     # The snapshot.
 

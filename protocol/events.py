@@ -48,13 +48,12 @@ class PrefixesChanged:
 
 @attrs.frozen
 class Converged:
-    """Every live peer's latest probe or ack carried our root."""
+    """Every peer we hold live has held our root."""
 
     root: bytes
     peers: int
     known: int
     """Peers that have not left, dead or alive."""
-    prefixes: int
     seconds: float
     """Since the first change after the last agreement."""
 

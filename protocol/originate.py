@@ -74,11 +74,23 @@ class Originator:
             old.preference if preference is None else preference,
         )
         try:
-            self._say(content, now)
+            if not self._stands(content):
+                self._say(content, now)
         except Rejected as error:
             if error.reason.startswith("announcement longer"):
                 raise ValueError(self._too_many(content)) from None
             raise ValueError(error.reason) from None
+
+    def _stands(self, content: Content) -> bool:
+        """Our announcement in force says that already: it is not made anew."""
+        own = self._common.store.announcements.get(self._common.me.public)
+        if own is None or own.boot_key != self._boot_key or own.has_left:
+            return False
+        said = self._sign(content, own.sequence)
+        if said.hash != own.hash:
+            return False
+        self.content, self._floor = content, max(self._floor, own.sequence)
+        return True
 
     def depart(self, now: float) -> None:
         """Say that we leave. ``SequenceUnavailable``: nothing was said."""

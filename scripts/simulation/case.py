@@ -25,6 +25,9 @@ CIPHERS_UP_TO: Final = 64
 EVERY_PAIR_UP_TO: Final = 1000
 """Nodes whose every pair of keys is watched for counters that repeat."""
 
+_SETTLING: Final = 40
+"""Probe periods at most that a warm mesh is given to find itself converged."""
+
 NETWORKS: Final[dict[str, tuple[Callable[[], Tuning], Callable[[], Delay]]]] = {
     "lan": (Tuning.lan, Delay.lan),
     "wan": (Tuning.wan, Delay.wan),
@@ -106,9 +109,12 @@ class Run:
         self.network.referee.every_pair = self.case.nodes <= EVERY_PAIR_UP_TO
 
     def warm(self, prefixes: Callable[[int], list[str]] | None = None) -> list[Host]:
-        """The mesh as it stands long after it converged, and a few probes later."""
+        """The mesh as it stands long after it converged, which it calls itself by then."""
         hosts = warm_mesh(self.network, self.case.nodes, prefixes=prefixes)
-        self.network.run(4 * self.network.tuning.probe_period)
+        for _ in range(_SETTLING):
+            self.network.run(self.network.tuning.probe_period)
+            if all(host.up.converged for host in hosts):
+                break
         return hosts
 
     def until(self, condition: Callable[[], bool], timeout: float) -> float | None:
@@ -163,7 +169,7 @@ class Scenario:
     """How long its own phase lasts, or is waited for, unless the command line says so."""
     least: int = 2
     """Nodes it needs."""
-    truthful: bool = False
+    truthful: bool = True
     """Whether a *converged* that is not true ends the run."""
     cost: str = ""
     """The measure that is a node's cost, for the picture."""

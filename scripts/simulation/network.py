@@ -52,7 +52,7 @@ class Network:
         tuning: Tuning | None = None,
         costs: Costs | None = None,
         cipher: bool = True,
-        truthful: bool = False,
+        truthful: bool = True,
         replay: str = "",
     ) -> None:
         """``delay``: a median in seconds, or a distribution. ``cipher``: False seals without

@@ -43,7 +43,7 @@ class Referee:
     """Checks one network's nodes."""
 
     network: Network
-    truthful: bool = False
+    truthful: bool = True
     """Whether *converged* is held against what every node really has held."""
     every_pair: bool = True
     """False: only one in sixteen pairs of key ids is watched for counters that repeat."""

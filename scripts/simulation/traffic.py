@@ -10,6 +10,7 @@ import attrs
 from protocol import frames
 from protocol.messages import (
     Ack,
+    Agree,
     AskEvidence,
     Indirect,
     Message,
@@ -20,6 +21,7 @@ from protocol.messages import (
     Pull,
     Push,
     Reached,
+    Scan,
     Subtree,
     Vouch,
     Walk,
@@ -43,16 +45,15 @@ NAMES: Final = (
 GROUPS: Final[dict[str, tuple[int, ...]]] = {
     "news": (Push.TYPE, Offer.TYPE, Pull.TYPE, Objects.TYPE),
     "probes": (Probe.TYPE, Ack.TYPE, Indirect.TYPE, Reached.TYPE, Nack.TYPE),
-    "walks": (Walk.TYPE, Subtree.TYPE),
-    "agreement": (Vouch.TYPE,),
-    "evidence": (AskEvidence.TYPE,),
+    "repair": (Walk.TYPE, Subtree.TYPE, Scan.TYPE, Vouch.TYPE, AskEvidence.TYPE),
+    "agreement": (Agree.TYPE,),
     "greetings": (HELLO, STALE),
 }
-"""What the kinds are for. A PULL may also belong to a walk, and an OBJECTS to evidence."""
+"""What the kinds are for. PULL and OBJECTS are asked and sent in repair too."""
 
 _ANSWERS: Final = frozenset((Ack.TYPE, Reached.TYPE, Nack.TYPE, Objects.TYPE, Subtree.TYPE, STALE))
-_VOUCH_ANSWERS_AT: Final = 5
-"""Where in a VOUCH the octet stands that says whether it answers (SPEC.md 6)."""
+_ANSWERS_AT: Final = {Vouch.TYPE: 5, Agree.TYPE: 1}
+"""Where in a message of such a kind the octet stands that says whether it answers."""
 _HELLO_FLAGS_AT: Final = 18
 
 
@@ -68,8 +69,8 @@ def answers(kind: int, datagram: bytes, message: bytes) -> bool:
     """True for what is sent in reply, and not as a question, a probe or news of one's own."""
     if kind == HELLO:
         return not datagram[_HELLO_FLAGS_AT] & frames.ASKS
-    if kind == Vouch.TYPE:
-        return message[_VOUCH_ANSWERS_AT] == 1
+    if kind in _ANSWERS_AT:
+        return message[_ANSWERS_AT[kind]] == 1
     return kind in _ANSWERS
 
 

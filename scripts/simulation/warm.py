@@ -10,9 +10,7 @@ from collections.abc import Callable
 from random import Random
 
 from protocol.identity import BootKey
-from protocol.node import Node
 from protocol.objects import Announcement
-from protocol.originate import Content
 from protocol.store import Store
 from simulation.host import Host
 from simulation.network import Network
@@ -23,7 +21,7 @@ def warm_mesh(
 ) -> list[Host]:
     """``number`` running hosts n1, n2 ... that know one another. ``prefixes``: of the n-th."""
     store = Store()
-    starting: list[tuple[Host, Random, Announcement]] = []
+    starting: list[tuple[Host, Random]] = []
     for each in range(1, number + 1):
         host = network.add(f"n{each}", prefixes=prefixes(each) if prefixes else None)
         rng = network.new_rng()
@@ -42,21 +40,12 @@ def warm_mesh(
         network.trust(own)
         for record in (*host.disk.records, own):
             store.merge(record)
-        starting.append((host, rng, own))
-    for host, rng, own in starting:
+        starting.append((host, rng))
+    for host, rng in starting:
         host.make(store, rng)
-        _continue(host.up, own, host.clock())
+        where = [host.where]
+        host.up.announce(host.clock(), prefixes=host.prefixes, endpoints=where)  # as it stands
+        host.up.join([], host.clock())
         host.meter.verified = host.meter.signed = 0  # that was long ago
         host.drain()
-    return [host for host, _, _ in starting]
-
-
-def _continue(node: Node, own: Announcement, now: float) -> None:
-    """``node`` goes on from ``own``, its announcement in the store, and has met all others."""
-    node._originator.content = Content(own.prefixes, own.endpoints)
-    node._originator._floor = own.sequence
-    node._contacts.families = frozenset((4,))
-    for member in node.members.values():
-        member.seen, member.shown = True, "alive"
-    node.join([], now)
-    node.events()
+    return [host for host, _ in starting]

@@ -17,8 +17,8 @@ from protocol import frames, messages, objects
 from protocol.errors import Rejected
 from protocol.frames import SEALED_HEAD, Hello, pack_sealed_head
 from protocol.identity import BootKey, Identity, Mesh
-from protocol.messages import Message, Objects, Push
-from protocol.objects import Accusation, Record, Signed
+from protocol.messages import Message, News
+from protocol.objects import Signed
 from protocol.session import WINDOW, Session, key_id
 from protocol.wire import Wire
 
@@ -30,8 +30,8 @@ _HELLOS: Final = 16384
 _VERDICTS: Final = 131072
 """What is remembered at most: the newest two objects of 8,192 nodes, several times over."""
 
-_REQUEST: Final = 4
-"""Octets of the request number before the objects of an OBJECTS (SPEC.md 6)."""
+_PEEK: Final = 6
+"""Octets of a message that say what it is for: type, request, and whether it answers."""
 
 
 @attrs.define(eq=False)
@@ -102,7 +102,7 @@ class _MeteredSession(Session):
 
     def seal(self, body: bytes) -> bytes:
         datagram = super().seal(body)
-        self._meter.sealed[datagram[:SEALED_HEAD]] = body[: 2 + _REQUEST]
+        self._meter.sealed[datagram[:SEALED_HEAD]] = body[:_PEEK]
         return datagram
 
 
@@ -131,11 +131,11 @@ class SharedWork:
     """What the nodes of one simulated mesh remember together."""
 
     def __init__(self) -> None:
-        self._objects = _Remembered[bytes, Record | Accusation](_OBJECTS)
+        self._objects = _Remembered[bytes, News](_OBJECTS)
         self._hellos = _Remembered[bytes, Hello](_HELLOS)
         self._verdicts = _Remembered[bytes, bool](_VERDICTS)
 
-    def decode_object(self, raw: bytes) -> Record | Accusation:
+    def decode_object(self, raw: bytes) -> News:
         return self._objects.get(raw, lambda: objects.decode(raw))
 
     def decode_hello(self, datagram: bytes, mesh_id: bytes) -> Hello:
@@ -168,23 +168,7 @@ class SimulatedWire(RealWire):
         return _OpenSession(mesh_id, node, boot_key, peer, peer_boot_key, now)
 
     def decode(self, body: bytes) -> Message:
-        if body[0] == Push.TYPE:
-            return Push(self._split(body, 1))
-        if body[0] == Objects.TYPE and len(body) > _REQUEST:
-            request = int.from_bytes(body[1 : 1 + _REQUEST], "big")
-            return Objects(request, self._split(body, 1 + _REQUEST))
-        return messages.decode(body)
-
-    def _split(self, body: bytes, at: int) -> tuple[Record | Accusation, ...]:
-        """The objects in ``body``, as ``messages`` splits them, each decoded once for all."""
-        found = []
-        while at < len(body):
-            end = at + 2 + int.from_bytes(body[at : at + 2], "big")
-            if end > len(body):
-                raise Rejected("object cut short")
-            found.append(self._shared.decode_object(body[at + 2 : end]))
-            at = end
-        return tuple(found)
+        return messages.decode(body, self._shared.decode_object)
 
     def decode_hello(self, datagram: bytes, mesh_id: bytes) -> Hello:
         return self._shared.decode_hello(datagram, mesh_id)
@@ -194,7 +178,7 @@ class SimulatedWire(RealWire):
         return self._shared.verify(claimed, mesh)
 
     def peek(self, datagram: bytes) -> bytes:
-        return datagram[SEALED_HEAD : SEALED_HEAD + 2 + _REQUEST]
+        return datagram[SEALED_HEAD : SEALED_HEAD + _PEEK]
 
 
 class _OpenSession(Session):

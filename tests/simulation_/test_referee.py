@@ -85,7 +85,7 @@ def test_a_node_that_acts_when_nothing_is_due_ends_the_run() -> None:
 
 
 def converged(root: bytes) -> Converged:
-    return Converged(root=root, peers=1, known=1, prefixes=2, seconds=0.0)
+    return Converged(root=root, peers=1, known=1, seconds=0.0)
 
 
 def test_a_converged_for_a_root_that_a_live_member_never_held_ends_the_run() -> None:
