@@ -157,13 +157,13 @@ class Reconciler:
         self._fill(sync, now)
 
     def _since(self, number: int) -> list[Record]:
-        """What came since, each still the newest in its slot and of an origin we hold live."""
+        """What came since, each still the newest in its slot and ours to tell."""
         newest = self._log[number - self._logged :]
         return [
             each
             for each in dict.fromkeys(newest)
             if self._common.store.in_slot(slot_id(each.KIND, each.node)) is each
-            and self._vouches(each)
+            and self._common.may_tell(each)
         ]
 
     # Our requests.
@@ -186,7 +186,7 @@ class Reconciler:
         sync.out += 1
         question = task
 
-        def answer(message: Message, now: float) -> None:
+        def answer(message: Subtree | Objects, now: float) -> None:
             sync.out -= 1
             sync.silences = 0
             sync.window = min(sync.window + 1, self._tuning.window_max)
@@ -213,7 +213,8 @@ class Reconciler:
         def build(number: int) -> Message:
             return attrs.evolve(question, request=number)
 
-        self._requests.ask(sync.peer, build, now, answer=answer, silence=silence)
+        expected: type[Subtree | Objects] = Subtree if isinstance(task, Walk) else Objects
+        self._requests.ask(sync.peer, build, now, expected=expected, answer=answer, silence=silence)
 
     def _compare(self, sync: _Sync, asked: Walk, answer: Subtree) -> None:
         if answer.path != asked.path or answer.content is None:
@@ -270,9 +271,8 @@ class Reconciler:
             return
         root = self._common.store.root
 
-        def answer(message: Message, now: float) -> None:
+        def answer(message: Vouch, now: float) -> None:
             order = self._common.store.announcements
-            assert isinstance(message, Vouch)
             if message.root == self._common.store.root and message.size == len(order):
                 unseen = list(self._common.members.unseen)
                 bits = message.bits
@@ -282,6 +282,7 @@ class Reconciler:
             peer,
             lambda number: Vouch(number, False, root, 0, 0),
             now,
+            expected=Vouch,
             answer=answer,
             silence=_nothing,
         )
@@ -293,13 +294,17 @@ class Reconciler:
             islice((e.hash[:OFFER_HASH] for e in self._common.evidence), messages.MAX_PULL)
         )
 
-        def answer(message: Message, now: float) -> None:
-            assert isinstance(message, Objects)
+        def answer(message: Objects, now: float) -> None:
             if self._learn(message.items, peer, now, pass_on=False):
                 self._idle.pop(("evidence", peer), None)
 
         self._requests.ask(
-            peer, lambda number: AskEvidence(number, held), now, answer=answer, silence=_nothing
+            peer,
+            lambda number: AskEvidence(number, held),
+            now,
+            expected=Objects,
+            answer=answer,
+            silence=_nothing,
         )
 
     # Answers to others: one each, within ``serve_rate``.
@@ -339,7 +344,7 @@ class Reconciler:
         self._send(peer, Objects(request, more, items), now)
 
     def _vouches(self, each: News) -> bool:
-        return not isinstance(each, Announcement) or self._common.is_live(each.node)
+        return isinstance(each, Announcement) and self._common.is_live(each.node)
 
     def vouch(self, peer: bytes, ask: Vouch, now: float) -> None:
         """Answer which members of the root we have seen, if it is our root too."""

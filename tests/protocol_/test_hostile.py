@@ -18,10 +18,11 @@ from protocol.address import Endpoint
 from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
 from protocol.identity import BootKey, Identity, Mesh
-from protocol.merkle import Branch, Bucket
 from protocol.messages import (
     Ack,
+    Agree,
     AskEvidence,
+    Branches,
     Indirect,
     Message,
     Nack,
@@ -31,6 +32,8 @@ from protocol.messages import (
     Pull,
     Push,
     Reached,
+    Scan,
+    Slots,
     Subtree,
     Vouch,
     Walk,
@@ -233,9 +236,14 @@ def hostile_messages(made: Pair) -> st.SearchStrategy[Message]:
         st.sampled_from(keys), sequence, st.booleans(),
     )  # fmt: skip
     held: list[Record | Accusation] = list(store)
-    listed = st.lists(st.sampled_from(held) | accused, max_size=3).map(tuple)
-    bucket = st.dictionaries(slots, root, max_size=16).map(Bucket)
-    branch = st.lists(root, min_size=16, max_size=16).map(lambda found: Branch(tuple(found)))
+    news = st.sampled_from(held) | accused
+    listed = st.lists(news, max_size=3).map(tuple)
+    items = st.lists(st.tuples(news, st.booleans()), max_size=3).map(tuple)
+    bucket = st.dictionaries(slots, root, max_size=16).map(Slots)
+    branch = st.lists(root, min_size=16, max_size=16).map(lambda found: Branches(tuple(found)))
+    members = st.integers(0, 3).flatmap(
+        lambda size: st.tuples(st.integers(0, (1 << size) - 1), st.just(size))
+    )
     return st.one_of(
         st.builds(Probe, number, root, start),
         st.builds(Ack, number, root, start, st.sampled_from((None, STRANGER))),
@@ -245,13 +253,20 @@ def hostile_messages(made: Pair) -> st.SearchStrategy[Message]:
         st.builds(Push, listed),
         st.builds(Offer, st.lists(st.tuples(slots, start), min_size=1, max_size=9).map(tuple)),
         st.builds(Pull, number, st.lists(slots, min_size=1, max_size=64).map(tuple)),
-        st.builds(Objects, number, listed),
+        st.builds(Objects, number, st.booleans(), items),
         st.builds(Walk, number, path, root),
         st.builds(Subtree, number, path, st.none() | bucket | branch),
         st.builds(Vouch, number, st.just(False), root),
-        st.builds(Vouch, number, st.just(True), root, st.binary(max_size=3)),
+        st.builds(lambda n, r, places: Vouch(n, True, r, *places), number, root, members),
         st.builds(AskEvidence, number, st.lists(start, max_size=9).map(tuple)),
-    )
+        st.builds(lambda n, at, depth: Scan(n, digits(at)[:depth], at), number, slots,
+                  st.integers(0, 23)),
+        st.builds(lambda a, r, places: Agree(a, r, *places), st.booleans(), root, members),
+    )  # fmt: skip
+
+
+def digits(slot: bytes) -> bytes:
+    return bytes(int(digit, 16) for digit in slot.hex())
 
 
 def numbered(message: Message, request: int) -> Message:
@@ -283,7 +298,7 @@ def test_a_member_that_says_anything_at_all_raises_nothing_and_draws_few_answers
     assert made.node.store.announcements[made.peer.public] == made.announcement
 
 
-@given(st.integers(0, 14), st.binary(max_size=1157))
+@given(st.integers(0, 16), st.binary(max_size=1157))
 def test_random_octets_sealed_by_a_member_raise_nothing(kind: int, rest: bytes) -> None:
     made = pair()
     made.send(bytes([kind]) + rest)
@@ -305,7 +320,7 @@ def endless(path: Callable[[bytes], bytes]) -> int:
     walk, rng = walk_of(made), Random(5)
     for asked in range(500):
         children = tuple(rng.randbytes(16) for _ in range(16))
-        answers = made.say(Subtree(walk.request, path(walk.path), Branch(children)))
+        answers = made.say(Subtree(walk.request, path(walk.path), Branches(children)))
         following = [each for each in answers if isinstance(each, Walk)]
         if not following:
             return asked
@@ -324,7 +339,7 @@ def test_an_answer_to_another_peers_request_is_dropped() -> None:
     made = pair()
     walk = walk_of(made)
     grant = made.node.store.grants[made.peer.public]
-    assert made.say(Objects(walk.request + 1 & 0xFFFFFFFF, (grant,))) == []
+    assert made.say(Objects(walk.request + 1 & 0xFFFFFFFF, False, ((grant, True),))) == []
     assert made.say(Subtree(walk.request + 1 & 0xFFFFFFFF, b"", None)) == []
 
 
