@@ -68,9 +68,7 @@ class Parts:
     def __attrs_post_init__(self) -> None:
         self.common = Common(node(self.me), MESH, Tuning.lan(), Random(self.seed))
         self.common.store.tree = mesh_store(self.size).tree
-        for each in self.common.store.announcements.values():
-            if each.node != node(self.me).public:
-                self.common.members.recall(each, seen=True)
+        self.common.members.resume(node(self.me).public)
 
     def send(self, peer: bytes, message: Message, now: float) -> bool:
         self.sent.append((peer, message))

@@ -114,13 +114,10 @@ def test_everyone_is_drawn_about_as_often_as_anybody_else(number: int) -> None:
 # Members.
 
 
-def members_of(number: int, *, seen: bool = True) -> Members:
-    """The members of a mesh, as node 0 holds them that was told of them."""
-    store = Store(mesh_store(number).tree)
-    members = Members(store)
-    for each in store.announcements.values():
-        if each.node != node(0).public:
-            members.recall(each, seen=seen)
+def members_of(number: int) -> Members:
+    """The members of a mesh, as node 0 holds them that has seen them all."""
+    members = Members(Store(mesh_store(number).tree))
+    members.resume(node(0).public)
     return members
 
 
@@ -139,22 +136,12 @@ def test_a_member_has_no_record_before_somebody_asks_for_it() -> None:
     assert list(members._records) == [node(1).public]
 
 
-def test_who_was_not_seen_is_not_called_alive() -> None:
-    one = members_of(3, seen=False)[node(1).public]
-    assert (one.state, one.seen, one.shown, one.shown_state) == (
-        State.ALIVE,
-        False,
-        None,
-        "suspect",
-    )
-
-
 def test_who_left_before_is_held_as_left() -> None:
     store = Store(mesh_store(3).tree)
     store.merge(announcement(1, 2, left=True))
     members = Members(store)
-    members.recall(store.announcements[node(1).public], seen=True)
-    assert list(members.left) == [node(1).public]
+    members.resume(node(0).public)
+    assert (list(members.left), list(members.live)) == ([node(1).public], [node(2).public])
     assert members[node(1).public].state is State.LEFT
 
 
@@ -199,6 +186,7 @@ def test_a_new_member_is_put_where_it_belongs() -> None:
     members._store.merge(announcement(5))
     members.add(Member(node(5).public, announcement(5), "x"))
     assert list(members.unseen) == [node(5).public]
+    assert members[node(5).public].shown_state == "suspect", "nobody vouches for it"
 
 
 @given(st.sets(st.integers(1, 19)), st.sampled_from(State))
