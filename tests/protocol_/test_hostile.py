@@ -59,6 +59,8 @@ class Pair:
     boot: BootKey
     announcement: Announcement
     session: Session
+    absent: tuple[Grant, Announcement]
+    """Of a third member, that the node has never heard of."""
     now: float = 1000.0
 
     def say(self, message: Message) -> list[Message]:
@@ -89,11 +91,11 @@ class Pair:
 
 def pair(seed: int = 1) -> Pair:
     rng = Random(seed)
-    maker, following, me, peer = (Identity.generate(rng.randbytes) for _ in range(4))
+    maker, following, me, peer, third = (Identity.generate(rng.randbytes) for _ in range(5))
     mesh = Mesh.founded_by(maker.public, following.public)
     grants = [
         Grant.sign(maker, mesh, node=each.public, name=name, serial=serial, allow=POOL)
-        for serial, (each, name) in enumerate([(me, "node"), (peer, "peer")])
+        for serial, (each, name) in enumerate([(me, "node"), (peer, "peer"), (third, "third")])
     ]
     boot = BootKey.generate(rng.randbytes)
     own = Announcement.sign(
@@ -107,7 +109,11 @@ def pair(seed: int = 1) -> Pair:
     assert node.announcement is not None
     theirs = node.announcement.boot_key
     session = Session(mesh.id, peer.public, boot, me.public, theirs, 1000.0)
-    made = Pair(node, mesh, me, peer, boot, own, session)
+    absent = Announcement.sign(
+        third, mesh, sequence=1, boot_key=BootKey.generate(rng.randbytes).public,
+        endpoints=[Endpoint("192.0.2.3", 6179)], prefixes=(),
+    )  # fmt: skip
+    made = Pair(node, mesh, me, peer, boot, own, session, (grants[2], absent))
     node.receive(Hello(mesh.id, True, grants[1], own).encode(), PEER_AT, 1000.0)
     made.say(Probe(7, bytes(16), bytes(8)))
     assert peer.public in node.members
@@ -384,3 +390,53 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     checked = made.node.counters["refused: grant not signed by who must sign it"]
     assert checked <= 2 * 500 + 1000 + 1
     assert made.node.counters["refused: too many signatures to check"] >= 1999
+
+
+# Who is believed to have been seen.
+
+
+def gives(made: Pair, *items: tuple[Record, bool]) -> None:
+    """The peer has another root, and answers the walk that this draws with ``items``."""
+    walk = walk_of(made)
+    slots = Slots({slot_id(each.KIND, each.node): each.hash for each, _ in items})
+    (pull,) = made.say(Subtree(walk.request, b"", slots))
+    assert isinstance(pull, Pull)
+    made.say(Objects(pull.request, False, items))
+
+
+def is_seen(made: Pair) -> bool:
+    return made.node.members[made.absent[0].node].seen
+
+
+@pytest.mark.parametrize("vouched", [False, True])
+def test_what_a_walk_brings_is_seen_when_the_peer_vouches_for_it(vouched: bool) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    gives(made, (grant, False), (announcement, vouched))
+    assert is_seen(made) == vouched
+
+
+def test_a_word_for_a_grant_is_none_for_its_announcement() -> None:
+    made = pair()
+    grant, announcement = made.absent
+    gives(made, (grant, True), (announcement, False))
+    assert not is_seen(made)
+    made.say(Push((grant,)))
+    assert not is_seen(made)
+    made.say(Push((announcement,)))
+    assert is_seen(made)
+
+
+@pytest.mark.parametrize("vouched", [False, True])
+def test_what_waited_for_its_grant_is_seen_when_the_peer_vouches_for_it(vouched: bool) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    walk = walk_of(made)
+    slots = Slots({slot_id(3, announcement.node): announcement.hash})
+    (first,) = made.say(Subtree(walk.request, b"", slots))
+    assert isinstance(first, Pull)
+    answers = made.say(Objects(first.request, False, ((announcement, vouched),)))
+    (second,) = [each for each in answers if isinstance(each, Pull)]
+    assert second.slots == (slot_id(1, grant.node), slot_id(3, grant.node))
+    made.say(Objects(second.request, False, ((grant, True), (announcement, vouched))))
+    assert is_seen(made) == vouched
