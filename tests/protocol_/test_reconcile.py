@@ -38,8 +38,7 @@ from protocol.store import Store
 class Side(Parts):
     """The reconciler of one node; ``send`` leaves what it says where its peer finds it."""
 
-    def begin(self, *lacks: bytes) -> None:
-        """``lacks``: slots that are empty in this store."""
+    def begin(self) -> None:
         common = self.common
         self.requests = Requests(common, self.send)
         self.seen: list[bytes] = []
@@ -431,6 +430,19 @@ def test_a_peer_with_another_root_vouches_for_nobody() -> None:
     both.run(0.1)
     assert both.left.said["Vouch"] == 1
     assert made.seen == []
+
+
+@pytest.mark.parametrize(("root", "size"), [(bytes(16), 40), (None, 41), (None, 40)])
+def test_a_word_about_another_root_or_another_number_of_members_is_not_taken(
+    root: bytes | None, size: int
+) -> None:
+    made = newcomer(two(40))
+    made.told_root(LEFT, made.common.store.root)
+    ((_, asked),) = made.take()
+    assert isinstance(asked, Vouch)
+    answer = Vouch(asked.request, True, root or asked.root, (1 << 40) - 1, size)
+    made.hear(LEFT, answer)
+    assert bool(made.seen) == (root is None and size == 40)
 
 
 def test_an_announcement_is_vouched_for_and_a_grant_is_not() -> None:
