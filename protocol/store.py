@@ -49,7 +49,7 @@ def newer(one: Record, other: Record) -> bool:
 AnyRecord = TypeVar("AnyRecord", Grant, Revocation, Announcement)
 
 
-class Shelf(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
+class Section(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
     """The objects of one kind in a store, by the node they are about, in slot order."""
 
     def __init__(self, store: Store, kind: type[AnyRecord]) -> None:
@@ -97,9 +97,9 @@ class Store:
         """Empty, or with what ``tree`` holds: trees are values, so that is free."""
         self.tree: Tree[Record] = tree or Tree()
         """The slots; not to be changed from outside."""
-        self.grants = Shelf(self, Grant)
-        self.revocations = Shelf(self, Revocation)
-        self.announcements = Shelf(self, Announcement)
+        self.grants = Section(self, Grant)
+        self.revocations = Section(self, Revocation)
+        self.announcements = Section(self, Announcement)
         self.evicted: list[bytes] = []
         """Nodes that had to leave for others; for the owner to take."""
         self._waiting: dict[bytes, Announcement] = {}
@@ -154,7 +154,7 @@ class Store:
         """The announcement that waited for ``node``'s grant, to be merged now."""
         return self._waiting.pop(node, None)
 
-    def _fits(self, shelf: Shelf[Grant] | Shelf[Revocation], slot: bytes) -> bool:
+    def _fits(self, shelf: Section[Grant] | Section[Revocation], slot: bytes) -> bool:
         """False when the shelf is full of those whose slots come before ``slot``."""
         if len(shelf) < MAX_MEMBERS:
             return True

@@ -14,8 +14,11 @@ from vectorset.rules import (
     object_hash,
     public,
     revocation,
+    shard,
+    shard_hash,
     slot_id,
 )
+from vectorset.shards import LONGEST
 
 ROOT = digest(b"a root", size=16)
 EVIDENCE = digest(b"evidence", size=8)
@@ -64,7 +67,7 @@ def make() -> dict[str, Any]:
     return {
         "accepted": [
             {"message": name, "fields": fields, "body": body.hex()}
-            for name, fields, body in [*_detector(), *_store(), *_walks(), *_members()]
+            for name, fields, body in [*_detector(), *_store(), *_walks(), *_members(), *_shards()]
         ],
         "refused": [
             {"why": why, "body": body.hex(), "reason": reason} for why, body, reason in _refused()
@@ -151,6 +154,25 @@ def _walks() -> list[_Case]:
     ]  # fmt: skip
 
 
+def _shards() -> list[_Case]:
+    raws = [shard("10.1.0.0/24", "10.2.0.0/24"), shard("fd00:1::/64")]
+    longest = shard(*LONGEST)
+    named = [shard_hash(raw) for raw in raws]
+    many = [digest(bytes([each]), size=16) for each in range(24)]
+    head = _u32(NUMBER)
+    return [
+        ("PULLSHARDS", {"request": NUMBER, "hashes": [each.hex() for each in named]},
+         b"\x10" + head + b"".join(named)),
+        ("PULLSHARDS", {"request": NUMBER, "hashes": [each.hex() for each in many]},
+         b"\x10" + head + b"".join(many)),
+        ("SHARDS", {"request": NUMBER, "shards": [raw.hex() for raw in raws]},
+         b"\x11" + head + b"".join(map(_object, raws))),
+        ("SHARDS", {"request": NUMBER, "shards": []}, b"\x11" + head),
+        ("SHARDS", {"request": NUMBER, "shards": [longest.hex()]},
+         b"\x11" + head + _object(longest)),
+    ]  # fmt: skip
+
+
 SETS: list[tuple[list[int], int]] = [
     ([], 0),
     ([0], 1),
@@ -207,11 +229,12 @@ def _refused() -> list[tuple[str, bytes, str]]:
     raw = grant("a", "a")
     walk, subtree, scan = "malformed WALK", "malformed SUBTREE", "malformed SCAN"
     members = "malformed list of members"
+    length = "shard of no length that one has"
     number = _u32(NUMBER)
     return [
         ("nothing", b"", "message of unknown type"),
         ("type 0", b"\0" + pulse, "message of unknown type"),
-        ("type 16", b"\x10" + pulse, "message of unknown type"),
+        ("type 18", b"\x12" + pulse, "message of unknown type"),
         ("type 255", b"\xff", "message of unknown type"),
         ("PROBE, one byte short", b"\x01" + pulse[:-1], "malformed PROBE"),
         ("PROBE, one byte long", b"\x01" + pulse + b"\0", "malformed PROBE"),
@@ -273,4 +296,11 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("SCAN, digit 16", b"\x0e" + number + b"\x01\x10" + SLOT, path),
         ("EVIDENCE, hash cut short", b"\x0d" + number + bytes(7), listing),
         ("EVIDENCE without a number", b"\x0d\0\0", short),
+        ("PULLSHARDS of none", b"\x10" + number, listing),
+        ("PULLSHARDS, hash cut short", b"\x10" + number + bytes(31), listing),
+        ("PULLSHARDS, 25 shards", b"\x10" + number + ROOT * 25, "PULLSHARDS of too many shards"),
+        ("SHARDS without a number", b"\x11\0\0\0", short),
+        ("SHARDS, cut short", b"\x11" + number + b"\0\x09" + bytes(8), "object cut short"),
+        ("SHARDS, an empty one", b"\x11" + number + b"\0\0", length),
+        ("SHARDS, one of 901 octets", b"\x11" + number + b"\x03\x85" + bytes(901), length),
     ]  # fmt: skip

@@ -3,72 +3,59 @@
 from __future__ import annotations
 
 import ipaddress
+from random import Random
 
 import pytest
 from parts import Parts, announcement, node
-from simnet import Host, Network
-from warmmesh import warm_mesh
 
 from protocol.agreement import Agreement
 from protocol.events import Converged
 from protocol.members import Member, State
 from protocol.messages import Agree
+from simulation import Host, Network
+from simulation.warm import warm_mesh
 
 SEEDS = range(4)
 
 
-class Watched(Network):
-    """Knows every root that each host has held, and checks each word of agreement."""
-
-    def __init__(self, seed: int, *, loss: float = 0.0) -> None:
-        super().__init__(seed, loss=loss)
-        self.held: dict[bytes, dict[bytes, None]] = {}
-        self.agreements = 0
-
-    def drain(self, host: Host) -> None:
-        self.held.setdefault(host.key, {})[host.up.store.root] = None
-        already = len(host.events)
-        super().drain(host)
-        for _, event in host.events[already:]:
-            if isinstance(event, Converged):
-                self.agreements += 1
-                for key in (*host.up.members.live, host.key):
-                    assert event.root in self.held[key], self
-                assert event.peers == len(host.up.members.live), self
-
-    def announce(self, host: Host, *prefixes: str) -> None:
-        host.prefixes = tuple(ipaddress.ip_network(each) for each in prefixes)
-        host.up.announce(self.clock(host), prefixes=host.prefixes)
-        self.drain(host)
-
-
-def warm(seed: int, number: int, *, loss: float = 0.0) -> tuple[Watched, list[Host]]:
-    net = Watched(seed, loss=loss)
+def warm(seed: int, number: int, *, loss: float = 0.0) -> tuple[Network, list[Host]]:
+    """A mesh whose referee holds every *converged* against what all hosts really have held."""
+    net = Network(seed, loss=loss, cipher=False, truthful=True)
     hosts = warm_mesh(net, number)
     net.run_until(lambda: all(host.up.converged for host in hosts))
     return net, hosts
 
 
+def announce(host: Host, text: str) -> None:
+    host.prefixes = (ipaddress.ip_network(text),)
+    host.do(lambda node, now: node.announce(now, prefixes=host.prefixes))
+
+
+def agreements(hosts: list[Host]) -> int:
+    return sum(len(host.told(Converged)) for host in hosts)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_everyone_says_so_within_a_second_of_an_update(seed: int) -> None:
     net, hosts = warm(seed, 100)
-    net.agreements = 0
-    net.announce(hosts[3], "10.99.0.0/24")
+    before = agreements(hosts)
+    announce(hosts[3], "10.99.0.0/24")
     assert not hosts[3].up.converged
     took = net.run_until(lambda: all(host.up.converged for host in hosts))
     assert took < 1, net
-    assert net.agreements == 100
+    assert agreements(hosts) - before == 100
     assert len({host.up.store.root for host in hosts}) == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_it_is_true_through_loss_and_while_announcements_go_on(seed: int) -> None:
     net, hosts = warm(seed, 24, loss=0.2)
+    before, rng = agreements(hosts), Random(seed)
     for number in range(30):
-        net.announce(net.rng.choice(hosts), f"10.99.{number}.0/24")
-        net.run(net.rng.expovariate(5.0))
+        announce(rng.choice(hosts), f"10.99.{number}.0/24")
+        net.run(rng.expovariate(5.0))
     net.run_until(lambda: all(host.up.converged for host in hosts))
-    assert net.agreements >= 24
+    assert agreements(hosts) - before >= 24
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -76,13 +63,13 @@ def test_it_is_not_said_while_a_live_member_does_not_hold_the_root(seed: int) ->
     net, hosts = warm(seed, 20)
     deaf = hosts[4]
     # It is alive, answers, and hears of no news whatever: 71 bytes are a probe or its ack.
-    net.drops.append(lambda source, target, data: target is deaf and len(data) > 79)
-    net.agreements = 0
-    net.announce(hosts[3], "10.99.0.0/24")
+    net.drop(lambda source, target, data: target is deaf and len(data) > 79)
+    before = agreements(hosts)
+    announce(hosts[3], "10.99.0.0/24")
     net.run(5)
-    assert net.agreements == 0
+    assert agreements(hosts) == before
     assert net.state("n1", deaf.name) == "alive"
-    net.drops.clear()
+    net.heal()
     net.run_until(lambda: all(host.up.converged for host in hosts))
 
 
@@ -90,7 +77,7 @@ def test_it_is_not_said_while_a_live_member_does_not_hold_the_root(seed: int) ->
 def test_a_dead_member_does_not_hold_the_others_back_for_ever(seed: int) -> None:
     net, hosts = warm(seed, 20)
     net.kill("n5")
-    net.announce(hosts[3], "10.99.0.0/24")
+    announce(hosts[3], "10.99.0.0/24")
     living = [host for host in hosts if host.name != "n5"]
     net.run(0.3)
     assert not any(host.up.converged for host in living), "nobody knows yet that it is dead"
@@ -110,8 +97,8 @@ def test_agreement_costs_nothing_once_it_is_complete() -> None:
 
 def test_while_somebody_is_missing_the_rounds_become_rare() -> None:
     net, hosts = warm(1, 3)
-    net.drops.append(lambda source, target, data: target is hosts[2] and len(data) > 79)
-    net.announce(hosts[0], "10.99.0.0/24")
+    net.drop(lambda source, target, data: target is hosts[2] and len(data) > 79)
+    announce(hosts[0], "10.99.0.0/24")
     net.run(60)
     before = hosts[0].up.counters["sent Agree"]
     net.run(60)
@@ -128,11 +115,13 @@ class Agreeing(Parts):
 
     def begin(self) -> None:
         self.differing: list[bytes] = []
+        self.whole = True
         self.agreement = Agreement(
             self.common,
             self.now,
             send=self.send,
             heard=lambda member, now: self.differing.append(member.key),
+            holds_all=lambda: self.whole,
             may_settle=lambda: True,
         )
         self.agreement.changed(self.now)
@@ -199,6 +188,18 @@ def test_what_was_known_of_a_root_is_forgotten_with_it() -> None:
     made.hear(3, made.claim(3))
     assert not made.agreement.converged
     made.hear(1, made.claim(1, 2))
+    assert made.agreement.converged
+
+
+def test_nobody_says_to_have_held_a_root_before_the_shards_are_here_that_it_names() -> None:
+    made = agreeing()
+    made.whole = False
+    made.hold(announcement(3, 2))
+    made.agreement.changed(made.now)
+    made.hear(1, made.claim(1, 2, 3))
+    assert not made.agreement.converged
+    made.whole = True
+    made.agreement.changed(made.now)
     assert made.agreement.converged
 
 

@@ -27,9 +27,11 @@ from protocol.messages import (
     Offer,
     Probe,
     Pull,
+    PullShards,
     Push,
     Reached,
     Scan,
+    Shards,
     Slots,
     Subtree,
     Vouch,
@@ -85,6 +87,7 @@ def scans(draw: st.DrawFn) -> Scan:
     return Scan(draw(numbers), bytes(int(digit, 16) for digit in start.hex()[:depth]), start)
 
 
+pieces = st.lists(st.binary(min_size=1, max_size=900), max_size=12)
 vouches = st.builds(Vouch, numbers, st.just(False), roots) | st.builds(
     lambda number, root, members: Vouch(number, True, root, *members),
     numbers, roots, member_sets(),
@@ -108,6 +111,8 @@ every: st.SearchStrategy[Message] = st.one_of(
         lambda answers, root, members: Agree(answers, root, *members),
         st.booleans(), roots, member_sets(),
     ),
+    st.builds(PullShards, numbers, st.lists(roots, min_size=1, max_size=24).map(tuple)),
+    st.builds(Shards, numbers, pieces.map(messages.fill_shards)),
 )  # fmt: skip
 
 
@@ -135,7 +140,7 @@ def test_a_message_cut_short_or_changed_is_refused_or_another_message(
     assert len(messages.encode(found)) <= len(body)
 
 
-@given(st.integers(0, 16), st.binary(max_size=MAX_BODY - 1))
+@given(st.integers(0, 18), st.binary(max_size=MAX_BODY - 1))
 def test_random_octets_raise_nothing_but_rejected(kind: int, rest: bytes) -> None:
     with contextlib.suppress(Rejected):
         messages.decode(bytes([kind]) + rest)
@@ -162,7 +167,19 @@ def test_portions_hold_everything_in_order_and_each_fits_one_datagram(
         assert len(messages.encode(Push(portion))) <= MAX_BODY
 
 
-@pytest.mark.parametrize("body", [b"", b"\0", b"\x10", b"\xff" * 100])
+@given(pieces)
+def test_an_answer_holds_as_many_shards_as_fit_from_the_first_on(found: list[bytes]) -> None:
+    portion = messages.fill_shards(found)
+    assert list(portion) == found[: len(portion)]
+    assert len(messages.encode(Shards(0, portion))) <= MAX_BODY
+    if len(portion) < len(found):
+        with pytest.raises(ValueError, match="Shards of"):
+            messages.encode(Shards(0, tuple(found[: len(portion) + 1])))
+    if found:
+        assert portion
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\x12", b"\xff" * 100])
 def test_a_message_of_unknown_type_is_refused(body: bytes) -> None:
     with pytest.raises(Rejected, match="message of unknown type"):
         messages.decode(body)
