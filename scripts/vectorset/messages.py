@@ -234,7 +234,7 @@ def _refused() -> list[tuple[str, bytes, str]]:
     return [
         ("nothing", b"", "message of unknown type"),
         ("type 0", b"\0" + pulse, "message of unknown type"),
-        ("type 19", b"\x13" + pulse, "message of unknown type"),
+        ("type 18", b"\x12" + pulse, "message of unknown type"),
         ("type 255", b"\xff", "message of unknown type"),
         ("PROBE, one byte short", b"\x01" + pulse[:-1], "malformed PROBE"),
         ("PROBE, one byte long", b"\x01" + pulse + b"\0", "malformed PROBE"),

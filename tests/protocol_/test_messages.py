@@ -88,6 +88,7 @@ def scans(draw: st.DrawFn) -> Scan:
     return Scan(draw(numbers), bytes(int(digit, 16) for digit in start.hex()[:depth]), start)
 
 
+pieces = st.lists(st.binary(min_size=1, max_size=900), max_size=12)
 vouches = st.builds(Vouch, numbers, st.just(False), roots) | st.builds(
     lambda number, root, members: Vouch(number, True, root, *members),
     numbers, roots, member_sets(),
@@ -106,13 +107,13 @@ every: st.SearchStrategy[Message] = st.one_of(
     st.builds(Subtree, numbers, paths, st.none() | buckets | branches),
     vouches,
     st.builds(AskEvidence, numbers, st.lists(starts, max_size=64).map(tuple)),
-    st.builds(PullShards, numbers, st.lists(roots, min_size=1, max_size=24).map(tuple)),
-    st.builds(Shards, numbers, pieces.map(messages.fill_shards)),
     scans(),
     st.builds(
         lambda answers, root, members: Agree(answers, root, *members),
         st.booleans(), roots, member_sets(),
     ),
+    st.builds(PullShards, numbers, st.lists(roots, min_size=1, max_size=24).map(tuple)),
+    st.builds(Shards, numbers, pieces.map(messages.fill_shards)),
 )  # fmt: skip
 
 
@@ -179,7 +180,7 @@ def test_an_answer_holds_as_many_shards_as_fit_from_the_first_on(found: list[byt
         assert portion
 
 
-@pytest.mark.parametrize("body", [b"", b"\0", b"\x1f", b"\xff" * 100])
+@pytest.mark.parametrize("body", [b"", b"\0", b"\x12", b"\xff" * 100])
 def test_a_message_of_unknown_type_is_refused(body: bytes) -> None:
     with pytest.raises(Rejected, match="message of unknown type"):
         messages.decode(body)

@@ -38,8 +38,7 @@ from simulation.warm import warm_mesh
 class Side(Parts):
     """The reconciler of one node; ``send`` leaves what it says where its peer finds it."""
 
-    def begin(self, *lacks: bytes) -> None:
-        """``lacks``: slots that are empty in this store."""
+    def begin(self) -> None:
         common = self.common
         self.requests = Requests(common, self.send)
         self.seen: list[bytes] = []
@@ -433,6 +432,19 @@ def test_a_peer_with_another_root_vouches_for_nobody() -> None:
     assert made.seen == []
 
 
+@pytest.mark.parametrize(("root", "size"), [(bytes(16), 40), (None, 41), (None, 40)])
+def test_a_word_about_another_root_or_another_number_of_members_is_not_taken(
+    root: bytes | None, size: int
+) -> None:
+    made = newcomer(two(40))
+    made.told_root(LEFT, made.common.store.root)
+    ((_, asked),) = made.take()
+    assert isinstance(asked, Vouch)
+    answer = Vouch(asked.request, True, root or asked.root, (1 << 40) - 1, size)
+    made.hear(LEFT, answer)
+    assert bool(made.seen) == (root is None and size == 40)
+
+
 def test_an_announcement_is_vouched_for_and_a_grant_is_not() -> None:
     made = side(0, 4)
     member = made.common.members[node(2).public]
@@ -453,7 +465,7 @@ def test_an_announcement_is_vouched_for_and_a_grant_is_not() -> None:
 def test_a_joiner_of_a_mesh_of_200_sends_and_receives_at_most_half_more_than_it_lacked(
     seed: int,
 ) -> None:
-    net = Network(seed)
+    net = Network(seed, cipher=False)
     hosts = warm_mesh(net, 200, prefixes=lambda n: [f"10.{n}.{k}.0/24" for k in range(4)])
     net.run_until(lambda: all(host.up.converged for host in hosts))
     net.recording = True
@@ -465,6 +477,6 @@ def test_a_joiner_of_a_mesh_of_200_sends_and_receives_at_most_half_more_than_it_
     lacked = sum(len(each.raw) for each in joiner.up.store if each.node != joiner.key)
     carried = sum(len(data) for _, *ends, data in net.tap if "joiner" in ends)
     assert carried <= 1.5 * lacked, net
-    told = [event for event in joiner.told(PeerChanged) if isinstance(event, PeerChanged)]
+    told = joiner.told(PeerChanged)
     assert {event.state for event in told} == {"alive"}
     assert len(told) == 200
