@@ -29,6 +29,7 @@ _U32: Final = struct.Struct("!I")
 _PULSE: Final = struct.Struct("!I16s8s")
 _OBJECTS: Final = struct.Struct("!IB")
 _INDIRECT: Final = struct.Struct(f"!I{SLOT_SIZE}s")
+_SUSPECT: Final = struct.Struct(f"!{SLOT_SIZE}sQ")
 
 MAX_PULL: Final = 64
 """Slots asked for in one PULL: more than one answer ever holds."""
@@ -386,16 +387,35 @@ class Agree:
         return cls(bool(body[0]), body[1 : 1 + HASH_SIZE], *_unpack_places(body[1 + HASH_SIZE :]))
 
 
+@attrs.frozen
+class Suspect:
+    """The node whose announcement of that sequence is in slot ``target`` is silent to me: is
+    it to you?"""
+
+    TYPE: ClassVar[int] = 18
+    target: bytes
+    sequence: int
+
+    def body(self) -> bytes:
+        return _SUSPECT.pack(self.target, self.sequence)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Suspect:
+        if len(body) != _SUSPECT.size:
+            raise Rejected("malformed SUSPECT")
+        return cls(*_SUSPECT.unpack(body))
+
+
 Message = (
     Probe | Ack | Indirect | Reached | Nack | Push | Offer | Pull | Objects | Walk | Subtree
-    | Vouch | AskEvidence | Scan | Agree
+    | Vouch | AskEvidence | Scan | Agree | Suspect
 )  # fmt: skip
 
 _TYPES: Final[dict[int, type[Message]]] = {
     each.TYPE: each
     for each in (
         Probe, Ack, Indirect, Reached, Nack, Push, Offer, Pull, Objects, Walk, Subtree,
-        Vouch, AskEvidence, Scan, Agree,
+        Vouch, AskEvidence, Scan, Agree, Suspect,
     )
 }  # fmt: skip
 

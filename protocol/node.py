@@ -56,6 +56,7 @@ from protocol.messages import (
     Reached,
     Scan,
     Subtree,
+    Suspect,
     Vouch,
     Walk,
 )
@@ -210,7 +211,7 @@ class Node:
 
     def unreachable(self, where: Endpoint, now: float) -> None:
         """The host at ``where`` itself says that nobody listens there (ICMP, section 5)."""
-        self._detector.unreachable(where, now)
+        self._detector.prober.unreachable(where, now)
 
     def tick(self, now: float) -> None:
         """Do what is due. Early, late or repeated calls are harmless."""
@@ -291,7 +292,7 @@ class Node:
             return
         for key in self._unaware:
             self._contacts.send(key, Push((own,)), now)
-            self._detector.knock(self._common.members[key], now)
+            self._detector.prober.knock(self._common.members[key], now)
         self._common.timers.after(_DEPARTURE_REPEAT, now, self._repeat_departure)
 
     # Listening.
@@ -305,24 +306,26 @@ class Node:
             member.seen = True
             self._show(member, now)
         if member.state is State.FAILED:
-            self._detector.knock(member, now)
-        detector, reconciler, requests = self._detector, self._reconciler, self._requests
+            self._detector.prober.knock(member, now)
+        prober, reconciler, requests = self._detector.prober, self._reconciler, self._requests
         match message:
             case Probe():
                 self._acknowledge(member, message, source, now)
             case Ack():
-                detector.acked(peer, message, now)
+                prober.acked(peer, message, now)
                 if message.observed is not None and message.observed != member.observed:
                     told = ObservedElsewhere(peer, message.observed)
                     self._common.events.append(told)
                 member.observed = message.observed
                 self._pulse(member, message, now)
             case Indirect():
-                detector.relay(peer, message, now)
+                prober.relay(peer, message, now)
             case Reached():
-                detector.reached(peer, message, now)
+                prober.reached(peer, message, now)
             case Nack():
-                detector.nacked(peer, message, now)
+                prober.nacked(peer, message, now)
+            case Suspect():
+                self._detector.told(peer, message, now)
             case Push():
                 items = [(each, True) for each in message.objects]
                 self._learn(items, peer, now, pass_on=True)
@@ -370,7 +373,7 @@ class Node:
         return self._contacts.send(node, message, now, to)
 
     def _drew_stale(self, node: bytes, now: float) -> None:
-        self._detector.stale(node, now)
+        self._detector.prober.stale(node, now)
 
     def _contact(self, node: bytes, now: float) -> None:
         """``node`` answered our HELLO and nothing waits for it: speak sealed."""
@@ -572,7 +575,7 @@ class Node:
             self._contacts.greet(lost[which], now)
         else:
             for key in members.failed.draw(rng, 1):
-                self._detector.knock(members[key], now)
+                self._detector.prober.knock(members[key], now)
 
     def _note_seed(self, announcement: Announcement) -> None:
         for where in announcement.endpoints:
