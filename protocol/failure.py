@@ -207,8 +207,9 @@ class Detector:
 
     def _may_accuse(self, member: Member, now: float) -> bool:
         held = self._common.evidence.against(member.key)
+        turns = max(len(self._recent), min(_RECENT, len(self._common.members.live)))
         return (
-            2 * sum(self._recent.values()) <= len(self._recent)
+            2 * sum(self._recent.values()) <= turns
             and now >= self._quiet_until
             and len(held) < _ENOUGH_ACCUSERS
             and all(each.accuser != self._common.me.public for each in held)

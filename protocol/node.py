@@ -39,6 +39,7 @@ from protocol.evidence import Evidence
 from protocol.failure import Detector
 from protocol.gossip import Gossip
 from protocol.identity import BootKey, Identity, Mesh
+from protocol.isolation import Isolation
 from protocol.members import Common, Member, Members, State, choose_endpoint
 from protocol.messages import (
     Ack,
@@ -111,6 +112,7 @@ class Node:
         self._detector = Detector(
             common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
         )
+        self._isolation = Isolation(common)
         self._requests = Requests(common, send)
         self._gossip = Gossip(common, self._requests, send=send, learn=self._learn)
         self._reconciler = Reconciler(
@@ -200,6 +202,8 @@ class Node:
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram. What is wrong with it is counted and told, never raised."""
+        if now - self.deadline > self._common.tuning.late_tick:
+            self.tick(now)  # we stalled, and must know it before we judge what waited
         try:
             opened = self._contacts.receive(data, source, now)
             if opened is not None:
@@ -215,8 +219,7 @@ class Node:
 
     def tick(self, now: float) -> None:
         """Do what is due. Early, late or repeated calls are harmless."""
-        deadline = self._common.timers.deadline
-        if now - deadline > self._common.tuning.late_tick:
+        if now - self.deadline > self._common.tuning.late_tick:
             self._common.count("late ticks")
             self._detector.late(now)
         self._common.timers.run(now)
@@ -272,6 +275,16 @@ class Node:
     def converged(self) -> bool:
         """Every peer we hold live has held our root (SPEC.md 7)."""
         return self._agreement.converged
+
+    @property
+    def isolated(self) -> bool:
+        """Most of our peers were lost at once (DESIGN 6)."""
+        return self._isolation.isolated
+
+    def holds(self, key: bytes) -> bool:
+        """``key`` failed, but most likely it is we who are cut off: its routes stay, where
+        no other live member offers them."""
+        return self._isolation.holds(key)
 
     # Announcing.
 
@@ -480,6 +493,8 @@ class Node:
         self._common.evidence.add(accusation)
         self._common.members[accusation.target].heard[accusation.accuser] = now
         self._gossip.publish((accusation,), now)
+        if len(self._common.members.live) > FANOUT_ALL:  # who is to answer must hear of it
+            self._contacts.send(accusation.target, Push((accusation,)), now)
 
     def _merge(self, record: Record, now: float, *, vouched: bool) -> Outcome:
         """The only place where the store changes; what follows from it follows here."""
@@ -489,7 +504,7 @@ class Node:
         if outcome is not Outcome.NEW:
             return outcome
         while store.evicted:
-            self._forget(store.evicted.pop())
+            self._forget(store.evicted.pop(), now)
         if isinstance(record, Announcement):
             if record.node == self._common.me.public:
                 self._tell_prefixes(before, record, record.node)
@@ -498,7 +513,7 @@ class Node:
             else:
                 self._renew(before, record, now, vouched=vouched)
         elif isinstance(record, Revocation):
-            member = self._forget(record.node)
+            member = self._forget(record.node, now)
             name = member.name if member is not None else ""
             self._common.events.append(Revoked(record.node, name))
         elif record.node in self._common.members:
@@ -535,12 +550,13 @@ class Node:
         self._tell_prefixes(before, new, new.node)
         self._show(member, now)
 
-    def _forget(self, node: bytes) -> Member | None:
+    def _forget(self, node: bytes, now: float) -> Member | None:
         """``node`` is revoked, or had to leave a full store."""
         member = self._common.members.get(node)
         self._common.members.remove(node)
         self._contacts.forget(node)
         self._common.evidence.clear(node)
+        self._isolation.found(node, now)
         if member is not None:
             self._detector.renewed(member)
         return member
@@ -590,11 +606,17 @@ class Node:
 
     def _show(self, member: Member, now: float) -> None:
         """``member``'s state may have changed: into its roster, and tell the owner."""
-        changes = self._common.members.changes
-        self._common.members.place(member)
+        members = self._common.members
+        changes, was_live = members.changes, member.key in members.live
+        members.place(member)
         self._tell(member, now)
-        if self._common.members.changes != changes:
-            self._agreement.changed(now)
+        if members.changes == changes:
+            return
+        if was_live and member.key in members.failed:
+            self._isolation.lost(member.key, now, doubtful=len(self._detector.suspects))
+        elif member.key not in members.failed:
+            self._isolation.found(member.key, now)
+        self._agreement.changed(now)
 
     def _tell(self, member: Member, now: float) -> None:
         if member.seen and member.reachable != member.shown_reachable:

@@ -77,6 +77,12 @@ class Tuning:
     detours: int = 3
     """So often in a row others reach a member that we do not: then it is unreachable from
     here. At 10 % loss once is common, and thrice is 3 in 10 million."""
+    isolation_window: float = 10.0
+    """More than half of the peers lost within this: we are isolated (DESIGN 6)."""
+    isolation_doubt: float = 5.0
+    """One lost among many in doubt is held this long: twice the longest suspicion."""
+    isolation_max: float = 600.0
+    """Routes of those lost in an isolation are held at most this long (DESIGN 6)."""
     health_max: int = 8
     """Lifeguard's local health multiplier saturates here (memberlist: awareness max 8)."""
     late_tick: float = 0.25
@@ -144,6 +150,8 @@ class Tuning:
             suspicion_min=2.0,
             suspicion_max=10.0,
             accuse_jitter=0.2,
+            isolation_window=30.0,
+            isolation_doubt=20.0,
             late_tick=0.5,
             offer_patience=0.05,
             offer_retry=0.4,
