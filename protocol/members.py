@@ -14,7 +14,7 @@ from random import Random
 import attrs
 
 from protocol import identity
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.events import Event
 from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
@@ -41,6 +41,8 @@ class Member:
     key: bytes = attrs.field(repr=identity.short_id)
     announcement: Announcement
     name: str
+    prefixes: tuple[Prefix, ...] = ()
+    """Its last whole set: that of ``announcement`` unless shards of it are lacking."""
     state: State = State.ALIVE
     since: float = 0.0
     reason: str = ""
@@ -116,6 +118,11 @@ class Roster:
     def __contains__(self, key: object) -> bool:
         return key in self._place
 
+    def fill(self, keys: list[bytes]) -> None:
+        """Begin with ``keys``, which are distinct."""
+        self._order = keys
+        self._place = dict(zip(keys, range(len(keys)), strict=True))
+
     def add(self, key: bytes) -> None:
         """Put ``key`` in; it has its turn in this round."""
         if key not in self._place:
@@ -179,11 +186,13 @@ class Members(Mapping[bytes, Member]):
     def __getitem__(self, key: bytes) -> Member:
         member = self._records.get(key)
         if member is None:
+            if key not in self:
+                raise KeyError(key)
             member = self._records[key] = self._record(key)
         return member
 
     def __contains__(self, key: object) -> bool:
-        return any(key in roster for roster in self._rosters)
+        return key in self.live or key in self.unseen or key in self.failed or key in self.left
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for roster in self._rosters for key in roster)
@@ -196,20 +205,26 @@ class Members(Mapping[bytes, Member]):
         return (self.live, self.unseen, self.failed, self.left)
 
     def _record(self, key: bytes) -> Member:
-        """What is known of one about whom nothing was noted yet. ``KeyError`` for a stranger."""
+        """What is known of a member about whom nothing was noted yet."""
         announcement = self._store.announcements[key]
-        name = self._store.grants[key].name
-        seen = key in self.live
+        member = Member(
+            key,
+            announcement,
+            self._store.grants[key].name,
+            prefixes=announcement.prefixes,
+            seen=key in self.live,
+        )
         if key in self.left:
-            return Member(key, announcement, name, State.LEFT, shown=State.LEFT.value)
-        if seen or key in self.unseen:
-            return Member(key, announcement, name, seen=seen, shown="alive" if seen else None)
-        raise KeyError(key)
+            member.state, member.shown = State.LEFT, State.LEFT.value
+        elif member.seen:
+            member.shown = State.ALIVE.value
+        return member
 
-    def recall(self, announcement: Announcement, *, seen: bool) -> None:
-        """A member from before, about whom there is nothing to note."""
-        roster = self.left if announcement.has_left else self.live if seen else self.unseen
-        roster.add(announcement.node)
+    def resume(self, me: bytes) -> None:
+        """Take all that the store knows for seen, except ``me``; nothing is noted of anyone."""
+        others = [each for each in self._store.announcements.all() if each.node != me]
+        self.live.fill([each.node for each in others if not each.has_left])
+        self.left.fill([each.node for each in others if each.has_left])
 
     def add(self, member: Member) -> None:
         """A new member, with its record."""

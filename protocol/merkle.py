@@ -105,10 +105,16 @@ class Tree(Generic[Item]):
 
     def get(self, slot: bytes) -> Item | None:
         """The item in ``slot``, None if it is empty."""
-        below, depth = self.top, 0
-        while isinstance(below, Branch):
-            below, depth = below.children[_digit(slot, depth)], depth + 1
-        return below.slots.get(slot)
+        below = self.top
+        if isinstance(below, Branch):
+            for octet in slot:  # two digits each; unrolled, for everything asks here
+                below = below.children[octet >> 4]
+                if isinstance(below, Bucket):
+                    break
+                below = below.children[octet & 15]
+                if isinstance(below, Bucket):
+                    break
+        return below.slots.get(slot) if isinstance(below, Bucket) else None
 
     def put(self, slot: bytes, item: Item) -> Tree[Item]:
         """The tree with ``item`` in ``slot``."""

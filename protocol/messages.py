@@ -8,7 +8,7 @@ Requests carry a number that the answer repeats: an answer nobody asked for is d
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, TypeVar
 
 import attrs
@@ -18,7 +18,8 @@ from protocol.address import Endpoint, pack_endpoint, unpack_endpoint
 from protocol.errors import Rejected
 from protocol.frames import MAX_BODY
 from protocol.merkle import BUCKET, SLOT_SIZE, Branch, Bucket
-from protocol.objects import HASH_SIZE, Accusation, Record
+from protocol.objects import HASH_SIZE, MAX_SHARDS, Accusation, Record
+from protocol.shards import MAX_SHARD
 from protocol.store import slot_id
 from protocol.tuning import MAX_MEMBERS
 
@@ -31,6 +32,9 @@ _OBJECTS: Final = struct.Struct("!IB")
 _INDIRECT: Final = struct.Struct(f"!I{SLOT_SIZE}s")
 _SUSPECT: Final = struct.Struct(f"!{SLOT_SIZE}sQ")
 
+_ROOM: Final = MAX_BODY - 1 - _OBJECTS.size
+"""Bytes for the objects of a PUSH or OBJECTS, or the shards of a SHARDS."""
+
 MAX_PULL: Final = 64
 """Slots asked for in one PULL: more than one answer ever holds."""
 
@@ -39,6 +43,9 @@ MAX_OFFER: Final = (MAX_BODY - 1) // (SLOT_SIZE + OFFER_HASH)
 
 News = Record | Accusation
 """What members tell each other."""
+
+DecodeObject = Callable[[bytes], News]
+_DECODE_OBJECT: Final[DecodeObject] = objects.decode
 
 _VOUCHED: Final = 0x8000
 """In an item's size: the sender has seen the origin of this object and holds it live."""
@@ -142,11 +149,11 @@ class Push:
     objects: tuple[News, ...]
 
     def body(self) -> bytes:
-        return b"".join([len(each.raw).to_bytes(2, "big") + each.raw for each in self.objects])
+        return b"".join([_sized(each.raw) for each in self.objects])
 
     @classmethod
-    def parse(cls, body: bytes) -> Push:
-        items = tuple(_split(body, 0))
+    def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Push:
+        items = tuple(_split(body, 0, decode))
         if any(vouched for _, vouched in items):
             raise Rejected("object cut short")
         return cls(tuple(each for each, _ in items))
@@ -199,18 +206,15 @@ class Objects:
     """Each with whether the sender has seen its origin and holds it live."""
 
     def body(self) -> bytes:
-        parts = [_OBJECTS.pack(self.request, self.more)]
-        for each, vouched in self.items:
-            size = len(each.raw) | (_VOUCHED if vouched else 0)
-            parts += (size.to_bytes(2, "big"), each.raw)
-        return b"".join(parts)
+        head = _OBJECTS.pack(self.request, self.more)
+        return head + b"".join([_sized(each.raw, vouched) for each, vouched in self.items])
 
     @classmethod
-    def parse(cls, body: bytes) -> Objects:
+    def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Objects:
         if len(body) < _OBJECTS.size or body[_OBJECTS.size - 1] > 1:
             raise Rejected("malformed OBJECTS")
         request, more = _OBJECTS.unpack_from(body)
-        return cls(request, bool(more), tuple(_split(body, _OBJECTS.size)))
+        return cls(request, bool(more), tuple(_split(body, _OBJECTS.size, decode)))
 
     def behind(self, asked: list[bytes]) -> list[bytes]:
         """The slots of ``asked`` that are still to be asked for: as many as fit came."""
@@ -388,6 +392,44 @@ class Agree:
 
 
 @attrs.frozen
+class PullShards:
+    """Send me the shards with these hashes."""
+
+    TYPE: ClassVar[int] = 16
+    request: int
+    hashes: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(self.hashes)
+
+    @classmethod
+    def parse(cls, body: bytes) -> PullShards:
+        request, hashes = _number(body), _cut(body[_U32.size :], HASH_SIZE)
+        if len(hashes) > MAX_SHARDS:
+            raise Rejected("PULLSHARDS of too many shards")
+        return cls(request, hashes)
+
+
+@attrs.frozen
+class Shards:
+    """The answer to that: as many as fit, in the order asked, not yet looked into."""
+
+    TYPE: ClassVar[int] = 17
+    request: int
+    shards: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(map(_sized, self.shards))
+
+    @classmethod
+    def parse(cls, body: bytes) -> Shards:
+        request, items = _number(body), tuple(_items(body, _U32.size))
+        if any(marked or not 0 < len(raw) <= MAX_SHARD for raw, marked in items):
+            raise Rejected("shard of no length that one has")
+        return cls(request, tuple(raw for raw, _ in items))
+
+
+@attrs.frozen
 class Suspect:
     """The node whose announcement of that sequence is in slot ``target`` is silent to me: is
     it to you?"""
@@ -408,14 +450,14 @@ class Suspect:
 
 Message = (
     Probe | Ack | Indirect | Reached | Nack | Push | Offer | Pull | Objects | Walk | Subtree
-    | Vouch | AskEvidence | Scan | Agree | Suspect
+    | Vouch | AskEvidence | Scan | Agree | PullShards | Shards | Suspect
 )  # fmt: skip
 
 _TYPES: Final[dict[int, type[Message]]] = {
     each.TYPE: each
     for each in (
         Probe, Ack, Indirect, Reached, Nack, Push, Offer, Pull, Objects, Walk, Subtree,
-        Vouch, AskEvidence, Scan, Agree, Suspect,
+        Vouch, AskEvidence, Scan, Agree, PullShards, Shards, Suspect,
     )
 }  # fmt: skip
 
@@ -428,10 +470,13 @@ def encode(message: Message) -> bytes:
     return body
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes, decode_object: DecodeObject = _DECODE_OBJECT) -> Message:
+    """The message in a body, or ``Rejected``; ``decode_object`` makes the objects in it."""
     kind = _TYPES.get(body[0]) if body else None
     if kind is None:
         raise Rejected("message of unknown type")
+    if issubclass(kind, Push | Objects):
+        return kind.parse(body[1:], decode_object)
     return kind.parse(body[1:])
 
 
@@ -441,26 +486,46 @@ AnyNews = TypeVar("AnyNews", bound=News)
 def fill(found: Iterable[AnyNews]) -> Iterator[tuple[AnyNews, ...]]:
     """``found`` in portions that each fit one PUSH or OBJECTS, order kept."""
     portion: list[AnyNews] = []
-    room = MAX_BODY - 1 - _OBJECTS.size
-    left = room
+    left = _ROOM
     for each in found:
         size = 2 + len(each.raw)
         if portion and size > left:
             yield tuple(portion)
-            portion, left = [], room
+            portion, left = [], _ROOM
         portion.append(each)
         left -= size
     if portion:
         yield tuple(portion)
 
 
-def _split(body: bytes, at: int) -> Iterator[tuple[News, bool]]:
+def fill_shards(found: Iterable[bytes]) -> tuple[bytes, ...]:
+    """As many of ``found``, from the first on, as fit one SHARDS."""
+    portion: list[bytes] = []
+    left = _ROOM
+    for raw in found:
+        left -= 2 + len(raw)
+        if left < 0:
+            break
+        portion.append(raw)
+    return tuple(portion)
+
+
+def _split(body: bytes, at: int, decode: DecodeObject) -> Iterator[tuple[News, bool]]:
+    for raw, marked in _items(body, at):
+        yield decode(raw), marked
+
+
+def _sized(raw: bytes, marked: bool = False) -> bytes:
+    return (len(raw) | (_VOUCHED if marked else 0)).to_bytes(2, "big") + raw
+
+
+def _items(body: bytes, at: int) -> Iterator[tuple[bytes, bool]]:
     while at < len(body):
         size = int.from_bytes(body[at : at + 2], "big")
         end = at + 2 + (size & ~_VOUCHED)
         if end > len(body):
             raise Rejected("object cut short")
-        yield objects.decode(body[at + 2 : end]), size >= _VOUCHED
+        yield body[at + 2 : end], size >= _VOUCHED
         at = end
 
 

@@ -1,7 +1,7 @@
 """Anti-entropy: where two roots differ, find what differs and fetch it, learn who is seen.
 
 Each side asks for itself, a few requests at a time, so a node decides how fast it is
-filled, and an answer never causes more than one further datagram.  Three ways, the
+filled, and an answer never draws more than two further questions.  Three ways, the
 cheapest that will do:
 
 - the peer shows a root that was ours a moment ago: it lacks what came since, so that is
@@ -98,6 +98,7 @@ class Reconciler:
         self._logged = 0
         """Number of the first object in ``_log``."""
         self._served = TokenBucket(self._tuning.serve_rate, self._tuning.serve_burst)
+        self._begun = TokenBucket(self._tuning.sync_rate, self._tuning.sync_burst)
 
     # What a peer's root tells.
 
@@ -148,6 +149,8 @@ class Reconciler:
                 self._common.count("sent what came since")
                 self._send(member.key, Push(portions[0]), now)
                 return
+        if not self._begun.take(now):
+            return
         sync = _Sync(member.key, [Walk(0, b"", root)])
         self._syncs[member.key] = sync
         self._fill(sync, now)
@@ -165,15 +168,14 @@ class Reconciler:
     # Our requests.
 
     def _fill(self, sync: _Sync, now: float) -> None:
-        """Ask as much as the window allows; at the end of the tasks, finish."""
-        while sync.out < sync.window:
+        """Ask as much as the window allows, but two at a time: an answer draws no more. At the
+        end of the tasks, finish."""
+        for _ in range(min(2, sync.window - sync.out)):
             if sync.lacking and (len(sync.lacking) >= _PULL_AT_ONCE or not sync.tasks):
                 asked, sync.lacking = sync.lacking[:_PULL_AT_ONCE], sync.lacking[_PULL_AT_ONCE:]
                 self._ask(sync, Pull(0, tuple(asked)), now)
             elif sync.tasks:
                 self._ask(sync, sync.tasks.pop(), now)
-            else:
-                break
         if not sync.out:
             self._finish(sync, now)
 

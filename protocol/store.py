@@ -48,7 +48,7 @@ def newer(one: Record, other: Record) -> bool:
 AnyRecord = TypeVar("AnyRecord", Grant, Revocation, Announcement)
 
 
-class Shelf(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
+class Section(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
     """The objects of one kind in a store, by the node they are about, in slot order."""
 
     def __init__(self, store: Store, kind: type[AnyRecord]) -> None:
@@ -64,7 +64,11 @@ class Shelf(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
         return self._store.tree.get(slot_id(self._kind, cast(bytes, node))) is not None
 
     def __iter__(self) -> Iterator[bytes]:
-        return (each.node for each in self._store.tree if self._kind == each.KIND)
+        return (each.node for each in self.all())
+
+    def all(self) -> Iterator[AnyRecord]:
+        """The objects themselves: ``values()`` without a lookup for each."""
+        return (cast(AnyRecord, each) for each in self._store.tree if self._kind == each.KIND)
 
     def __len__(self) -> int:
         return self._store.tree.count(self._kind)
@@ -92,9 +96,9 @@ class Store:
         """Empty, or with what ``tree`` holds: trees are values, so that is free."""
         self.tree: Tree[Record] = tree or Tree()
         """The slots; not to be changed from outside."""
-        self.grants = Shelf(self, Grant)
-        self.revocations = Shelf(self, Revocation)
-        self.announcements = Shelf(self, Announcement)
+        self.grants = Section(self, Grant)
+        self.revocations = Section(self, Revocation)
+        self.announcements = Section(self, Announcement)
         self.evicted: list[bytes] = []
         """Nodes that had to leave for others; for the owner to take."""
         self._waiting: dict[bytes, Announcement] = {}

@@ -96,7 +96,7 @@ class Tuning:
     relay_rate: float = 20.0
     relay_burst: float = 8.0
     """News is passed on at once, that many times; under a flood, so many times a second."""
-    relay_datagrams: int = 4
+    relay_datagrams: int = 1
     """... and in full in at most this many datagrams for each of them."""
     delta_delay: float = 0.01
     """Who shows a root that was ours is sent what came since, unless it has come by then."""
@@ -106,6 +106,9 @@ class Tuning:
     """A walk, pull, vouch or evidence request without answer is given up after this."""
     window_max: int = 8
     """Requests out at a time to one peer: 8 answers of 1,200 B fill a 1 ms, 10 MB/s path."""
+    sync_rate: float = 5.0
+    sync_burst: float = 8.0
+    """Walks begun: while many join, roots differ all the time and news comes by itself."""
     serve_rate: float = 2000.0
     serve_burst: float = 1000.0
     """Answers to walks, pulls and scans per second: 2.4 MB/s at most."""
@@ -115,6 +118,11 @@ class Tuning:
     idle_walk_min: float = 1.0
     idle_walk_max: float = 300.0
     """A walk that taught nothing is not repeated with that peer for min, doubling to max."""
+    fetch_first: float = 0.02
+    fetch_max: float = 10.0
+    """Shards are asked for again after first, doubling to max, while nothing comes."""
+    fetch_patience: float = 30.0
+    """Shards that cannot be had for this long are reported and no longer waited for."""
     hello_first: float = 0.1
     hello_max: float = 60.0
     """An asking HELLO is repeated at 0, first, doubling to max, while something is pending."""
@@ -159,5 +167,6 @@ class Tuning:
             walk_delay=0.1,
             agree_period=0.5,
             request_timeout=1.0,
+            fetch_first=0.1,
             stale_grace=3.0,
         )

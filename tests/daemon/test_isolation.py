@@ -52,6 +52,7 @@ def decision(net: Network, host: Host) -> Decision:
             name=member.name,
             grant=node.store.grants[member.key],
             announcement=member.announcement,
+            prefixes=member.prefixes,
             state=member.state.value,
             seen=member.seen,
             reachable=member.reachable,
