@@ -62,6 +62,8 @@ def _detector() -> list[_Case]:
         ("INDIRECT", {"nonce": NUMBER, "target": SLOT.hex()}, b"\x03" + _u32(NUMBER) + SLOT),
         ("REACHED", {"nonce": 0}, b"\x04" + _u32(0)),
         ("NACK", {"nonce": 2**32 - 1}, b"\x05" + _u32(2**32 - 1)),
+        ("SUSPECT", {"target": SLOT.hex(), "sequence": 2**63 - 1},
+         b"\x12" + SLOT + (2**63 - 1).to_bytes(8, "big")),
     ]
 
 
@@ -201,5 +203,7 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("SHARDS without a number", b"\x0f\0\0\0", short),
         ("SHARDS, cut short", b"\x0f" + number + b"\0\x09" + bytes(8), "object cut short"),
         ("SHARDS, an empty one", b"\x0f" + number + b"\0\0", length),
+        ("SUSPECT, one byte short", b"\x12" + SLOT + bytes(7), "malformed SUSPECT"),
+        ("SUSPECT, one byte long", b"\x12" + SLOT + bytes(9), "malformed SUSPECT"),
         ("SHARDS, one of 901 octets", b"\x0f" + number + b"\x03\x85" + bytes(901), length),
     ]  # fmt: skip
