@@ -62,8 +62,11 @@ def _detector() -> list[_Case]:
         ("INDIRECT", {"nonce": NUMBER, "target": SLOT.hex()}, b"\x03" + _u32(NUMBER) + SLOT),
         ("REACHED", {"nonce": 0}, b"\x04" + _u32(0)),
         ("NACK", {"nonce": 2**32 - 1}, b"\x05" + _u32(2**32 - 1)),
-        ("SUSPECT", {"target": SLOT.hex(), "sequence": 2**63 - 1},
-         b"\x12" + SLOT + (2**63 - 1).to_bytes(8, "big")),
+        (
+            "SUSPECT",
+            {"target": SLOT.hex(), "sequence": 2**63 - 1},
+            b"\x12" + SLOT + (2**63 - 1).to_bytes(8, "big"),
+        ),
     ]
 
 

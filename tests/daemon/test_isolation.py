@@ -6,7 +6,6 @@ import ipaddress
 
 import attrs
 import pytest
-from simnet import POOL, Host, Network
 
 from meshd import kernel
 from meshd.kernel.state import Interface
@@ -15,6 +14,8 @@ from protocol.address import Prefix
 from protocol.members import State
 from protocol.objects import Grant
 from protocol.tuning import Tuning
+from simulation import Disk, Host, Network
+from simulation.network import POOL
 
 SHARED: Prefix = ipaddress.ip_network("10.99.0.0/16")
 LEFT = [f"n{each}" for each in range(1, 6)]
@@ -23,20 +24,20 @@ RIGHT = [f"n{each}" for each in range(6, 11)]
 
 def mesh(seed: int) -> tuple[Network, list[Host]]:
     """Ten nodes; the third of each half announces one more prefix, the same."""
-    net = Network(seed, tuning=attrs.evolve(Tuning.lan(), isolation_max=60.0))
+    net = Network(seed, cipher=False, tuning=attrs.evolve(Tuning.lan(), isolation_max=60.0))
     hosts = [net.add(name) for name in (*LEFT, *RIGHT)]
     for host in (hosts[2], hosts[7]):
         host.prefixes = (*host.prefixes, SHARED)
-        host.disk = [
-            Grant.sign(
-                net.authority,
-                net.mesh,
-                node=host.key,
-                name=host.name,
-                serial=7,
-                allow=(*POOL, SHARED),
-            )
-        ]
+        grant = Grant.sign(
+            net.authority,
+            net.mesh,
+            node=host.key,
+            name=host.name,
+            serial=7,
+            allow=(*POOL, SHARED),
+        )
+        net.trust(grant)
+        host.disk = Disk((grant,))
     for host in hosts:
         net.start(host.name, *(["n1"] if host.name != "n1" else []))
     net.run_until(lambda: net.agreed(*hosts))
@@ -45,7 +46,7 @@ def mesh(seed: int) -> tuple[Network, list[Host]]:
 
 def decision(net: Network, host: Host) -> Decision:
     """What the daemon on ``host`` would want of its kernel."""
-    node, now = host.up, net.clock(host)
+    node, now = host.up, host.clock()
     origins = [
         Origin(
             key=member.key,
@@ -78,7 +79,7 @@ def test_half_the_mesh_cut_off_is_held_and_healed_without_the_loss_of_a_route(se
         for host in hosts:
             assert sole(net, host) <= decision(net, host).desired.routes.keys(), net
     assert all(net.state("n1", name) == "failed" for name in RIGHT), net
-    net.drops.remove(cut)
+    net.heal(cut)
     for _ in range(50):
         net.run(0.1)
         for host in hosts:

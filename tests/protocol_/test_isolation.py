@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from random import Random
 
-from simnet import Network
-
 from protocol.events import Isolated, Released
 from protocol.identity import Identity, Mesh
 from protocol.isolation import Isolation
 from protocol.members import Common
 from protocol.tuning import Tuning
+from simulation import Network
 
 RNG = Random(6179)
 MESH = Mesh.founded_by(
@@ -127,13 +126,13 @@ def test_a_second_cut_while_most_are_back_goes_on_holding() -> None:
 
 
 def test_both_halves_of_a_cut_mesh_are_isolated_until_it_heals() -> None:
-    net = Network(5)
+    net = Network(5, cipher=False)
     hosts = net.mesh_of(10)
     cut = net.cut("n1", "n2", "n3", "n4", "n5")
     net.run(8)
     for host in hosts:
         assert host.up.isolated, net
         assert len(host.told(Isolated)) == 1, net
-    net.drops.remove(cut)
+    net.heal(cut)
     net.run_until(lambda: not any(host.up.isolated for host in hosts), 5)
     net.run_until(lambda: net.together(*hosts), 5)
