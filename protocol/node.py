@@ -27,6 +27,7 @@ from protocol.address import Endpoint, Prefix
 from protocol.contacts import Candidate, Contacts, Datagram
 from protocol.errors import Rejected
 from protocol.events import (
+    BootKeyRenewed,
     Converged,
     Event,
     ObservedElsewhere,
@@ -60,6 +61,7 @@ from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.store import Evidence, Outcome, Store, newer, slot_id
+from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
 
@@ -92,13 +94,20 @@ class Node:
         self._common = common
         boot_key = BootKey.generate(rng.randbytes)
         self._originator = Originator(
-            common, boot_key.public, next_sequence=next_sequence, publish=self._publish
+            common,
+            boot_key.public,
+            next_sequence=next_sequence,
+            publish=self._publish,
+            copied=self._copied,
+            yielding=self._yielding,
+            inquire=self._inquire,
         )
         self._contacts = Contacts(
             common,
             boot_key,
             on_contact=self._contact,
             on_own_newer=self._originator.superseded,
+            on_own_older=self._originator.clones.older,
             on_stale=self._drew_stale,
         )
         self._detector = Detector(
@@ -110,6 +119,8 @@ class Node:
         self._seeds: tuple[Endpoint, ...] | None = None
         """None until ``join``: before it there is nothing to agree on."""
         self._diverged_at: float | None = now
+        self._renewal: Timer | None = None
+        self._renew_later(now)
         self._recall(records, now)
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
@@ -149,15 +160,25 @@ class Node:
     def join(self, seeds: Iterable[Endpoint], now: float) -> None:
         """Contact ``seeds`` now, and for life: call again when they resolve anew."""
         self._seeds = tuple(seeds)
-        for seed in self._seeds:
-            if seed not in self._endpoints:
-                self._contacts.greet(seed, now)
-        known = self._common.some_known(self._common.tuning.start_members)
-        for member in known:
+        doors = [seed for seed in self._seeds if seed not in self._endpoints]
+        for member in self._common.some_known(self._common.tuning.start_members):
             where = choose_endpoint(member.announcement, self._contacts.families)
             if where is not None and where not in self._seeds and not member.seen:
-                self._contacts.greet(where, now)
+                doors.append(where)
+        self._contacts.greet_only(doors, now)
         self._settle(now)
+
+    def renew_boot_key(self, now: float, *, keep_old: bool, reason: str = "by its owner") -> None:
+        """Seal under a new boot key from now on, and announce it; ``reason`` is for the log.
+
+        ``keep_old``: nobody notices. False when a copy of this machine may hold the old one
+        (it was resumed, or copied): nothing is sealed or opened with that one again.
+        """
+        boot_key = BootKey.generate(self._common.rng.randbytes)
+        self._contacts.renew(boot_key, now, keep_old=keep_old)
+        self._common.events.append(BootKeyRenewed(reason))
+        self._renew_later(now)
+        self._originator.renew(boot_key.public, now)
 
     def leave(self, now: float) -> None:
         """Announce our departure and go on telling it until ``departed``.
@@ -171,8 +192,8 @@ class Node:
     def departed(self) -> bool:
         """After ``leave``: every live member has shown that it knows."""
         root = self._common.store.root
-        return self._originator.content.departed and all(
-            m.root == root for m in self._common.live()
+        return self._originator.content.departed and (
+            self._originator.clones.yielded or all(m.root == root for m in self._common.live())
         )
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
@@ -235,8 +256,11 @@ class Node:
 
     @property
     def announcement(self) -> Announcement | None:
-        """Our own, as it stands in the store."""
-        return self._common.store.announcements.get(self._common.me.public)
+        """Our own, as we said it last; None when we are revoked, or never said any."""
+        if self.grant is None:
+            return None
+        held = self._common.store.announcements.get(self._common.me.public)
+        return self._originator.latest or held
 
     @property
     def grant(self) -> Grant | None:
@@ -255,6 +279,7 @@ class Node:
         return self._originator.content.endpoints
 
     def _publish(self, own: Announcement, now: float) -> None:
+        self._contacts.own = own
         self._merge(own, now, news=True)
         if own.node in self._common.store.grants:
             self._tell_everyone((own,), now)
@@ -383,6 +408,8 @@ class Node:
 
     def _contact(self, node: bytes, now: float) -> None:
         """``node`` answered our HELLO and nothing waits for it: speak sealed."""
+        if self._originator.clones.yielded:
+            return
         store, evidence = self._common.store, self._common.evidence
         probe = Probe(self._common.rng.getrandbits(32), store.root, evidence.digest)
         self._contacts.send(node, probe, now)
@@ -497,8 +524,8 @@ class Node:
         if isinstance(record, Announcement):
             if record.node == self._common.me.public:
                 self._tell_prefixes(before, record, record.node)
-                if record.boot_key != self._contacts.boot_key.public:
-                    self._originator.superseded(record, now)
+                if record is not self._originator.latest:
+                    self._originator.superseded(record, None, now)
             else:
                 self._renew(before, record, now, news=news)
         elif isinstance(record, Revocation):
@@ -521,11 +548,13 @@ class Node:
             name = self._common.store.grants[new.node].name
             member = Member(new.node, new, name, since=now, shown_since=now)
             self._common.members[new.node] = member
-        elif before is not None and before.boot_key != new.boot_key:
-            member.seen = False  # whoever spoke under the old boot key is gone
+        elif before is not None and before.boot_key != new.boot_key and not member.live:
+            # Whoever spoke under the old boot key is gone.  One that lives has restarted or
+            # renewed its key, and the detector goes on watching it.
+            member.seen = False
         member.announcement = new
         member.seen = member.seen or news
-        self._contacts.adopt(new)
+        self._contacts.adopt(new, now)
         self._common.evidence.clear(new.node)
         self._detector.renewed(member)
         state = State.LEFT if new.has_left else State.ALIVE
@@ -552,10 +581,35 @@ class Node:
                 self._show(member, now)
         self._settle(now)
 
+    # Boot keys and clones.
+
+    def _renew_later(self, now: float) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        jitter = 0.9 + 0.2 * self._common.rng.random()
+        self._renewal = self._common.timers.after(
+            jitter * self._common.tuning.boot_key_lifetime,
+            now,
+            lambda now: self.renew_boot_key(now, keep_old=True, reason="it was in use for a week"),
+        )
+
+    def _copied(self, now: float) -> None:
+        self.renew_boot_key(now, keep_old=False, reason="another host seals with it too")
+
+    def _yielding(self, now: float) -> None:
+        """Another speaks under our key: what others do not answer us says nothing of them."""
+        self._contacts.hush()
+        self._detector.late(now)
+
+    def _inquire(self, where: Iterable[Endpoint]) -> None:
+        self._contacts.inquire(where)
+
     # Periodic.
 
     def _period(self, now: float) -> None:
         self._common.timers.after(self._common.tuning.probe_period, now, self._period)
+        if self._originator.clones.yielded:
+            return
         self._detector.probe_next(now)
         self._reconnect(now)
 

@@ -50,7 +50,7 @@ def test_the_cut_off_side_fails_its_peers_without_accusing_them(seed: int) -> No
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_healed_partition_is_whole_again_within_three_seconds(seed: int) -> None:
+def test_a_healed_partition_is_whole_again_within_five_seconds(seed: int) -> None:
     net = Network(seed)
     hosts = net.mesh_of(8)
     split = net.cut("n1", "n2", "n3", "n4")
@@ -58,7 +58,7 @@ def test_a_healed_partition_is_whole_again_within_three_seconds(seed: int) -> No
     assert net.state("n1", "n8") == "failed", net
     net.drops.remove(split)
     took = net.run_until(lambda: net.together(*hosts), 20)
-    assert took < 3, net
+    assert took < 5, net
 
 
 @pytest.mark.parametrize("seed", range(3))
