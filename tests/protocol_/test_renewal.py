@@ -14,7 +14,7 @@ from protocol.errors import SequenceUnavailable
 from protocol.events import BootKeyRenewed, CannotAnnounce, Event, PeerChanged, Superseded
 from protocol.tuning import Tuning
 
-SEEDS = range(5)
+SEEDS = range(4)
 
 
 def boot_key(host: Host) -> bytes:
