@@ -73,7 +73,7 @@ class Contacts:
         common: Common,
         boot_key: BootKey,
         *,
-        on_contact: Callable[[bytes, float], None],
+        on_contact: Callable[[bytes, float], bool],
         on_own_newer: Callable[[Announcement, Endpoint | None, float], None],
         on_own_older: Callable[[Announcement, float], None],
         on_stale: Callable[[bytes, float], None],
@@ -88,7 +88,7 @@ class Contacts:
         self._on_contact, self._on_stale = on_contact, on_stale
         self._on_own_newer, self._on_own_older = on_own_newer, on_own_older
         self._keys = Keyring(common, boot_key)
-        self._greetings = Greetings(common, say=self._ask, given_up=self._give_up)
+        self._greetings = Greetings(common, say=self._ask, speak=on_contact, given_up=self._give_up)
         self._candidates: dict[bytes, Candidate] = {}
         self._last: dict[bytes, tuple[int, Message]] = {}
         """Node to the last message sealed for it, with its counter: what STALE may draw."""
@@ -248,7 +248,7 @@ class Contacts:
 
     def _hello(self, hello: Hello, source: Endpoint, now: float) -> None:
         store, node = self._common.store, hello.announcement.node
-        answers = not hello.asks and self._greetings.answered(source)
+        answers = not hello.asks and self._greetings.answered(source, node, now)
         if node == self._common.me.public:
             self._about_us(hello, source, answers, now)
             return

@@ -2,8 +2,8 @@
 
 A *node* that answered with STALE is greeted again and again until its HELLO has come, for
 what waits for it.  An *address* (a seed, or where a member was before we started) is
-greeted once; while we know nobody live, again and again, until we do: an answer alone is
-not enough, for what follows it may be lost.  Each wait is drawn at random around its
+greeted once; while we know nobody live, again and again, until we do: after its answer by
+what is to follow, which may be lost too.  Each wait is drawn at random around its
 length, so that a thousand nodes that started together do not come back together
 ("Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
 """
@@ -25,20 +25,30 @@ class _Greeting:
     to: Endpoint
     began: float
     delay: float
-    timer: Timer
+    timer: Timer | None = None
+    answered_by: bytes | None = None
+    """The node that said HELLO at this address."""
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class Greetings:
-    """The asking HELLOs of one node; ``say`` sends one."""
+    """The asking HELLOs of one node."""
 
     def __init__(
         self,
         common: Common,
         *,
         say: Callable[[Endpoint], None],
+        speak: Callable[[bytes, float], bool],
         given_up: Callable[[bytes], None],
     ) -> None:
-        self._common, self._say, self._given_up = common, say, given_up
+        """``say`` sends a HELLO that asks; ``speak`` a sealed message to a node that has
+        answered, or returns False; ``given_up`` is told of a node that did not answer."""
+        self._common = common
+        self._say, self._speak, self._given_up = say, speak, given_up
         self._nodes: dict[bytes, _Greeting] = {}
         self._addresses: dict[Endpoint, _Greeting] = {}
         self._asked: dict[Endpoint, None] = {}
@@ -52,11 +62,16 @@ class Greetings:
         self._asked[to] = None
         self._say(to)
 
-    def answered(self, source: Endpoint) -> bool:
-        """True, once, when we had asked at ``source``."""
+    def answered(self, source: Endpoint, node: bytes, now: float) -> bool:
+        """``node`` said HELLO from ``source``. True, once, when we had asked there."""
         if source not in self._asked:
             return False
         del self._asked[source]
+        greeting = self._addresses.get(source)
+        if greeting is not None and greeting.answered_by != node:
+            greeting.stop()
+            greeting.answered_by, greeting.delay = node, self._common.tuning.hello_first
+            self._address_later(greeting, now)
         return True
 
     def greet_address(self, to: Endpoint, now: float) -> None:
@@ -64,25 +79,28 @@ class Greetings:
         if to in self._addresses:
             return
         if self._alone():
-            first = self._common.tuning.hello_first
-            timer = self._after(first, now, lambda now: self._address_again(to, now))
-            self._addresses[to] = _Greeting(to, now, first, timer)
+            greeting = self._addresses[to] = _Greeting(to, now, self._common.tuning.hello_first)
+            self._address_later(greeting, now)
         self.ask(to)
 
     def only(self, addresses: Iterable[Endpoint]) -> None:
         """Greet no address any longer but these."""
         wanted = dict.fromkeys(addresses)
         for to in [each for each in self._addresses if each not in wanted]:
-            self._addresses.pop(to).timer.cancel()
+            self._addresses.pop(to).stop()
 
-    def _address_again(self, to: Endpoint, now: float) -> None:
+    def _address_later(self, greeting: _Greeting, now: float) -> None:
+        self._after(greeting, now, self._address_again)
+
+    def _address_again(self, greeting: _Greeting, now: float) -> None:
         if not self._alone():
-            del self._addresses[to]
+            del self._addresses[greeting.to]
             return
-        greeting = self._addresses[to]
         greeting.delay = min(2 * greeting.delay, self._common.tuning.hello_max)
-        greeting.timer = self._after(greeting.delay, now, lambda now: self._address_again(to, now))
-        self.ask(to)
+        self._address_later(greeting, now)
+        node = greeting.answered_by
+        if node is None or not self._speak(node, now):
+            self.ask(greeting.to)
 
     def _alone(self) -> bool:
         return not any(member.live for member in self._common.members.values())
@@ -91,26 +109,28 @@ class Greetings:
         """Ask ``node`` at ``to`` now, and again until ``heard`` or ``greeting_lifetime``."""
         if node in self._nodes:
             return
-        first = self._common.tuning.hello_first
-        timer = self._after(first, now, lambda now: self._node_again(node, now))
-        self._nodes[node] = _Greeting(to, now, first, timer)
+        greeting = _Greeting(to, now, self._common.tuning.hello_first)
+        self._nodes[node] = greeting
+        self._node_later(node, greeting, now)
         self.ask(to)
 
-    def _node_again(self, node: bytes, now: float) -> None:
-        greeting = self._nodes[node]
-        if now - greeting.began > self._common.tuning.greeting_lifetime:
-            del self._nodes[node]
-            self._given_up(node)
-            return
-        greeting.delay *= 2
-        greeting.timer = self._after(greeting.delay, now, lambda now: self._node_again(node, now))
-        self.ask(greeting.to)
+    def _node_later(self, node: bytes, greeting: _Greeting, now: float) -> None:
+        def again(greeting: _Greeting, now: float) -> None:
+            if now - greeting.began > self._common.tuning.greeting_lifetime:
+                del self._nodes[node]
+                self._given_up(node)
+                return
+            greeting.delay *= 2
+            self._node_later(node, greeting, now)
+            self.ask(greeting.to)
+
+        self._after(greeting, now, again)
 
     def heard(self, node: bytes) -> None:
         """``node`` has answered, or is not to be greeted any more."""
         greeting = self._nodes.pop(node, None)
         if greeting is not None:
-            greeting.timer.cancel()
+            greeting.stop()
 
     def stop(self) -> None:
         """Greet nobody any longer."""
@@ -118,6 +138,8 @@ class Greetings:
         for node in list(self._nodes):
             self.heard(node)
 
-    def _after(self, delay: float, now: float, call: Callable[[float], None]) -> Timer:
-        jitter = 0.5 + self._common.rng.random()
-        return self._common.timers.after(delay * jitter, now, call)
+    def _after(
+        self, greeting: _Greeting, now: float, call: Callable[[_Greeting, float], None]
+    ) -> None:
+        delay = greeting.delay * (0.5 + self._common.rng.random())
+        greeting.timer = self._common.timers.after(delay, now, lambda now: call(greeting, now))

@@ -406,13 +406,13 @@ class Node:
     def _drew_stale(self, node: bytes, now: float) -> None:
         self._detector.stale(node, now)
 
-    def _contact(self, node: bytes, now: float) -> None:
+    def _contact(self, node: bytes, now: float) -> bool:
         """``node`` answered our HELLO and nothing waits for it: speak sealed."""
         if self._originator.clones.yielded:
-            return
+            return False
         store, evidence = self._common.store, self._common.evidence
         probe = Probe(self._common.rng.getrandbits(32), store.root, evidence.digest)
-        self._contacts.send(node, probe, now)
+        return self._contacts.send(node, probe, now)
 
     def _welcome(self, candidate: Candidate, now: float) -> None:
         """A candidate has spoken under its boot key: what its HELLO carried is true."""

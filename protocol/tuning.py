@@ -61,7 +61,7 @@ class Tuning:
     idle_walk_max: float = 300.0
     """A walk that taught nothing is not repeated with that peer for min, doubling to max."""
     hello_first: float = 0.1
-    hello_max: float = 1.0
+    hello_max: float = 0.5
     """An asking HELLO is repeated at 0, first, doubling: to an address, up to max and while
     nobody live is known; to a node, without a max and for ``greeting_lifetime``. Each wait is
     drawn between half and one and a half of that."""
@@ -112,5 +112,6 @@ class Tuning:
             offer_patience=0.05,
             walk_delay=0.1,
             request_timeout=1.0,
+            hello_max=1.0,
             stale_grace=3.0,
         )
