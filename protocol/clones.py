@@ -73,7 +73,7 @@ class Clones:
         return not self.yielded
 
     def older(self, told: Announcement, now: float) -> None:
-        """A HELLO of our key carried ``told``, older than ours: a clone that has yielded?"""
+        """A HELLO that asks carried ``told`` of our key, older than ours: a clone has yielded?"""
         if not self.yielded and not self._known(told) and self._again(told, self._before, now):
             self._clone = told
             self._common.events.append(Cloned(False, told.endpoints))

@@ -288,10 +288,10 @@ class Contacts:
         if newer(told, own):
             self._check((told,), [self._common.store.announcements.get(told.node)], now)
             self._on_own_newer(told, source if answers else None, now)
-        elif told.boot_key != own.boot_key:
-            # Not our own HELLO come back: an earlier life of ours, or another host with our key.
+        elif hello.asks and told.boot_key != own.boot_key:
+            # From nobody but an earlier life of ours, or another host with our key.
             self._check((told,), [], now)
-            if hello.asks and self._answers.take(source, now):
+            if self._answers.take(source, now):
                 self._say_hello(source, asks=False)
             self._on_own_older(told, now)
 
