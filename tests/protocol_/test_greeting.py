@@ -71,6 +71,20 @@ def test_whoever_knows_a_live_member_asks_no_address_again() -> None:
     assert len(asked(net, a)) == before
 
 
+def test_a_seed_that_has_answered_is_sent_probes_and_no_more_padded_hellos() -> None:
+    net, a = alone(5)
+    seed = net.start("seed")
+    lost = [True]
+    net.drops.append(
+        lambda source, target, data: lost[0] and frames.frame_type(data) == frames.SEALED
+    )
+    net.run(5)
+    assert len(asked(net, a)) == 1
+    assert a.up.counters["sent Probe"] >= 8
+    lost[0] = False
+    assert net.run_until(lambda: net.together(a, seed), 2) < 1
+
+
 def test_addresses_that_are_no_seeds_any_more_are_left_alone() -> None:
     net, a = alone(4)
     other = net.add("b")

@@ -14,7 +14,7 @@ from protocol.errors import SequenceUnavailable
 from protocol.events import BootKeyRenewed, CannotAnnounce, Event, PeerChanged, Superseded
 from protocol.tuning import Tuning
 
-SEEDS = range(4)
+SEEDS = range(3)
 
 
 def boot_key(host: Host) -> bytes:
@@ -64,7 +64,7 @@ def knows(hosts: list[Host], of: Host) -> Callable[[], bool]:
     )
 
 
-@pytest.mark.parametrize("number", [2, 5, 16])
+@pytest.mark.parametrize("number", [2, 9])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_renewal_is_known_within_a_round_trip_and_draws_no_stale(seed: int, number: int) -> None:
     net, hosts = watched(seed, number)
@@ -73,7 +73,7 @@ def test_a_renewal_is_known_within_a_round_trip_and_draws_no_stale(seed: int, nu
         renew(net, host, keep_old=True)
         assert boot_key(host) != old
         assert net.run_until(knows(hosts, host)) < 0.01, net
-    net.run(90)  # beyond the grace
+    net.run(65)  # beyond the grace
     assert net.agreed(*hosts), net
     assert stales(net) == 0, net
     assert blinks(hosts) == [], net
@@ -86,7 +86,7 @@ def test_two_that_renew_at_the_same_time_go_on_talking(seed: int) -> None:
     net, hosts = watched(seed, 5)
     for host in hosts[:2]:
         renew(net, host, keep_old=True)
-    net.run(90)
+    net.run(65)
     assert net.agreed(*hosts), net
     assert stales(net) == 0, net
     assert blinks(hosts) == [], net
@@ -117,7 +117,7 @@ def test_a_new_key_that_is_learned_by_a_walk_alone_makes_nobody_unseen(seed: int
     assert net.agreed(*hosts), net
 
 
-@pytest.mark.parametrize("number", [2, 5, 16])
+@pytest.mark.parametrize("number", [2, 9])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_key_that_may_not_seal_again_is_replaced_by_one_exchange_with_each(
     seed: int, number: int
@@ -127,7 +127,7 @@ def test_a_key_that_may_not_seal_again_is_replaced_by_one_exchange_with_each(
     old = host.up._contacts._keys.key_id
     renew(net, host, keep_old=False)
     net.run_until(lambda: net.together(*hosts) and knows(hosts, host)(), 2)
-    net.run(90)
+    net.run(65)
     assert net.agreed(*hosts), net
     assert blinks(hosts) == [], net
     under_old = [data for _, _, _, data in net.tap if data[2:10] == old]
@@ -172,20 +172,41 @@ def test_the_old_key_opens_for_the_grace_and_no_longer() -> None:
     assert b.up.counters["sent STALE"] == before.get("sent STALE", 0) + 1
 
 
+def test_what_a_peer_seals_with_its_key_of_before_opens_for_the_grace_and_no_longer() -> None:
+    net, (a, b) = watched(4, 2)
+    keys = b.up._contacts._keys
+    session = keys._present.sessions[a.up._contacts._keys.key_id]
+    renew(net, b, keep_old=True)
+    net.run(50)
+    before = a.up.counters.get("sent STALE", 0)
+    net.deliver(a, session.seal(b"\x05\0\0\0\0"), b.where)
+    net.run(0.01)
+    assert a.up.counters.get("sent STALE", 0) == before
+    net.run(11)
+    net.deliver(a, session.seal(b"\x05\0\0\0\0"), b.where)
+    net.run(0.01)
+    assert a.up.counters["sent STALE"] == before + 1
+    renew(net, b, keep_old=True)
+    net.run(70)
+    renew(net, b, keep_old=True)
+    net.run(1)
+    assert len(a.up._contacts._keys._peers) == 2, "the present one and the one before"
+
+
 def test_keys_are_renewed_weekly_each_at_its_own_time() -> None:
-    hour = attrs.evolve(Tuning.lan(), boot_key_lifetime=3600.0)
-    net = Network(5, tuning=hour)
+    brief = attrs.evolve(Tuning.lan(), boot_key_lifetime=200.0)
+    net = Network(5, tuning=brief)
     hosts = net.mesh_of(4)
     first = {host.name: boot_key(host) for host in hosts}
     for host in hosts:
         host.events.clear()
     net.recording = True
-    net.run(3600 * 3.4)
+    net.run(200 * 3.5)
     for host in hosts:
         assert boot_key(host) != first[host.name]
         times = [at for at, event in host.events if isinstance(event, BootKeyRenewed)]
         assert len(times) == 3
-        assert all(3240 <= after - at <= 3960 for at, after in itertools.pairwise(times))
+        assert all(180 <= after - at <= 220 for at, after in itertools.pairwise(times))
     assert stales(net) == 0
     assert blinks(hosts) == []
     assert not counters_repeat(net)
