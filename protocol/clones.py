@@ -2,11 +2,11 @@
 
 A copied disk makes two nodes of one key, each going above the other's announcements.  One
 that is superseded twice by the same boot key faces a living host and not an earlier life
-of its own: the larger boot key goes on, the other *yields*.  It keeps what it has and says
-nothing more of itself, for its key id is unknown to the others.  It asks the other host
-for a sign of life, and a member for the newest announcement; HELLOs about itself that are
-older are what the other host sees of it.  After ``clone_silence`` without a sign it goes
-on, and if the other is still there, yields again at the first word.
+of its own: the larger boot key goes on, the other *yields*.  It keeps what it has, says
+nothing more of itself and seals nothing, for its key id is unknown to the others.  It asks
+the other host for a sign of life, and a member for the newest announcement; HELLOs about
+itself that are older are what the other host sees of it.  After ``clone_silence`` without
+a sign it goes on, and if the other is still there, yields again at the first word.
 
 Nothing is decided by a clock of another host, and nobody exits.
 """
@@ -34,14 +34,14 @@ class Clones:
         self,
         common: Common,
         *,
-        yielding: Callable[[float], None],
+        yields: Callable[[bool, float], None],
         inquire: Callable[[Iterable[Endpoint]], None],
         resume: Callable[[float], object],
     ) -> None:
         self.yielded = False
         """The other host goes on and we say nothing of ourselves."""
         self._common = common
-        self._yielding, self._inquire, self._resume = yielding, inquire, resume
+        self._yields, self._inquire, self._resume = yields, inquire, resume
         self._clone: Announcement | None = None
         """The newest that the other host is known to have said."""
         self._counted: bytes | None = None
@@ -94,7 +94,7 @@ class Clones:
         self._common.events.append(Cloned(self.yielded, newest.endpoints))
         if self.yielded:
             self._since = self._heard = now
-            self._yielding(now)
+            self._yields(True, now)
             self._wait(now)
 
     def _sign(self, newest: Announcement, answered_by: Endpoint | None, now: float) -> None:
@@ -115,5 +115,6 @@ class Clones:
             self._wait(now)
             return
         self.yielded = False
+        self._yields(False, now)
         self._common.events.append(Reinstated(now - self._since))
         self._resume(now)

@@ -94,6 +94,7 @@ class Contacts:
         """Node to the last message sealed for it, with its counter: what STALE may draw."""
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
+        self._hushed = False
         self._bad: dict[bytes, None] = {}
         tuning = common.tuning
         self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
@@ -126,12 +127,12 @@ class Contacts:
     # Sending.
 
     def send(self, node: bytes, message: Message, now: float, to: Endpoint | None = None) -> bool:
-        """Seal ``message`` for ``node``; False when there is no key or no address for it."""
+        """Seal ``message`` for ``node``; False when no key or address is known, or hushed."""
         candidate = self._candidates.get(node)
         peer = candidate.key_id if candidate else self._keys.stored(node)
         if to is None:
             to = self._where(node)
-        if peer is None or to is None:
+        if peer is None or to is None or self._hushed:
             return False
         session = self._keys.sealing(node, peer, now)
         datagram = session.seal(self._common.wire.encode(message))
@@ -153,19 +154,21 @@ class Contacts:
 
     def inquire(self, where: Iterable[Endpoint]) -> None:
         """Ask, once, at ``where`` and at a member drawn at random what is known of us."""
-        asked = dict.fromkeys(where)
-        for member in self._common.some_known(1):
-            to = choose_endpoint(member.announcement, self.families)
+        common, asked = self._common, dict.fromkeys(where)
+        for key in common.members.live.draw(common.rng, 1):
+            to = choose_endpoint(common.store.announcements[key], self.families)
             if to is not None:
                 asked[to] = None
         for to in asked:
             if self.own is None or to not in self.own.endpoints:
                 self._greetings.ask(to)
 
-    def hush(self) -> None:
-        """Say nothing more of our own accord."""
-        self._greetings.stop()
-        self._held.clear()
+    def hush(self, hushed: bool) -> None:
+        """Seal and greet nothing from now on, or no longer so: nobody knows our key id."""
+        self._hushed = hushed
+        if hushed:
+            self._greetings.stop()
+            self._held.clear()
 
     def _ask(self, to: Endpoint) -> None:
         self._say_hello(to, asks=True)

@@ -38,7 +38,7 @@ class ReachabilityChanged:
 
 @attrs.frozen
 class PrefixesChanged:
-    """A node's announcement names other prefixes than its last."""
+    """Another whole set of a node's prefixes is in force than before."""
 
     node: bytes
     name: str
@@ -47,14 +47,26 @@ class PrefixesChanged:
 
 
 @attrs.frozen
+class ShardsMissing:
+    """Shards of a node's newest announcement could not be had for ``fetch_patience``.
+
+    Its last whole set stays in force, and they are still asked for; told once.
+    """
+
+    node: bytes
+    name: str
+    lacking: int
+    """How many."""
+
+
+@attrs.frozen
 class Converged:
-    """Every live peer's latest probe or ack carried our root."""
+    """Every peer we hold live has held our root."""
 
     root: bytes
     peers: int
     known: int
     """Peers that have not left, dead or alive."""
-    prefixes: int
     seconds: float
     """Since the first change after the last agreement."""
 
@@ -132,6 +144,7 @@ class CannotAnnounce:
 
 
 Event = (
-    PeerChanged | ReachabilityChanged | PrefixesChanged | Converged | Superseded | Accused
-    | ObservedElsewhere | Refused | Revoked | CannotAnnounce | Cloned | Reinstated | BootKeyRenewed
+    PeerChanged | ReachabilityChanged | PrefixesChanged | ShardsMissing | Converged | Superseded
+    | Accused | ObservedElsewhere | Refused | Revoked | CannotAnnounce | Cloned | Reinstated
+    | BootKeyRenewed
 )  # fmt: skip

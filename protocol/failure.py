@@ -46,9 +46,9 @@ class _Attempt:
 
     member: Member
     began: float
-    nonces: set[int] = attrs.field(factory=set)
+    nonces: dict[int, None] = attrs.field(factory=dict)
     tries: int = 0
-    relays: set[bytes] = attrs.field(factory=set)
+    relays: dict[bytes, None] = attrs.field(factory=dict)
     """Asked, and not heard from yet."""
     asked: int = 0
     nacks: int = 0
@@ -85,7 +85,6 @@ class Detector:
         self._nonces: dict[int, tuple[bytes, float]] = {}
         """Nonce of an own probe that may still be answered: target and when it was sent."""
         self._relayed: dict[int, _Relayed] = {}
-        self._round: list[bytes] = []
         self._recent: dict[bytes, bool] = {}
         """Of the last eight members probed: was it silent?"""
         self._suspicions: dict[bytes, Timer] = {}
@@ -96,24 +95,15 @@ class Detector:
     # Probing.
 
     def probe_next(self, now: float) -> None:
-        """The period's probe: the next in the round, and a suspect besides if there is one."""
-        while self._round:
-            member = self._common.members.get(self._round.pop())
-            if member is not None and member.state in (State.ALIVE, State.SUSPECT):
-                self.probe(member, now)
-                break
-        else:
-            self._round = [
-                member.key
-                for member in self._common.members.values()
-                if member.state in (State.ALIVE, State.SUSPECT)
-            ]
-            self._common.rng.shuffle(self._round)
-            if self._round:
-                self.probe(self._common.members[self._round.pop()], now)
+        """The period's probe: the next of the round, and besides it one that nobody has
+        seen and one that is suspected, if there are any."""
+        members, rng = self._common.members, self._common.rng
+        for roster in (members.live, members.unseen):
+            key = roster.next(rng)
+            if key is not None:
+                self.probe(members[key], now)
         if self._suspicions:
-            suspect = self._common.rng.choice(list(self._suspicions))
-            self.probe(self._common.members[suspect], now)
+            self.probe(members[rng.choice(list(self._suspicions))], now)
 
     def probe(self, member: Member, now: float) -> None:
         """Find out whether ``member`` answers, unless that is under way already."""
@@ -130,7 +120,7 @@ class Detector:
 
     def _try(self, attempt: _Attempt, now: float) -> None:
         attempt.tries += 1
-        attempt.nonces.add(self._send_probe(attempt.member, now, attempt.tries - 1))
+        attempt.nonces[self._send_probe(attempt.member, now, attempt.tries - 1)] = None
         self._wait(attempt, self._timeout(attempt.member), now)
 
     def _send_probe(self, member: Member, now: float, attempt: int = 0) -> int:
@@ -172,20 +162,19 @@ class Detector:
 
     def _ask_relays(self, attempt: _Attempt, now: float) -> None:
         target = attempt.member.key
-        relays = self._common.some_live(
-            self._tuning.indirect_members,
-            but=lambda member: member.key == target or member.state is not State.ALIVE,
-        )
+        doubtful = {target: None, **dict.fromkeys(self._suspicions)}
+        live = self._common.members.live
+        relays = live.draw(self._common.rng, self._tuning.indirect_members, doubtful)
         if not relays:
             self._conclude(attempt, now)
             return
         attempt.asked = len(relays)
-        attempt.relays = {member.key for member in relays}
+        attempt.relays = dict.fromkeys(relays)
         nonce = self._new_nonce(target, now)
-        attempt.nonces.add(nonce)
-        for member in relays:
-            self._send(member.key, Indirect(nonce, slot_id(3, target)), now, 0)
-        attempt.nonces.add(self._send_probe(attempt.member, now))  # and once more ourselves
+        attempt.nonces[nonce] = None
+        for key in relays:
+            self._send(key, Indirect(nonce, slot_id(3, target)), now, 0)
+        attempt.nonces[self._send_probe(attempt.member, now)] = None  # and once more ourselves
         self._wait(attempt, self._tuning.indirect_timeout, now)
 
     def acked(self, peer: bytes, ack: Ack, now: float) -> None:
@@ -211,10 +200,9 @@ class Detector:
             # One that answers again means most often a partition that has healed: the
             # next few are tried at once, and each that answers does the same.
             self.revive(member, "answered a probe", now)
-            failed = [m for m in self._common.members.values() if m.state is State.FAILED]
-            few = min(self._tuning.indirect_members, len(failed))
-            for other in self._common.rng.sample(failed, few):
-                self.knock(other, now)
+            members = self._common.members
+            for key in members.failed.draw(self._common.rng, self._tuning.indirect_members):
+                self.knock(members[key], now)
         elif member.state is State.SUSPECT:
             self.revive(member, "answered a probe", now)
         elif was_unreachable:
@@ -239,7 +227,7 @@ class Detector:
         """A relay did not reach the target either."""
         attempt = self._attempt_of(peer, answer.nonce)
         if attempt is not None:
-            attempt.relays.discard(peer)
+            attempt.relays.pop(peer, None)
             attempt.nacks += 1
             if not attempt.relays:
                 self._conclude(attempt, now)
@@ -364,7 +352,7 @@ class Detector:
 
     def _needed(self) -> int:
         """Distinct accusers that are enough: 3, 2 below eight members, 1 below four."""
-        size = len(self._common.live()) + 1
+        size = len(self._common.members.live) + 1
         return 1 if size < 4 else 2 if size < 8 else 3
 
     def _counted(self, member: Member) -> list[Accusation]:

@@ -103,7 +103,7 @@ class Greetings:
             self.ask(greeting.to)
 
     def _alone(self) -> bool:
-        return not any(member.live for member in self._common.members.values())
+        return not self._common.members.live
 
     def greet_node(self, node: bytes, to: Endpoint, now: float) -> None:
         """Ask ``node`` at ``to`` now, and again until ``heard`` or ``greeting_lifetime``."""

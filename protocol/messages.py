@@ -8,7 +8,7 @@ Requests carry a number that the answer repeats: an answer nobody asked for is d
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, TypeVar
 
 import attrs
@@ -18,17 +18,36 @@ from protocol.address import Endpoint, pack_endpoint, unpack_endpoint
 from protocol.errors import Rejected
 from protocol.frames import MAX_BODY
 from protocol.merkle import BUCKET, SLOT_SIZE, Branch, Bucket
-from protocol.objects import HASH_SIZE, Accusation, Record
+from protocol.objects import HASH_SIZE, MAX_SHARDS, Accusation, Record
+from protocol.shards import MAX_SHARD
+from protocol.store import slot_id
+from protocol.tuning import MAX_MEMBERS
 
 OFFER_HASH: Final = 8
 """Bytes of an object's hash in an offer: with the slot id 20. A collision costs a walk."""
 
 _U32: Final = struct.Struct("!I")
 _PULSE: Final = struct.Struct("!I16s8s")
+_OBJECTS: Final = struct.Struct("!IB")
 _INDIRECT: Final = struct.Struct(f"!I{SLOT_SIZE}s")
+
+_ROOM: Final = MAX_BODY - 1 - _OBJECTS.size
+"""Bytes for the objects of a PUSH or OBJECTS, or the shards of a SHARDS."""
 
 MAX_PULL: Final = 64
 """Slots asked for in one PULL: more than one answer ever holds."""
+
+MAX_OFFER: Final = (MAX_BODY - 1) // (SLOT_SIZE + OFFER_HASH)
+"""Items that fit one OFFER: 57."""
+
+News = Record | Accusation
+"""What members tell each other."""
+
+DecodeObject = Callable[[bytes], News]
+_DECODE_OBJECT: Final[DecodeObject] = objects.decode
+
+_VOUCHED: Final = 0x8000
+"""In an item's size: the sender has seen the origin of this object and holds it live."""
 
 
 @attrs.frozen
@@ -126,14 +145,17 @@ class Push:
     """News: objects that the sender has just made or learned."""
 
     TYPE: ClassVar[int] = 6
-    objects: tuple[Record | Accusation, ...]
+    objects: tuple[News, ...]
 
     def body(self) -> bytes:
-        return _join(self.objects)
+        return b"".join([_sized(each.raw) for each in self.objects])
 
     @classmethod
-    def parse(cls, body: bytes) -> Push:
-        return cls(tuple(_split(body, 0)))
+    def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Push:
+        items = tuple(_split(body, 0, decode))
+        if any(vouched for _, vouched in items):
+            raise Rejected("object cut short")
+        return cls(tuple(each for each, _ in items))
 
 
 @attrs.frozen
@@ -173,18 +195,33 @@ class Pull:
 
 @attrs.frozen
 class Objects:
-    """The answer to a pull or an evidence request: as many as fit, in the order asked."""
+    """The answer to a pull, a scan or an evidence request: as many as fit, in order."""
 
     TYPE: ClassVar[int] = 9
     request: int
-    objects: tuple[Record | Accusation, ...]
+    more: bool
+    """A scan: there are others behind the last."""
+    items: tuple[tuple[News, bool], ...]
+    """Each with whether the sender has seen its origin and holds it live."""
 
     def body(self) -> bytes:
-        return _U32.pack(self.request) + _join(self.objects)
+        head = _OBJECTS.pack(self.request, self.more)
+        return head + b"".join([_sized(each.raw, vouched) for each, vouched in self.items])
 
     @classmethod
-    def parse(cls, body: bytes) -> Objects:
-        return cls(_number(body), tuple(_split(body, _U32.size)))
+    def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Objects:
+        if len(body) < _OBJECTS.size or body[_OBJECTS.size - 1] > 1:
+            raise Rejected("malformed OBJECTS")
+        request, more = _OBJECTS.unpack_from(body)
+        return cls(request, bool(more), tuple(_split(body, _OBJECTS.size, decode)))
+
+    def behind(self, asked: list[bytes]) -> list[bytes]:
+        """The slots of ``asked`` that are still to be asked for: as many as fit came."""
+        last = self.items[-1][0] if self.items else None
+        if last is None or isinstance(last, Accusation):
+            return []
+        slot = slot_id(last.KIND, last.node)
+        return asked[asked.index(slot) + 1 :] if slot in asked else []
 
 
 @attrs.frozen
@@ -208,19 +245,40 @@ class Walk:
 
 
 @attrs.frozen
+class Slots:
+    """What a walk sees of a small subtree: its slots, ascending, each with its object's hash."""
+
+    slots: dict[bytes, bytes]
+
+
+@attrs.frozen
+class Branches:
+    """What a walk sees of a large subtree: the hashes of its 16 children."""
+
+    children: tuple[bytes, ...]
+
+
+def shown(subtree: Bucket[Record] | Branch[Record]) -> Slots | Branches:
+    """What a walk is told of ``subtree``."""
+    if isinstance(subtree, Branch):
+        return Branches(tuple(child.hash for child in subtree.children))
+    return Slots({slot: item.hash for slot, item in subtree.slots.items()})
+
+
+@attrs.frozen
 class Subtree:
     """The answer to a walk: the sender's subtree at ``path``, or None when it is equal."""
 
     TYPE: ClassVar[int] = 11
     request: int
     path: bytes
-    content: Bucket | Branch | None
+    content: Slots | Branches | None
 
     def body(self) -> bytes:
         head = _U32.pack(self.request) + bytes([len(self.path)]) + self.path
         if self.content is None:
             return head + b"\0"
-        if isinstance(self.content, Branch):
+        if isinstance(self.content, Branches):
             return head + b"\1" + b"".join(self.content.children)
         slots = self.content.slots
         return head + b"\2" + b"".join(slot + slots[slot] for slot in sorted(slots))
@@ -232,40 +290,42 @@ class Subtree:
         if kind == b"\0" and not rest:
             return cls(request, path, None)
         if kind == b"\1" and len(rest) == 16 * HASH_SIZE:
-            return cls(request, path, Branch(_cut(rest, HASH_SIZE)))
+            return cls(request, path, Branches(_cut(rest, HASH_SIZE)))
         if kind == b"\2" and len(rest) <= BUCKET * (SLOT_SIZE + HASH_SIZE):
             items = _cut(rest, SLOT_SIZE + HASH_SIZE) if rest else ()
             return cls(
                 request,
                 path,
-                Bucket({item[:SLOT_SIZE]: item[SLOT_SIZE:] for item in items}),
+                Slots({item[:SLOT_SIZE]: item[SLOT_SIZE:] for item in items}),
             )
         raise Rejected("malformed SUBTREE")
 
 
 @attrs.frozen
 class Vouch:
-    """Which members under this root have you seen? Also the answer, with the bitmap.
+    """Which members under this root have you seen? Also the answer, with their places.
 
-    The bitmap follows the root's sorted member list, most significant bit first, and is
-    empty in a request and in the answer of one whose root differs.
+    A request names nobody; the answer of one whose root differs has no places either.
     """
 
     TYPE: ClassVar[int] = 12
     request: int
     answers: bool
     root: bytes
-    bitmap: bytes = b""
+    bits: int = 0
+    size: int = 0
 
     def body(self) -> bytes:
-        return _U32.pack(self.request) + bytes([self.answers]) + self.root + self.bitmap
+        head = _U32.pack(self.request) + bytes([self.answers]) + self.root
+        return head + _pack_places(self.bits, self.size) if self.answers else head
 
     @classmethod
     def parse(cls, body: bytes) -> Vouch:
         request, rest = _number(body), body[_U32.size :]
         if len(rest) < 1 + HASH_SIZE or rest[0] > 1 or (not rest[0] and len(rest) > 1 + HASH_SIZE):
             raise Rejected("malformed VOUCH")
-        return cls(request, bool(rest[0]), rest[1 : 1 + HASH_SIZE], rest[1 + HASH_SIZE :])
+        places = _unpack_places(rest[1 + HASH_SIZE :]) if rest[0] else (0, 0)
+        return cls(request, bool(rest[0]), rest[1 : 1 + HASH_SIZE], *places)
 
 
 @attrs.frozen
@@ -285,16 +345,99 @@ class AskEvidence:
         return cls(_number(body), _cut(rest, OFFER_HASH) if rest else ())
 
 
+@attrs.frozen
+class Scan:
+    """Send me what you hold below ``path``, from slot ``start`` on: I hold nothing there."""
+
+    TYPE: ClassVar[int] = 14
+    request: int
+    path: bytes
+    start: bytes
+    """A slot id below ``path``."""
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + bytes([len(self.path)]) + self.path + self.start
+
+    @classmethod
+    def parse(cls, body: bytes) -> Scan:
+        request, path, start = _path(body)
+        digits = tuple(digit for octet in start for digit in (octet >> 4, octet & 15))
+        if len(start) != SLOT_SIZE or digits[: len(path)] != tuple(path):
+            raise Rejected("malformed SCAN")
+        return cls(request, path, start)
+
+
+@attrs.frozen
+class Agree:
+    """Who has held this root, as far as the sender knows; also the answer.
+
+    ``bits`` are places in the root's member list, ``size`` is its length.
+    """
+
+    TYPE: ClassVar[int] = 15
+    answers: bool
+    root: bytes
+    bits: int
+    size: int
+
+    def body(self) -> bytes:
+        return bytes([self.answers]) + self.root + _pack_places(self.bits, self.size)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Agree:
+        if len(body) < 1 + HASH_SIZE or body[0] > 1:
+            raise Rejected("malformed AGREE")
+        return cls(bool(body[0]), body[1 : 1 + HASH_SIZE], *_unpack_places(body[1 + HASH_SIZE :]))
+
+
+@attrs.frozen
+class PullShards:
+    """Send me the shards with these hashes."""
+
+    TYPE: ClassVar[int] = 16
+    request: int
+    hashes: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(self.hashes)
+
+    @classmethod
+    def parse(cls, body: bytes) -> PullShards:
+        request, hashes = _number(body), _cut(body[_U32.size :], HASH_SIZE)
+        if len(hashes) > MAX_SHARDS:
+            raise Rejected("PULLSHARDS of too many shards")
+        return cls(request, hashes)
+
+
+@attrs.frozen
+class Shards:
+    """The answer to that: as many as fit, in the order asked, not yet looked into."""
+
+    TYPE: ClassVar[int] = 17
+    request: int
+    shards: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(map(_sized, self.shards))
+
+    @classmethod
+    def parse(cls, body: bytes) -> Shards:
+        request, items = _number(body), tuple(_items(body, _U32.size))
+        if any(marked or not 0 < len(raw) <= MAX_SHARD for raw, marked in items):
+            raise Rejected("shard of no length that one has")
+        return cls(request, tuple(raw for raw, _ in items))
+
+
 Message = (
     Probe | Ack | Indirect | Reached | Nack | Push | Offer | Pull | Objects | Walk | Subtree
-    | Vouch | AskEvidence
+    | Vouch | AskEvidence | Scan | Agree | PullShards | Shards
 )  # fmt: skip
 
 _TYPES: Final[dict[int, type[Message]]] = {
     each.TYPE: each
     for each in (
         Probe, Ack, Indirect, Reached, Nack, Push, Offer, Pull, Objects, Walk, Subtree,
-        Vouch, AskEvidence,
+        Vouch, AskEvidence, Scan, Agree, PullShards, Shards,
     )
 }  # fmt: skip
 
@@ -307,43 +450,94 @@ def encode(message: Message) -> bytes:
     return body
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes, decode_object: DecodeObject = _DECODE_OBJECT) -> Message:
+    """The message in a body, or ``Rejected``; ``decode_object`` makes the objects in it."""
     kind = _TYPES.get(body[0]) if body else None
     if kind is None:
         raise Rejected("message of unknown type")
+    if issubclass(kind, Push | Objects):
+        return kind.parse(body[1:], decode_object)
     return kind.parse(body[1:])
 
 
-_AnyObject = TypeVar("_AnyObject", bound=Record | Accusation)
+AnyNews = TypeVar("AnyNews", bound=News)
 
 
-def fill(found: Iterable[_AnyObject]) -> Iterator[tuple[_AnyObject, ...]]:
+def fill(found: Iterable[AnyNews]) -> Iterator[tuple[AnyNews, ...]]:
     """``found`` in portions that each fit one PUSH or OBJECTS, order kept."""
-    portion: list[_AnyObject] = []
-    room = MAX_BODY - 1 - _U32.size
-    left = room
+    portion: list[AnyNews] = []
+    left = _ROOM
     for each in found:
         size = 2 + len(each.raw)
         if portion and size > left:
             yield tuple(portion)
-            portion, left = [], room
+            portion, left = [], _ROOM
         portion.append(each)
         left -= size
     if portion:
         yield tuple(portion)
 
 
-def _join(found: Iterable[Record | Accusation]) -> bytes:
-    return b"".join(len(each.raw).to_bytes(2, "big") + each.raw for each in found)
+def fill_shards(found: Iterable[bytes]) -> tuple[bytes, ...]:
+    """As many of ``found``, from the first on, as fit one SHARDS."""
+    portion: list[bytes] = []
+    left = _ROOM
+    for raw in found:
+        left -= 2 + len(raw)
+        if left < 0:
+            break
+        portion.append(raw)
+    return tuple(portion)
 
 
-def _split(body: bytes, at: int) -> Iterator[Record | Accusation]:
+def _split(body: bytes, at: int, decode: DecodeObject) -> Iterator[tuple[News, bool]]:
+    for raw, marked in _items(body, at):
+        yield decode(raw), marked
+
+
+def _sized(raw: bytes, marked: bool = False) -> bytes:
+    return (len(raw) | (_VOUCHED if marked else 0)).to_bytes(2, "big") + raw
+
+
+def _items(body: bytes, at: int) -> Iterator[tuple[bytes, bool]]:
     while at < len(body):
-        end = at + 2 + int.from_bytes(body[at : at + 2], "big")
+        size = int.from_bytes(body[at : at + 2], "big")
+        end = at + 2 + (size & ~_VOUCHED)
         if end > len(body):
             raise Rejected("object cut short")
-        yield objects.decode(body[at + 2 : end])
+        yield body[at + 2 : end], size >= _VOUCHED
         at = end
+
+
+def _pack_places(bits: int, size: int) -> bytes:
+    """A set of places below ``size`` (bit 0 of ``bits`` is place 0), the shortest way:
+    those that are in it, those that are not, or a bitmap."""
+    dense, ones = (size + 7) // 8, bits.bit_count()
+    if 2 * min(ones, size - ones) >= dense:
+        return size.to_bytes(2, "big") + b"\2" + bits.to_bytes(dense, "little")
+    few = bits if ones <= size - ones else bits ^ ((1 << size) - 1)
+    listed = [size.to_bytes(2, "big"), b"\0" if few == bits else b"\1"]
+    while few:
+        lowest = few & -few
+        listed.append((lowest.bit_length() - 1).to_bytes(2, "big"))
+        few ^= lowest
+    return b"".join(listed)
+
+
+def _unpack_places(packed: bytes) -> tuple[int, int]:
+    """The bits and the size; one set has one encoding."""
+    size, form, rest = int.from_bytes(packed[:2], "big"), packed[2:3], packed[3:]
+    bits = 0
+    if form == b"\2":
+        bits = int.from_bytes(rest, "little")
+    else:
+        for place in _cut(rest, 2) if rest else ():
+            bits |= 1 << int.from_bytes(place, "big")
+        if form == b"\1":
+            bits ^= (1 << size) - 1
+    if size > MAX_MEMBERS or bits >> size or _pack_places(bits, size) != packed:
+        raise Rejected("malformed list of members")
+    return bits, size
 
 
 def _cut(data: bytes, size: int) -> tuple[bytes, ...]:

@@ -22,13 +22,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
-from protocol import messages
 from protocol.address import Endpoint, Prefix
+from protocol.agreement import Agreement
 from protocol.contacts import Candidate, Contacts, Datagram
 from protocol.errors import Rejected
 from protocol.events import (
     BootKeyRenewed,
-    Converged,
     Event,
     ObservedElsewhere,
     PeerChanged,
@@ -37,22 +36,29 @@ from protocol.events import (
     Refused,
     Revoked,
 )
+from protocol.evidence import Evidence
 from protocol.failure import Detector
+from protocol.fetch import Fetcher
+from protocol.gossip import Gossip
 from protocol.identity import BootKey, Identity, Mesh
-from protocol.members import Common, Member, State, choose_endpoint
+from protocol.members import Common, Member, Members, State, choose_endpoint
 from protocol.messages import (
-    OFFER_HASH,
     Ack,
+    Agree,
     AskEvidence,
     Indirect,
     Message,
     Nack,
+    News,
     Objects,
     Offer,
     Probe,
     Pull,
+    PullShards,
     Push,
     Reached,
+    Scan,
+    Shards,
     Subtree,
     Vouch,
     Walk,
@@ -60,7 +66,9 @@ from protocol.messages import (
 from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
-from protocol.store import Evidence, Outcome, Store, newer, slot_id
+from protocol.requests import Requests
+from protocol.shards import Shard, Shelf
+from protocol.store import Outcome, Store, newer, slot_id
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
@@ -73,22 +81,25 @@ class Node:
     """One member of a mesh.
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
-    the own grant must be in it.  ``next_sequence(above)`` returns a sequence that is
-    larger than ``above`` and than every one it returned before, in all lives of this
-    node, or raises ``SequenceUnavailable``.  ``wire`` is for the simulator alone.
+    the own grant must be in it; ``shards`` are what it held of those that they name.  A
+    whole ``Store`` is taken as verified, and its members as seen: a simulation of thousands
+    starts so.  ``next_sequence(above)`` returns a sequence that is larger than ``above``
+    and than every one it returned before, in all lives of this node, or raises
+    ``SequenceUnavailable``.  ``wire`` is for the simulator.
     """
 
     def __init__(
         self,
         mesh: Mesh,
         identity: Identity,
-        records: Iterable[Record],
+        records: Iterable[Record] | Store,
         *,
         next_sequence: Callable[[int], int],
         rng: Random,
         now: float,
         tuning: Tuning | None = None,
         wire: Wire | None = None,
+        shards: Iterable[bytes] = (),
     ) -> None:
         common = Common(identity, mesh, tuning or Tuning.lan(), rng, wire or Wire())
         self._common = common
@@ -99,7 +110,7 @@ class Node:
             next_sequence=next_sequence,
             publish=self._publish,
             copied=self._copied,
-            yielding=self._yielding,
+            yields=self._yields,
             inquire=self._inquire,
         )
         self._contacts = Contacts(
@@ -110,28 +121,64 @@ class Node:
             on_own_older=self._originator.clones.older,
             on_stale=self._drew_stale,
         )
+        send = self._contacts.send
         self._detector = Detector(
             common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
         )
+        self._requests = Requests(common, send)
+        self._gossip = Gossip(common, self._requests, send=send, learn=self._learn)
         self._reconciler = Reconciler(
-            common, send=self._contacts.send, learn=self._learn, vouched=self._vouched
+            common, self._requests, send=send, learn=self._learn, vouched=self._vouched
         )
-        self._seeds: tuple[Endpoint, ...] | None = None
-        """None until ``join``: before it there is nothing to agree on."""
-        self._diverged_at: float | None = now
+        self._fetcher = Fetcher(
+            common,
+            self._requests,
+            send=send,
+            in_force=self._in_force,
+            refused=lambda error, node: self._refused(error, None, node),
+            settle=self._agree,
+        )
+        self._agreement = Agreement(
+            common,
+            now,
+            send=send,
+            heard=self._reconciler.heard,
+            holds_all=lambda: not self._fetcher.waiting,
+            may_settle=self._has_met_others,
+        )
+        self._own_prefixes: tuple[Prefix, ...] = ()
+        """Our own set in force."""
+        self._seeds: dict[Endpoint, bytes | None] | None = None
+        """Seed to the member that announces that endpoint, if we know one. None until
+        ``join``: before it there is nothing to agree on."""
+        self._unaware: dict[bytes, None] = {}
+        """Members told of our departure that have not shown that they know."""
         self._renewal: Timer | None = None
         self._renew_later(now)
-        self._recall(records, now)
+        self._recall(records, shards, now)
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
-    def _recall(self, records: Iterable[Record], now: float) -> None:
+    def _recall(
+        self, records: Iterable[Record] | Store, shards: Iterable[bytes], now: float
+    ) -> None:
         """Take over what was known in an earlier life; it is no news and told to nobody."""
         common, me = self._common, self._common.me.public
-        for record in records:
-            if common.wire.verify(record, common.mesh):
-                self._merge(record, now, news=False)
+        if isinstance(records, Store):
+            common.store.tree = records.tree
+            common.members.resume(me)
+            for announcement in common.store.announcements.all():
+                if announcement.node != me:
+                    self._contacts.adopt(announcement, now)
+                    if announcement.shards:
+                        self._fetcher.named(announcement, now)
+        else:
+            for record in records:
+                if common.wire.verify(record, common.mesh):
+                    self._merge(record, now, vouched=False)
         if me not in common.store.grants:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")
+        for raw in shards:
+            self._fetcher.keep(raw, now)
         self._originator.cancel()  # of our own last announcement: it is not another's
         common.events.clear()
 
@@ -147,26 +194,30 @@ class Node:
     ) -> None:
         """Announce ``prefixes`` at ``endpoints``; what is not given stays as it is.
 
-        ``ValueError`` when the prefixes do not fit one announcement, with the number
-        that does; ``SequenceUnavailable`` when none could be reserved.  Both leave the
+        ``ValueError`` for more prefixes than one node can announce (1,000), with that
+        number; ``SequenceUnavailable`` when none could be reserved.  Both leave the
         announcement in force as it was.
         """
         self._originator.announce(
             now, prefixes=prefixes, endpoints=endpoints, preference=preference
         )
+        self._contacts.own = self._originator.latest
         families = {where.family: None for where in self._endpoints}
         self._contacts.families = frozenset(families) or frozenset((4, 6))
 
     def join(self, seeds: Iterable[Endpoint], now: float) -> None:
         """Contact ``seeds`` now, and for life: call again when they resolve anew."""
-        self._seeds = tuple(seeds)
-        doors = [seed for seed in self._seeds if seed not in self._endpoints]
-        for member in self._common.some_known(self._common.tuning.start_members):
-            where = choose_endpoint(member.announcement, self._contacts.families)
-            if where is not None and where not in self._seeds and not member.seen:
-                doors.append(where)
+        common = self._common
+        self._seeds = {seed: None for seed in seeds if seed not in self._endpoints}
+        for announcement in common.store.announcements.all():
+            self._note_seed(announcement)
+        doors = dict.fromkeys(self._seeds)
+        for key in common.members.unseen.draw(common.rng, common.tuning.start_members):
+            where = choose_endpoint(common.store.announcements[key], self._contacts.families)
+            if where is not None:
+                doors[where] = None
         self._contacts.greet_only(doors, now)
-        self._settle(now)
+        self._agreement.changed(now)
 
     def renew_boot_key(self, now: float, *, keep_old: bool, reason: str = "by its owner") -> None:
         """Seal under a new boot key from now on, and announce it; ``reason`` is for the log.
@@ -186,22 +237,25 @@ class Node:
         ``SequenceUnavailable`` when none could be reserved: then we have not left.
         """
         self._originator.depart(now)
+        live = self._common.members.live
+        told = live.draw(self._common.rng, FANOUT_ALL)
+        self._unaware = dict.fromkeys(told)
         self._repeat_departure(now)
 
     @property
     def departed(self) -> bool:
-        """After ``leave``: every live member has shown that it knows."""
-        root = self._common.store.root
-        return self._originator.content.departed and (
-            self._originator.clones.yielded or all(m.root == root for m in self._common.live())
-        )
+        """After ``leave``: the members we told it, at most 64, have shown that they know."""
+        silent = self._originator.clones.yielded or not self._unaware
+        return self._originator.content.departed and silent
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram. What is wrong with it is counted and told, never raised."""
         try:
             opened = self._contacts.receive(data, source, now)
             if opened is not None:
-                self._opened(opened.peer, opened.message, opened.confirms, source, now)
+                if opened.confirms is not None:
+                    self._welcome(opened.confirms, now)
+                self._opened(opened.peer, opened.message, source, now)
         except Rejected as error:
             self._refused(error, source, None)
 
@@ -245,7 +299,7 @@ class Node:
         return self._common.evidence
 
     @property
-    def members(self) -> dict[bytes, Member]:
+    def members(self) -> Members:
         """The others, by key; not to be changed."""
         return self._common.members
 
@@ -263,14 +317,31 @@ class Node:
         return self._originator.latest or held
 
     @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """What our own announcement says, ascending."""
+        return self._own_prefixes
+
+    def prefixes_of(self, node: bytes) -> tuple[Prefix, ...]:
+        """The set of ``node``'s prefixes that is in force; none of one that is no member."""
+        if node == self._common.me.public:
+            return self._own_prefixes
+        member = self._common.members.get(node)
+        return member.prefixes if member is not None else ()
+
+    @property
+    def shards(self) -> Shelf:
+        """The shards that are held, to be given to the next life; not to be changed."""
+        return self._fetcher.shelf
+
+    @property
     def grant(self) -> Grant | None:
         """Our own newest; None when we are revoked."""
         return self._common.store.grants.get(self._common.me.public)
 
     @property
     def converged(self) -> bool:
-        """Every live peer's latest probe or ack carried our root (SPEC.md 7)."""
-        return self._diverged_at is None
+        """Every peer we hold live has held our root (SPEC.md 7)."""
+        return self._agreement.converged
 
     # Announcing.
 
@@ -278,67 +349,28 @@ class Node:
     def _endpoints(self) -> tuple[Endpoint, ...]:
         return self._originator.content.endpoints
 
-    def _publish(self, own: Announcement, now: float) -> None:
+    def _publish(self, own: Announcement, shards: tuple[Shard, ...], now: float) -> None:
         self._contacts.own = own
-        self._merge(own, now, news=True)
-        if own.node in self._common.store.grants:
-            self._tell_everyone((own,), now)
+        before = self._common.store.root
+        if self._merge(own, now, vouched=True) is Outcome.NEW:
+            for shard in shards:
+                self._fetcher.keep(shard.raw, now)
+            self._changed(before, (own,), now)
+            self._gossip.publish((own,), now)
 
     def _repeat_departure(self, now: float) -> None:
-        own, root = self.announcement, self._common.store.root
-        if own is None or not own.has_left:
+        own = self.announcement
+        self._unaware = {key: None for key in self._unaware if key in self._common.members.live}
+        if own is None or not own.has_left or not self._unaware:
             return
-        for member in self._common.live():
-            if member.root != root:
-                self._contacts.send(member.key, Push((own,)), now)
-                self._detector.knock(member, now)
+        for key in self._unaware:
+            self._contacts.send(key, Push((own,)), now)
+            self._detector.knock(self._common.members[key], now)
         self._common.timers.after(_DEPARTURE_REPEAT, now, self._repeat_departure)
-
-    # Telling.
-
-    def _tell_everyone(self, news: tuple[Record | Accusation, ...], now: float) -> None:
-        """Push what we made ourselves: to all up to FANOUT_ALL members, else to a few."""
-        live = self._common.live()
-        if len(live) <= FANOUT_ALL:
-            for member in live:
-                self._contacts.send(member.key, Push(news), now)
-        else:
-            self._relay(news, self._common.me.public, now)
-
-    def _relay(self, news: tuple[Record | Accusation, ...], source: bytes, now: float) -> None:
-        """Pass on what is new to us: in full to a few of many, by name to others."""
-        common = self._common
-        size = len(common.live())
-        origins = {each.accuser if isinstance(each, Accusation) else each.node for each in news}
-        chosen = common.some_live(
-            common.tuning.relay_full + max(1, size.bit_length() - 1),
-            but=lambda member: member.key == source or member.key in origins,
-        )
-        full = common.tuning.relay_full if size > FANOUT_ALL else 0
-        for member in chosen[:full]:
-            for portion in messages.fill(news):
-                self._contacts.send(member.key, Push(portion), now)
-        items = tuple(
-            (slot_id(each.KIND, each.node), each.hash[:OFFER_HASH])
-            for each in news
-            if not isinstance(each, Accusation)
-        )
-        if items:
-            for member in chosen[full:]:
-                self._contacts.send(member.key, Offer(items), now)
 
     # Listening.
 
-    def _opened(
-        self,
-        peer: bytes,
-        message: Message,
-        confirms: Candidate | None,
-        source: Endpoint,
-        now: float,
-    ) -> None:
-        if confirms is not None:
-            self._welcome(confirms, now)
+    def _opened(self, peer: bytes, message: Message, source: Endpoint, now: float) -> None:
         member = self._common.members.get(peer)
         if member is None:
             raise Rejected("sealed by one who is no member")
@@ -348,7 +380,7 @@ class Node:
             self._show(member, now)
         if member.state is State.FAILED:
             self._detector.knock(member, now)
-        detector, reconciler = self._detector, self._reconciler
+        detector, reconciler, requests = self._detector, self._reconciler, self._requests
         match message:
             case Probe():
                 self._acknowledge(member, message, source, now)
@@ -366,21 +398,27 @@ class Node:
             case Nack():
                 detector.nacked(peer, message, now)
             case Push():
-                self._learn(message.objects, peer, True, now)
+                items = [(each, True) for each in message.objects]
+                self._learn(items, peer, now, pass_on=True)
             case Offer():
-                reconciler.offered(peer, message, now)
+                self._gossip.offered(peer, message, now)
             case Pull():
                 reconciler.give(peer, message, now)
-            case Objects():
-                reconciler.objects(peer, message, now)
+            case Scan():
+                reconciler.scan(peer, message, now)
             case Walk():
                 reconciler.show(peer, message, now)
-            case Subtree():
-                reconciler.subtree(peer, message, now)
-            case Vouch():
-                reconciler.vouch(peer, message, now)
             case AskEvidence():
                 reconciler.give_evidence(peer, message, now)
+            case Vouch(answers=False):
+                reconciler.vouch(peer, message, now)
+            case PullShards():
+                self._fetcher.give(peer, message, now)
+            case Objects() | Subtree() | Vouch() | Shards():
+                requests.answered(peer, message.request, message, now)
+            case Agree():
+                self._told_root(member, message.root)
+                self._agreement.told(member, message, now)
 
     def _acknowledge(self, member: Member, probe: Probe, source: Endpoint, now: float) -> None:
         observed = None if source in member.announcement.endpoints else source
@@ -391,9 +429,14 @@ class Node:
 
     def _pulse(self, member: Member, message: Probe | Ack, now: float) -> None:
         """``member`` told what it holds."""
-        member.root = message.root
-        self._reconciler.heard(member, message.evidence, now)
-        self._settle(now)
+        self._told_root(member, message.root)
+        self._reconciler.heard(member, now, message.evidence)
+        self._fetcher.heard(now)
+
+    def _told_root(self, member: Member, root: bytes) -> None:
+        member.root = root
+        if self._unaware and root == self._common.store.root:
+            self._unaware.pop(member.key, None)
 
     def _send_probe(self, node: bytes, message: Message, now: float, attempt: int = 0) -> bool:
         """Send for the detector: a second attempt goes to the node's other endpoint."""
@@ -408,80 +451,83 @@ class Node:
 
     def _contact(self, node: bytes, now: float) -> bool:
         """``node`` answered our HELLO and nothing waits for it: speak sealed."""
-        if self._originator.clones.yielded:
-            return False
         store, evidence = self._common.store, self._common.evidence
         probe = Probe(self._common.rng.getrandbits(32), store.root, evidence.digest)
         return self._contacts.send(node, probe, now)
 
     def _welcome(self, candidate: Candidate, now: float) -> None:
         """A candidate has spoken under its boot key: what its HELLO carried is true."""
-        news: list[Record | Accusation] = [
+        before = self._common.store.root
+        news = [
             record
             for record in (candidate.grant, candidate.announcement)
-            if self._merge(record, now, news=True) is Outcome.NEW
+            if self._merge(record, now, vouched=True) is Outcome.NEW
         ]
         if news:
-            self._relay(tuple(news), candidate.announcement.node, now)
+            node = candidate.announcement.node
+            self._fetcher.brought(node, node, now)
+            self._changed(before, news, now)
+            self._gossip.relay(news, node, now)
 
     # Learning.
 
     def _learn(
-        self,
-        objects: Iterable[Record | Accusation],
-        source: bytes,
-        news: bool,
-        now: float,
+        self, items: Iterable[tuple[News, bool]], source: bytes, now: float, *, pass_on: bool
     ) -> bool:
         """Verify and keep what ``source`` sent; True when any of it was new to us.
 
-        ``news``: it was pushed or offered to us by one who has seen its origin.
+        Each comes with whether ``source`` has seen its origin; ``pass_on``: it is news.
         """
-        learned: list[Record | Accusation] = []
+        learned: list[News] = []
         lacking: dict[bytes, None] = {}
-        for each in objects:
+        before = self._common.store.root
+        for each, vouched in items:
             try:
                 if isinstance(each, Accusation):
                     new = self._learn_accusation(each, lacking, now)
                 else:
-                    new = self._learn_record(each, lacking, now, news=news)
+                    new = self._learn_record(each, lacking, now, vouched=vouched)
             except Rejected as error:  # the others may be good, and what was asked goes on
                 self._refused(error, None, source)
                 continue
             if new:
                 learned.append(each)
                 waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
-                if waiting and self._merge(waiting, now, news=news) is Outcome.NEW:
+                if waiting and self._merge(waiting, now, vouched=vouched) is Outcome.NEW:
                     learned.append(waiting)
+        for each in learned:
+            if isinstance(each, Announcement):
+                self._fetcher.brought(each.node, source, now)
         if lacking:
-            self._reconciler.fetch(source, lacking, now)
-        passed_on = tuple(each for each in learned if self._worth_telling(each))
-        if passed_on:
-            self._relay(passed_on, source, now)
+            self._gossip.pull(source, list(lacking), now)
+        self._changed(before, [each for each in learned if isinstance(each, Record)], now)
+        if pass_on:
+            self._gossip.relay([each for each in learned if self._worth_telling(each)], source, now)
         return bool(learned)
 
     def _refused(self, error: Rejected, source: Endpoint | None, peer: bytes | None) -> None:
         self._common.count(f"refused: {error.reason}")
         self._common.events.append(Refused(source, peer, error.reason))
 
-    def _worth_telling(self, each: Record | Accusation) -> bool:
+    def _worth_telling(self, each: News) -> bool:
         """Members push a node's word only when it is seen; the root spreads the rest."""
-        if isinstance(each, Announcement):
-            member = self._common.members.get(each.node)
-            return member is not None and (member.seen or each.has_left)
-        return True
+        return (
+            not isinstance(each, Announcement) or each.has_left or self._common.is_live(each.node)
+        )
 
     def _learn_record(
-        self, record: Record, lacking: dict[bytes, None], now: float, *, news: bool
+        self, record: Record, lacking: dict[bytes, None], now: float, *, vouched: bool
     ) -> bool:
         """Keep ``record`` if it is newest; note in ``lacking`` the slot it cannot stand without."""
         store = self._common.store
         held = store.in_slot(slot_id(record.KIND, record.node))
-        if held is not None and (held.hash == record.hash or not newer(record, held)):
+        if held is not None and not newer(record, held):
+            if held.hash == record.hash and vouched:
+                self._vouched((record.node,), now)
             return False
         if not self._contacts.verify(record, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
-        outcome = self._merge(record, now, news=news)
+        outcome = self._merge(record, now, vouched=vouched)
         if outcome is Outcome.WAITING:
             lacking[slot_id(Grant.KIND, record.node)] = None
         return outcome is Outcome.NEW
@@ -512,74 +558,88 @@ class Node:
     def _own_accusation(self, accusation: Accusation, now: float) -> None:
         self._common.evidence.add(accusation)
         self._common.members[accusation.target].heard[accusation.accuser] = now
-        self._tell_everyone((accusation,), now)
+        self._gossip.publish((accusation,), now)
 
-    def _merge(self, record: Record, now: float, *, news: bool) -> Outcome:
+    def _merge(self, record: Record, now: float, *, vouched: bool) -> Outcome:
         """The only place where the store changes; what follows from it follows here."""
         store = self._common.store
         before = store.announcements.get(record.node)
         outcome = store.merge(record)
         if outcome is not Outcome.NEW:
             return outcome
+        while store.evicted:
+            self._forget(store.evicted.pop(), now)
         if isinstance(record, Announcement):
             if record.node == self._common.me.public:
-                self._tell_prefixes(before, record, record.node)
                 if record is not self._originator.latest:
                     self._originator.superseded(record, None, now)
+                if record is self._originator.latest or self._originator.latest is None:
+                    self._fetcher.named(record, now)  # not what another host wants announced
             else:
-                self._renew(before, record, now, news=news)
+                self._renew(before, record, now, vouched=vouched)
         elif isinstance(record, Revocation):
-            self._remove(record.node)
-        else:
-            member = self._common.members.get(record.node)
-            if member is not None:
-                member.name = record.name
-        self._reconciler.root_changed()
-        if self._diverged_at is None:
-            self._diverged_at = now
-        self._settle(now)
+            member = self._forget(record.node, now)
+            name = member.name if member is not None else ""
+            self._common.events.append(Revoked(record.node, name))
+        elif record.node in self._common.members:
+            self._common.members[record.node].name = record.name
         return outcome
 
+    def _changed(self, before: bytes, learned: Iterable[Record], now: float) -> None:
+        """The store held ``before`` until now."""
+        if self._common.store.root != before:
+            self._reconciler.root_changed(before, learned)
+            self._agreement.changed(now)
+
+    def _agree(self, now: float) -> None:
+        self._agreement.changed(now)
+
     def _renew(
-        self, before: Announcement | None, new: Announcement, now: float, *, news: bool
+        self, before: Announcement | None, new: Announcement, now: float, *, vouched: bool
     ) -> None:
-        member = self._common.members.get(new.node)
+        members = self._common.members
+        member = members.get(new.node)
         if member is None:
             name = self._common.store.grants[new.node].name
             member = Member(new.node, new, name, since=now, shown_since=now)
-            self._common.members[new.node] = member
+            members.add(member)
         elif before is not None and before.boot_key != new.boot_key and not member.live:
             # Whoever spoke under the old boot key is gone.  One that lives has restarted or
             # renewed its key, and the detector goes on watching it.
             member.seen = False
         member.announcement = new
-        member.seen = member.seen or news
+        member.seen = member.seen or vouched
         self._contacts.adopt(new, now)
+        self._note_seed(new)
         self._common.evidence.clear(new.node)
         self._detector.renewed(member)
         state = State.LEFT if new.has_left else State.ALIVE
         if member.state is not state:
             member.state, member.since = state, now
             member.reason = "announced its departure" if new.has_left else "announced itself"
-        self._tell_prefixes(before, new, new.node)
+        self._fetcher.named(new, now)
         self._show(member, now)
 
-    def _remove(self, node: bytes) -> None:
-        member = self._common.members.pop(node, None)
+    def _forget(self, node: bytes, now: float) -> Member | None:
+        """``node`` is revoked, or had to leave a full store."""
+        member = self._common.members.get(node)
+        self._common.members.remove(node)
         self._contacts.forget(node)
+        self._fetcher.forget(node, now)
         self._common.evidence.clear(node)
         if member is not None:
             self._detector.renewed(member)
-        name = member.name if member is not None else ""
-        self._common.events.append(Revoked(node, name))
+        if node == self._common.me.public:
+            self._own_prefixes = ()
+        return member
 
     def _vouched(self, nodes: Iterable[bytes], now: float) -> None:
+        """A member we have seen has seen these."""
         for key in nodes:
-            member = self._common.members.get(key)
-            if member is not None and not member.seen:
+            if key in self._common.members.unseen:
+                member = self._common.members[key]
                 member.seen = True
                 self._show(member, now)
-        self._settle(now)
 
     # Boot keys and clones.
 
@@ -596,10 +656,10 @@ class Node:
     def _copied(self, now: float) -> None:
         self.renew_boot_key(now, keep_old=False, reason="another host seals with it too")
 
-    def _yielding(self, now: float) -> None:
-        """Another speaks under our key: what others do not answer us says nothing of them."""
-        self._contacts.hush()
-        self._detector.late(now)
+    def _yields(self, yielded: bool, now: float) -> None:
+        self._contacts.hush(yielded)
+        if yielded:
+            self._detector.late(now)  # what others do not answer us says nothing of them
 
     def _inquire(self, where: Iterable[Endpoint]) -> None:
         self._contacts.inquire(where)
@@ -615,24 +675,41 @@ class Node:
 
     def _reconnect(self, now: float) -> None:
         """Serf's reconnect: with p = (failed + lost seeds) / (alive + 1), contact one."""
-        members = self._common.members.values()
-        failed = [member for member in members if member.state is State.FAILED]
-        live = self._common.live()
-        found = {where for member in live for where in member.announcement.endpoints}
-        lost = [s for s in self._seeds or () if s not in found and s not in self._endpoints]
-        count = len(failed) + len(lost)
-        if not count or self._common.rng.random() >= count / (len(live) + 1):
+        members, rng = self._common.members, self._common.rng
+        lost = [
+            seed for seed, owner in (self._seeds or {}).items()
+            if owner not in members.live and seed not in self._endpoints
+        ]  # fmt: skip
+        count = len(members.failed) + len(lost)
+        if not count or rng.random() >= count / (len(members.live) + 1):
             return
-        which = self._common.rng.randrange(count)
-        if which < len(failed):
-            self._detector.knock(failed[which], now)
+        which = rng.randrange(count)
+        if which < len(lost):
+            self._contacts.greet(lost[which], now)
         else:
-            self._contacts.greet(lost[which - len(failed)], now)
+            for key in members.failed.draw(rng, 1):
+                self._detector.knock(members[key], now)
+
+    def _note_seed(self, announcement: Announcement) -> None:
+        for where in announcement.endpoints:
+            if self._seeds and where in self._seeds:
+                self._seeds[where] = announcement.node
+
+    def _has_met_others(self) -> bool:
+        """False while we were told of others and have met nobody yet."""
+        return self._seeds is not None and (not self._seeds or bool(self._common.members.live))
 
     # Reporting.
 
     def _show(self, member: Member, now: float) -> None:
-        """Tell the owner when a member's state, as shown to people, has changed."""
+        """``member``'s state may have changed: into its roster, and tell the owner."""
+        changes = self._common.members.changes
+        self._common.members.place(member)
+        self._tell(member, now)
+        if self._common.members.changes != changes:
+            self._agreement.changed(now)
+
+    def _tell(self, member: Member, now: float) -> None:
         if member.seen and member.reachable != member.shown_reachable:
             member.shown_reachable = member.reachable
             told = ReachabilityChanged(member.key, member.name, member.reachable)
@@ -656,38 +733,17 @@ class Node:
             )
         )
         member.shown_since = now
-        self._settle(now)
 
-    def _tell_prefixes(self, before: Announcement | None, after: Announcement, node: bytes) -> None:
-        old = dict.fromkeys(before.prefixes if before else ())
-        new = dict.fromkeys(after.prefixes)
+    def _in_force(self, node: bytes, prefixes: tuple[Prefix, ...]) -> None:
+        """A whole set of ``node``'s prefixes replaces its last."""
+        if node == self._common.me.public:
+            before, self._own_prefixes = self._own_prefixes, prefixes
+        else:
+            member = self._common.members[node]
+            before, member.prefixes = member.prefixes, prefixes
+        old, new = dict.fromkeys(before), dict.fromkeys(prefixes)
         added = tuple(prefix for prefix in new if prefix not in old)
         removed = tuple(prefix for prefix in old if prefix not in new)
         if added or removed:
             name = self._common.store.grants[node].name
             self._common.events.append(PrefixesChanged(node, name, added, removed))
-
-    def _settle(self, now: float) -> None:
-        """Say so when every live peer has shown our root since it last changed."""
-        if self._diverged_at is None:
-            return
-        live, root = self._common.live(), self._common.store.root
-        if any(member.root != root for member in live):
-            return
-        if any(m.state is State.ALIVE and not m.seen for m in self._common.members.values()):
-            return  # known from before, and neither seen nor failed yet
-        if self._seeds is None or (not live and set(self._seeds) - set(self._endpoints)):
-            return  # we were told of others and have met nobody yet
-        known = [m for m in self._common.members.values() if m.state is not State.LEFT]
-        prefixes = sum(len(member.announcement.prefixes) for member in live)
-        own = self.announcement
-        self._common.events.append(
-            Converged(
-                root=root,
-                peers=len(live),
-                known=len(known),
-                prefixes=prefixes + len(own.prefixes if own else ()),
-                seconds=now - self._diverged_at,
-            )
-        )
-        self._diverged_at = None

@@ -20,6 +20,7 @@ from protocol.errors import Rejected, SequenceUnavailable
 from protocol.events import Accused, CannotAnnounce, Superseded
 from protocol.members import Common
 from protocol.objects import ALIVE, LEFT, Accusation, Announcement
+from protocol.shards import Shard, cut
 from protocol.timers import Timer
 
 _LONG_SEQUENCE = 2**32
@@ -48,17 +49,18 @@ class Originator:
         boot_key: bytes,
         *,
         next_sequence: Callable[[int], int],
-        publish: Callable[[Announcement, float], None],
+        publish: Callable[[Announcement, tuple[Shard, ...], float], None],
         copied: Callable[[float], None],
-        yielding: Callable[[float], None],
+        yields: Callable[[bool, float], None],
         inquire: Callable[[Iterable[Endpoint]], None],
     ) -> None:
-        """``copied`` is told that another host holds our very boot key; ``yielding`` that we
-        say nothing more; ``inquire`` is to ask at these endpoints what is known of us."""
+        """``publish`` gets each announcement and the shards that it names.  ``copied`` is told
+        that another host holds our very boot key, ``yields`` whether we are to be still;
+        ``inquire`` is to ask at these endpoints what is known of us."""
         self.content = Content()
         self.latest: Announcement | None = None
         """What we said last in this life."""
-        self.clones = Clones(common, yielding=yielding, inquire=inquire, resume=self._say_again)
+        self.clones = Clones(common, yields=yields, inquire=inquire, resume=self._say_again)
         self._common, self._boot_key = common, boot_key
         self._next_sequence, self._publish = next_sequence, publish
         self._copied = copied
@@ -85,11 +87,22 @@ class Originator:
             old.preference if preference is None else preference,
         )
         try:
-            self._say(content, now)
+            if not self._stands(content):
+                self._say(content, now)
         except Rejected as error:
-            if error.reason.startswith("announcement longer"):
-                raise ValueError(self._too_many(content)) from None
             raise ValueError(error.reason) from None
+
+    def _stands(self, content: Content) -> bool:
+        """Our announcement in force says that already: it is not made anew."""
+        own = self._common.store.announcements.get(self._common.me.public)
+        if own is None or own.boot_key != self._boot_key or own.has_left:
+            return False
+        said = self._sign(content, self._shards(content), own.sequence)
+        if said.hash != own.hash:
+            return False
+        self.content, self.latest = content, own
+        self._floor = max(self._floor, own.sequence)
+        return True
 
     def depart(self, now: float) -> None:
         """Say that we leave. ``SequenceUnavailable``: nothing was said."""
@@ -126,19 +139,34 @@ class Originator:
             self._pending = None
 
     def _say(self, content: Content, now: float) -> None:
-        self._try(content)  # what cannot be encoded is refused before a sequence is used
-        if not self.clones.yielded:
-            self._floor = self._next_sequence(self._floor)
-            self.latest = self._sign(content, self._floor)
+        # What cannot be encoded is refused before a sequence is used.
+        shards = self._shards(content)
+        if self.clones.yielded:
+            self.content = content
+            return
+        self._floor = self._next_sequence(self._floor)
         self.content = content
-        if self.latest is not None and not self.clones.yielded:
-            self._publish(self.latest, now)
+        own = self.latest = self._sign(content, shards, self._floor)
+        self._publish(own, shards, now)
 
-    def _try(self, content: Content) -> None:
-        """``Rejected`` if ``content`` would not fit with a sequence of full length."""
-        self._sign(content, max(self._floor, _LONG_SEQUENCE))
+    def _shards(self, content: Content) -> tuple[Shard, ...]:
+        """What ``content`` must be cut into: nothing where it fits the announcement itself.
 
-    def _sign(self, content: Content, sequence: int) -> Announcement:
+        ``Rejected``, or ``ValueError`` for too many prefixes, when it cannot be announced.
+        """
+        longest = max(self._floor, _LONG_SEQUENCE)
+        try:
+            self._sign(content, (), longest)
+        except Rejected as error:
+            if not error.reason.startswith("announcement longer"):
+                raise
+        else:
+            return ()
+        shards = cut(content.prefixes)
+        self._sign(content, shards, longest)
+        return shards
+
+    def _sign(self, content: Content, shards: tuple[Shard, ...], sequence: int) -> Announcement:
         return Announcement.sign(
             self._common.me,
             self._common.mesh,
@@ -147,21 +175,9 @@ class Originator:
             state=LEFT if content.departed else ALIVE,
             preference=content.preference,
             endpoints=content.endpoints,
-            prefixes=() if content.departed else content.prefixes,
+            prefixes=() if content.departed or shards else content.prefixes,
+            shards=[shard.hash for shard in shards],
         )
-
-    def _too_many(self, content: Content) -> str:
-        wanted = content.prefixes
-        low, high = 0, len(wanted)
-        while low < high:
-            middle = (low + high + 1) // 2
-            try:
-                self._try(attrs.evolve(content, prefixes=wanted[:middle]))
-            except Rejected:
-                high = middle - 1
-            else:
-                low = middle
-        return f"{len(wanted)} prefixes do not fit one announcement; the first {low} would"
 
     def _answer_later(self, now: float) -> None:
         if self._pending is not None:

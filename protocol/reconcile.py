@@ -1,59 +1,68 @@
-"""Anti-entropy: where two roots differ, walk the tree, pull what differs, learn who is seen.
+"""Anti-entropy: where two roots differ, find what differs and fetch it, learn who is seen.
 
-Each side pulls for itself, one request at a time, so a node decides how fast it is
-filled and an answer never causes more than one further datagram.  The cost follows the
-difference between two stores, not their size.  Demers et al., "Epidemic algorithms for
-replicated database maintenance" (PODC 1987), with Merkle's tree for the comparison.
+Each side asks for itself, a few requests at a time, so a node decides how fast it is
+filled, and an answer never draws more than two further questions.  Three ways, the
+cheapest that will do:
+
+- the peer shows a root that was ours a moment ago: it lacks what came since, so that is
+  pushed to it;
+- below a branch where both hold something: walk down where hashes differ (Merkle), and
+  pull what differs in the end; the cost follows the difference, not the store;
+- below a branch where we hold nothing: scan, which costs what is there and nothing else.
+
+Demers et al., "Epidemic algorithms for replicated database maintenance" (PODC 1987), with
+Merkle's tree for the comparison; the window grows and halves as TCP's does (RFC 5681).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from itertools import islice
 
 import attrs
 
 from protocol import messages
-from protocol.members import Common, Member, State
-from protocol.merkle import Branch
+from protocol.limits import TokenBucket
+from protocol.members import Common, Member
+from protocol.merkle import EMPTY, SLOT_SIZE, Branch
 from protocol.messages import (
     OFFER_HASH,
     AskEvidence,
     Message,
+    News,
     Objects,
-    Offer,
     Pull,
+    Push,
+    Scan,
     Subtree,
     Vouch,
     Walk,
 )
-from protocol.objects import Accusation, Record
+from protocol.objects import Announcement, Record
+from protocol.requests import Learn, Requests
 from protocol.store import slot_id
-from protocol.timers import Timer
+from protocol.tuning import MAX_HISTORY, MAX_SYNCS
 
-MAX_WALKS: Final = 4
-"""Walks under way at a time: a newcomer asks a few, not everyone it hears."""
+_PULL_AT_ONCE = 8
+"""Slots asked for in one pull: about as many objects as an answer holds."""
 
-MAX_WANTED: Final = 1024
-"""Offered objects waited for at a time; the root repairs what is beyond."""
+_SILENCES = 3
+"""Requests in a row without answer that end a synchronisation."""
 
 
 @attrs.define(eq=False)
-class _Exchange:
-    """One conversation with a peer: what is still to be asked."""
+class _Sync:
+    """One synchronisation with a peer: what is still to be asked, and how much at a time."""
 
     peer: bytes
-    request: int = 0
-    path: bytes = b""
-    """The subtree that was asked for last."""
-    paths: list[bytes] = attrs.field(factory=list)
-    slots: list[bytes] = attrs.field(factory=list)
-    news: bool = False
-    """Its slots were offered as news by a peer we have seen."""
-    kind: str = "pull"
-    """What it is about: walk, vouch, evidence or pull; each has its own patience."""
+    tasks: list[Pull | Walk | Scan]
+    """With request number 0: it gets one when it is sent. The last is the next."""
+    lacking: list[bytes] = attrs.field(factory=list)
+    """Slots to pull."""
+    out: int = 0
+    window: int = 2
+    silences: int = 0
     taught: bool = False
-    timer: Timer | None = None
 
 
 @attrs.define(eq=False)
@@ -65,220 +74,302 @@ class _Idle:
 
 
 class Reconciler:
-    """Walks, pulls, vouching and evidence exchanges of one node."""
+    """Synchronisations, vouching and evidence exchanges of one node."""
 
     def __init__(
         self,
         common: Common,
+        requests: Requests,
         *,
         send: Callable[[bytes, Message, float], bool],
-        learn: Callable[[Iterable[Record | Accusation], bytes, bool, float], bool],
+        learn: Learn,
         vouched: Callable[[Iterable[bytes], float], None],
     ) -> None:
-        self._common = common
+        self._common, self._requests = common, requests
         self._tuning = common.tuning
         self._send, self._learn, self._vouched = send, learn, vouched
-        self._exchanges: dict[int, _Exchange] = {}
-        """By the number of the request that is out."""
-        self._walking: set[bytes] = set()
-        """Peers with a walk under way or about to begin; never iterated."""
+        self._syncs: dict[bytes, _Sync | None] = {}
+        """Peer to what goes on with it; None while it is about to begin."""
+        self._scanned: dict[bytes, None] = {}
+        """Paths that are being scanned, at whomever."""
         self._idle: dict[tuple[str, bytes], _Idle] = {}
-        self._wanted: dict[bytes, tuple[bytes, bytes]] = {}
-        """Slot to (who offered, start of the hash)."""
+        self._history: dict[bytes, int] = {}
+        """A root that was ours to the number of the first object that came since."""
+        self._log: list[Record] = []
+        self._logged = 0
+        """Number of the first object in ``_log``."""
+        self._served = TokenBucket(self._tuning.serve_rate, self._tuning.serve_burst)
+        self._begun = TokenBucket(self._tuning.sync_rate, self._tuning.sync_burst)
 
-    # What a probe or an ack tells.
+    # What a peer's root tells.
 
-    def heard(self, member: Member, evidence: bytes, now: float) -> None:
-        """``member`` told its root and evidence digest: compare, and ask if they differ."""
+    def heard(self, member: Member, now: float, evidence: bytes | None = None) -> None:
+        """``member`` told its root, and maybe its evidence digest: ask if they differ."""
         common = self._common
         if member.root != common.store.root:
-            self._begin_walk(member, now)
+            self._differs(member, now)
             return
-        if any(not m.seen and m.state is State.ALIVE for m in common.members.values()):
-            self._ask("vouch", member, now)
-        if evidence != common.evidence.digest:
-            self._ask("evidence", member, now)
+        if common.members.unseen:
+            self._ask_who_is_seen(member.key, now)
+        if evidence is not None and evidence != common.evidence.digest:
+            self._ask_evidence(member.key, now)
 
-    def _ask(self, kind: str, member: Member, now: float) -> None:
-        if not self._rested(kind, member.key, now):
-            return
-        self._postpone(kind, member.key, now)
-        exchange = _Exchange(member.key, kind=kind)
-        if kind == "vouch":
-            message: Message = Vouch(self._number(exchange), False, self._common.store.root)
-        else:
-            held = tuple(each.hash[:OFFER_HASH] for each in self._common.evidence)
-            message = AskEvidence(self._number(exchange), held[: messages.MAX_PULL])
-        self._request(exchange, message, now)
+    def root_changed(self, before: bytes, learned: Iterable[Record]) -> None:
+        """The store held ``before``, and ``learned`` since: what was in vain may teach now."""
+        self._idle.clear()
+        self._history[before] = self._logged + len(self._log)
+        self._log += learned
+        if len(self._log) > MAX_HISTORY:
+            self._logged += len(self._log) - MAX_HISTORY
+            del self._log[:-MAX_HISTORY]
+        while self._history[oldest := next(iter(self._history))] < self._logged:
+            del self._history[oldest]
 
-    def _begin_walk(self, member: Member, now: float) -> None:
+    def _differs(self, member: Member, now: float) -> None:
         if (
-            member.key in self._walking
-            or len(self._walking) >= MAX_WALKS
-            or not self._rested("walk", member.key, now)
+            member.key in self._syncs
+            or len(self._syncs) >= MAX_SYNCS
+            or not self._rested("sync", member.key, now)
         ):
             return
-        self._walking.add(member.key)
+        self._syncs[member.key] = None
+        known = member.root in self._history
+        delay = self._tuning.delta_delay if known else self._tuning.walk_delay
+        self._common.timers.after(delay, now, lambda now: self._begin(member, now))
 
-        def begin(now: float) -> None:
-            if member.root == self._common.store.root:
-                self._walking.discard(member.key)
+    def _begin(self, member: Member, now: float) -> None:
+        del self._syncs[member.key]
+        root = self._common.store.root
+        if member.root == root or member.key not in self._common.members:
+            return
+        since = self._history.get(member.root) if member.root is not None else None
+        if since is not None:
+            lacking = self._since(since)
+            portions = list(islice(messages.fill(lacking), 2))
+            if len(portions) == 1:
+                self._common.count("sent what came since")
+                self._send(member.key, Push(portions[0]), now)
                 return
-            exchange = _Exchange(member.key, paths=[b""], kind="walk")
-            self._continue(exchange, now)
+        if not self._begun.take(now):
+            return
+        sync = _Sync(member.key, [Walk(0, b"", root)])
+        self._syncs[member.key] = sync
+        self._fill(sync, now)
 
-        self._common.timers.after(self._tuning.walk_delay, now, begin)
+    def _since(self, number: int) -> list[Record]:
+        """What came since, each still the newest in its slot and of an origin we hold live."""
+        newest = self._log[number - self._logged :]
+        return [
+            each
+            for each in dict.fromkeys(newest)
+            if self._common.store.in_slot(slot_id(each.KIND, each.node)) is each
+            and self._vouches(each)
+        ]
 
-    # Our requests, one at a time.
+    # Our requests.
 
-    def _number(self, exchange: _Exchange) -> int:
-        self._exchanges.pop(exchange.request, None)
-        exchange.request = self._common.rng.getrandbits(32)
-        self._exchanges[exchange.request] = exchange
-        return exchange.request
+    def _fill(self, sync: _Sync, now: float) -> None:
+        """Ask as much as the window allows, but two at a time: an answer draws no more. At the
+        end of the tasks, finish."""
+        for _ in range(min(2, sync.window - sync.out)):
+            if sync.lacking and (len(sync.lacking) >= _PULL_AT_ONCE or not sync.tasks):
+                asked, sync.lacking = sync.lacking[:_PULL_AT_ONCE], sync.lacking[_PULL_AT_ONCE:]
+                self._ask(sync, Pull(0, tuple(asked)), now)
+            elif sync.tasks:
+                self._ask(sync, sync.tasks.pop(), now)
+        if not sync.out:
+            self._finish(sync, now)
 
-    def _request(self, exchange: _Exchange, message: Message, now: float) -> None:
-        if exchange.timer is not None:
-            exchange.timer.cancel()
-        exchange.timer = self._common.timers.after(
-            self._tuning.request_timeout, now, lambda now: self._finish(exchange, now)
+    def _ask(self, sync: _Sync, task: Pull | Walk | Scan, now: float) -> None:
+        if isinstance(task, Walk):  # what we hold there may have changed since it was noted
+            task = Walk(0, task.path, self._common.store.tree.look(task.path).hash)
+        sync.out += 1
+        question = task
+
+        def answer(message: Message, now: float) -> None:
+            sync.out -= 1
+            sync.silences = 0
+            sync.window = min(sync.window + 1, self._tuning.window_max)
+            if isinstance(message, Subtree) and isinstance(question, Walk):
+                self._compare(sync, question, message)
+            elif isinstance(message, Objects) and not isinstance(question, Walk):
+                self._take(sync, question, message, now)
+            self._fill(sync, now)
+
+        def silence(now: float) -> None:
+            sync.out -= 1
+            sync.silences += 1
+            sync.window = max(1, sync.window // 2)
+            if sync.silences < _SILENCES:
+                sync.tasks.append(question)
+            elif not sync.out:
+                self._finish(sync, now)
+                return
+            else:
+                sync.tasks.clear()
+                sync.lacking.clear()
+            self._fill(sync, now)
+
+        def build(number: int) -> Message:
+            return attrs.evolve(question, request=number)
+
+        self._requests.ask(sync.peer, build, now, answer=answer, silence=silence)
+
+    def _compare(self, sync: _Sync, asked: Walk, answer: Subtree) -> None:
+        if answer.path != asked.path or answer.content is None:
+            return
+        tree = self._common.store.tree
+        if not isinstance(answer.content, messages.Branches):
+            slots = answer.content.slots
+            sync.lacking += [s for s, value in slots.items() if self._lacks(s, value)]
+            return
+        for digit, value in reversed(list(enumerate(answer.content.children))):
+            path = answer.path + bytes([digit])
+            ours = tree.look(path)
+            if value in (ours.hash, EMPTY):
+                continue
+            if isinstance(ours, Branch) or ours.slots:
+                sync.tasks.append(Walk(0, path, ours.hash))
+            elif path not in self._scanned:
+                self._scanned[path] = None
+                sync.tasks.append(Scan(0, path, _first_slot(path)))
+
+    def _lacks(self, slot: bytes, value: bytes) -> bool:
+        held = self._common.store.in_slot(slot)
+        return held is None or held.hash != value
+
+    def _take(self, sync: _Sync, asked: Pull | Scan, answer: Objects, now: float) -> None:
+        if self._learn(answer.items, sync.peer, now, pass_on=False):
+            sync.taught = True
+        if isinstance(asked, Pull):
+            sync.lacking = answer.behind(list(asked.slots)) + sync.lacking
+            return
+        last = answer.items[-1][0] if answer.items else None
+        if answer.more and isinstance(last, Record):
+            behind = int.from_bytes(slot_id(last.KIND, last.node), "big") + 1
+            start = behind.to_bytes(SLOT_SIZE, "big")
+            if start > asked.start:
+                sync.tasks.append(Scan(0, asked.path, start))
+                return
+        self._scanned.pop(asked.path, None)
+
+    def _finish(self, sync: _Sync, now: float) -> None:
+        self._syncs.pop(sync.peer, None)
+        if not self._syncs:
+            self._scanned.clear()
+        member = self._common.members.get(sync.peer)
+        if not sync.taught:
+            self._postpone("sync", sync.peer, now)
+        elif member is not None and member.root == self._common.store.root:
+            self._idle.pop(("sync", sync.peer), None)
+            if self._common.members.unseen:
+                self._ask_who_is_seen(sync.peer, now)
+
+    def _ask_who_is_seen(self, peer: bytes, now: float) -> None:
+        if not self._take_turn("vouch", peer, now):
+            return
+        root = self._common.store.root
+
+        def answer(message: Message, now: float) -> None:
+            order = self._common.store.announcements
+            assert isinstance(message, Vouch)
+            if message.root == self._common.store.root and message.size == len(order):
+                unseen = list(self._common.members.unseen)
+                bits = message.bits
+                self._vouched([key for key in unseen if bits >> order.rank(key) & 1], now)
+
+        self._requests.ask(
+            peer,
+            lambda number: Vouch(number, False, root, 0, 0),
+            now,
+            answer=answer,
+            silence=_nothing,
         )
-        self._send(exchange.peer, message, now)
 
-    def _continue(self, exchange: _Exchange, now: float) -> None:
-        tree = self._common.store.tree
-        if exchange.slots:
-            asked = tuple(exchange.slots[: messages.MAX_PULL])
-            self._request(exchange, Pull(self._number(exchange), asked), now)
-        elif exchange.paths:
-            exchange.path = exchange.paths.pop()
-            value, _ = tree.look(exchange.path)
-            walk = Walk(self._number(exchange), exchange.path, value)
-            self._request(exchange, walk, now)
-        else:
-            self._finish(exchange, now)
-
-    def _finish(self, exchange: _Exchange, now: float) -> None:
-        self._exchanges.pop(exchange.request, None)
-        if exchange.timer is not None:
-            exchange.timer.cancel()
-        if exchange.taught:
-            self._idle.pop((exchange.kind, exchange.peer), None)
-        if exchange.kind == "walk":
-            self._walking.discard(exchange.peer)
-            member = self._common.members.get(exchange.peer)
-            if not exchange.taught:
-                self._postpone("walk", exchange.peer, now)
-            elif member is not None and member.root == self._common.store.root:
-                self._ask("vouch", member, now)
-
-    def _answered(self, peer: bytes, request: int) -> _Exchange | None:
-        exchange = self._exchanges.get(request)
-        return exchange if exchange is not None and exchange.peer == peer else None
-
-    def subtree(self, peer: bytes, answer: Subtree, now: float) -> None:
-        exchange = self._answered(peer, answer.request)
-        if exchange is None or answer.path != exchange.path:
+    def _ask_evidence(self, peer: bytes, now: float) -> None:
+        if not self._take_turn("evidence", peer, now):
             return
-        tree = self._common.store.tree
-        if isinstance(answer.content, Branch):
-            for digit, value in enumerate(answer.content.children):
-                below = answer.path + bytes([digit])
-                if tree.look(below)[0] != value:
-                    exchange.paths.append(below)
-        elif answer.content is not None:
-            exchange.slots += [
-                slot for slot, value in answer.content.slots.items() if tree.get(slot) != value
-            ]
-        self._continue(exchange, now)
+        held = tuple(
+            islice((e.hash[:OFFER_HASH] for e in self._common.evidence), messages.MAX_PULL)
+        )
 
-    def objects(self, peer: bytes, answer: Objects, now: float) -> None:
-        exchange = self._answered(peer, answer.request)
-        if exchange is None:
-            return
-        if self._learn(answer.objects, peer, exchange.news, now):
-            exchange.taught = True
-        exchange.slots = _behind(exchange.slots, answer.objects)
-        self._continue(exchange, now)
+        def answer(message: Message, now: float) -> None:
+            assert isinstance(message, Objects)
+            if self._learn(message.items, peer, now, pass_on=False):
+                self._idle.pop(("evidence", peer), None)
 
-    # Offers.
+        self._requests.ask(
+            peer, lambda number: AskEvidence(number, held), now, answer=answer, silence=_nothing
+        )
 
-    def offered(self, peer: bytes, offer: Offer, now: float) -> None:
-        """Ask for what ``peer`` offered, if it has not come by itself in a few ms."""
-        tree = self._common.store.tree
-        fresh = False
-        for slot, start in offer.items:
-            held = tree.get(slot)
-            if (held is None or held[:OFFER_HASH] != start) and slot not in self._wanted:
-                if len(self._wanted) >= MAX_WANTED:
-                    break
-                self._wanted[slot] = (peer, start)
-                fresh = True
-        if fresh:
-            self._common.timers.after(
-                self._tuning.offer_patience, now, lambda now: self._fetch(peer, now)
-            )
-
-    def _fetch(self, peer: bytes, now: float) -> None:
-        tree, lacking = self._common.store.tree, []
-        for slot, (offerer, start) in list(self._wanted.items()):
-            if offerer == peer:
-                del self._wanted[slot]
-                held = tree.get(slot)
-                if held is None or held[:OFFER_HASH] != start:
-                    lacking.append(slot)
-        if lacking:
-            member = self._common.members.get(peer)
-            exchange = _Exchange(peer, slots=lacking, news=member is not None and member.seen)
-            self._continue(exchange, now)
-
-    def fetch(self, peer: bytes, slots: Iterable[bytes], now: float) -> None:
-        """Pull ``slots`` from ``peer``: something it sent cannot stand without them."""
-        self._continue(_Exchange(peer, slots=list(slots)), now)
-
-    # Answers to others: one each.
+    # Answers to others: one each, within ``serve_rate``.
 
     def show(self, peer: bytes, walk: Walk, now: float) -> None:
-        value, content = self._common.store.tree.look(walk.path)
-        same = value == walk.hash
-        self._send(peer, Subtree(walk.request, walk.path, None if same else content), now)
+        """Answer a walk with our subtree at its path."""
+        if not self._may_serve(now):
+            return
+        ours = self._common.store.tree.look(walk.path)
+        content = None if ours.hash == walk.hash else messages.shown(ours)
+        self._send(peer, Subtree(walk.request, walk.path, content), now)
 
     def give(self, peer: bytes, pull: Pull, now: float) -> None:
+        """Answer a pull with as many of its slots as fit."""
         store = self._common.store
         found = [held for slot in pull.slots if (held := store.in_slot(slot)) is not None]
-        portion = next(messages.fill(found), ())
-        self._send(peer, Objects(pull.request, portion), now)
+        self._give(peer, pull.request, found, now)
+
+    def scan(self, peer: bytes, scan: Scan, now: float) -> None:
+        """Answer a scan with the next that fit."""
+        found = self._common.store.tree.from_slot(scan.path, scan.start)
+        self._give(peer, scan.request, found, now)
 
     def give_evidence(self, peer: bytes, ask: AskEvidence, now: float) -> None:
+        """Answer with accusations that the peer did not name."""
         held = dict.fromkeys(ask.held)
         found = [each for each in self._common.evidence if each.hash[:OFFER_HASH] not in held]
-        portion = next(messages.fill(found), ())
-        self._send(peer, Objects(ask.request, portion), now)
+        self._give(peer, ask.request, found, now)
 
-    def vouch(self, peer: bytes, message: Vouch, now: float) -> None:
-        """Answer which members we have seen, or take such an answer from one we have seen."""
-        store, members = self._common.store, self._common.members
-        order = store.members()
-        same = message.root == store.root
-        if not message.answers:
-            mine = self._common.me.public
-            seen = [key == mine or (key in members and members[key].live) for key in order]
-            bitmap = _pack_bits(seen) if same else b""
-            self._send(peer, Vouch(message.request, True, store.root, bitmap), now)
+    def _give(self, peer: bytes, request: int, found: Iterable[News], now: float) -> None:
+        if not self._may_serve(now):
             return
-        exchange = self._answered(peer, message.request)
-        if exchange is None:
-            return
-        self._finish(exchange, now)
-        if same and members[peer].seen and len(message.bitmap) == (len(order) + 7) // 8:
-            bits = _unpack_bits(message.bitmap)
-            self._vouched([key for key, bit in zip(order, bits, strict=False) if bit], now)
+        portions = messages.fill(found)
+        portion = next(portions, ())
+        more = next(portions, None) is not None
+        items = tuple((each, self._vouches(each)) for each in portion)
+        self._send(peer, Objects(request, more, items), now)
+
+    def _vouches(self, each: News) -> bool:
+        return not isinstance(each, Announcement) or self._common.is_live(each.node)
+
+    def vouch(self, peer: bytes, ask: Vouch, now: float) -> None:
+        """Answer which members of the root we have seen, if it is our root too."""
+        if self._may_serve(now):
+            self._send(peer, self._vouch_answer(ask), now)
+
+    def _vouch_answer(self, ask: Vouch) -> Vouch:
+        common, store = self._common, self._common.store
+        if ask.root != store.root or common.me.public not in store.announcements:
+            return Vouch(ask.request, True, store.root, 0, 0)
+        bits = common.members.bits(also=common.me.public)
+        return Vouch(ask.request, True, store.root, bits, len(store.announcements))
+
+    def _may_serve(self, now: float) -> bool:
+        if self._served.take(now):
+            return True
+        self._common.count("answer withheld")
+        return False
 
     # Patience.
 
     def _rested(self, kind: str, peer: bytes, now: float) -> bool:
         idle = self._idle.get((kind, peer))
         return idle is None or now >= idle.until
+
+    def _take_turn(self, kind: str, peer: bytes, now: float) -> bool:
+        rested = self._rested(kind, peer, now)
+        if rested:
+            self._postpone(kind, peer, now)
+        return rested
 
     def _postpone(self, kind: str, peer: bytes, now: float) -> None:
         idle = self._idle.setdefault((kind, peer), _Idle())
@@ -289,26 +380,11 @@ class Reconciler:
         )
         idle.until = now + idle.delay
 
-    def root_changed(self) -> None:
-        """Our store changed: whatever was in vain before may teach something now."""
-        self._idle.clear()
+
+def _first_slot(path: bytes) -> bytes:
+    """The first slot id below ``path``."""
+    return bytes.fromhex("".join(f"{digit:x}" for digit in path).ljust(2 * SLOT_SIZE, "0"))
 
 
-def _behind(asked: list[bytes], answer: tuple[Record | Accusation, ...]) -> list[bytes]:
-    """As many as fit came, in the order asked: what is still to be asked for."""
-    last = answer[-1] if answer else None
-    if last is None or isinstance(last, Accusation):
-        return []
-    slot = slot_id(last.KIND, last.node)
-    return asked[asked.index(slot) + 1 :] if slot in asked else []
-
-
-def _pack_bits(bits: list[bool]) -> bytes:
-    octets = bytearray((len(bits) + 7) // 8)
-    for place, bit in enumerate(bits):
-        octets[place >> 3] |= bit << (7 - (place & 7))
-    return bytes(octets)
-
-
-def _unpack_bits(packed: bytes) -> list[bool]:
-    return [bool(octet >> (7 - place) & 1) for octet in packed for place in range(8)]
+def _nothing(_now: float) -> None:
+    """A question that may stay without answer: it is asked again when its time comes."""

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-
-import attrs
+from typing import Generic, TypeVar, cast
 
 from protocol.merkle import SLOT_SIZE, Tree
-from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
-from protocol.tuning import MAX_ACCUSERS, MAX_MEMBERS, MAX_WAITING
+from protocol.objects import Announcement, Grant, Record, Revocation
+from protocol.tuning import MAX_MEMBERS, MAX_WAITING
 
 
 @lru_cache(maxsize=4 * MAX_MEMBERS)
 def slot_id(kind: int, node: bytes) -> bytes:
-    """The 12-byte name of a slot, also its place in the tree."""
-    return hashlib.sha256(b"meshd/1 slot\0" + bytes([kind]) + node).digest()[:SLOT_SIZE]
+    """The 12-byte name of a slot, also its place in the tree: a node's three slots stand
+    side by side, its grant before its announcement."""
+    return hashlib.sha256(b"meshd/1 slot\0" + node).digest()[: SLOT_SIZE - 1] + bytes([kind])
 
 
 class Outcome(enum.Enum):
@@ -46,85 +45,116 @@ def newer(one: Record, other: Record) -> bool:
     return (one.version, one.hash) > (other.version, other.hash)
 
 
-class Store:
-    """Grants, revocations and announcements, one newest of each a node."""
+AnyRecord = TypeVar("AnyRecord", Grant, Revocation, Announcement)
 
-    def __init__(self) -> None:
-        self.grants: dict[bytes, Grant] = {}
-        self.revocations: dict[bytes, Revocation] = {}
-        self.announcements: dict[bytes, Announcement] = {}
-        self._tree = Tree()
-        self._slots: dict[bytes, Record] = {}
-        self._ranked: list[tuple[bytes, bytes]] = []
-        """(SHA-256(key), key) of all granted nodes, ascending: who stays at the bound."""
+
+class Section(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
+    """The objects of one kind in a store, by the node they are about, in slot order."""
+
+    def __init__(self, store: Store, kind: type[AnyRecord]) -> None:
+        self._store, self._kind = store, kind.KIND
+
+    def __getitem__(self, node: bytes) -> AnyRecord:
+        found = self._store.tree.get(slot_id(self._kind, node))
+        if found is None:
+            raise KeyError(node)
+        return cast(AnyRecord, found)
+
+    def __contains__(self, node: object) -> bool:
+        return self._store.tree.get(slot_id(self._kind, cast(bytes, node))) is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (each.node for each in self.all())
+
+    def all(self) -> Iterator[AnyRecord]:
+        """The objects themselves: ``values()`` without a lookup for each."""
+        return (cast(AnyRecord, each) for each in self._store.tree if self._kind == each.KIND)
+
+    def __len__(self) -> int:
+        return self._store.tree.count(self._kind)
+
+    def last(self) -> AnyRecord:
+        """The one in the last slot; ``IndexError`` when there is none."""
+        return cast(AnyRecord, self._store.tree.nth(self._kind, len(self) - 1))
+
+    def nth(self, number: int) -> AnyRecord:
+        """The one with that many of its kind before it; ``IndexError`` beyond the last."""
+        return cast(AnyRecord, self._store.tree.nth(self._kind, number))
+
+    def rank(self, node: bytes) -> int:
+        """How many of its kind stand before ``node``'s."""
+        return self._store.tree.rank(slot_id(self._kind, node))
+
+
+class Store:
+    """Grants, revocations and announcements, one newest of each a node.
+
+    The order of announcements by slot is the *member list* that a root determines.
+    """
+
+    def __init__(self, tree: Tree[Record] | None = None) -> None:
+        """Empty, or with what ``tree`` holds: trees are values, so that is free."""
+        self.tree: Tree[Record] = tree or Tree()
+        """The slots; not to be changed from outside."""
+        self.grants = Section(self, Grant)
+        self.revocations = Section(self, Revocation)
+        self.announcements = Section(self, Announcement)
+        self.evicted: list[bytes] = []
+        """Nodes that had to leave for others; for the owner to take."""
         self._waiting: dict[bytes, Announcement] = {}
-        self._order: tuple[bytes, tuple[bytes, ...]] | None = None
 
     @property
     def root(self) -> bytes:
         """The name of this very content: equal roots, equal stores."""
-        return self._tree.root
-
-    @property
-    def tree(self) -> Tree:
-        """The hash tree over the slots; not to be changed."""
-        return self._tree
+        return self.tree.root
 
     def __iter__(self) -> Iterator[Record]:
-        """All objects, grants before the announcements that need them."""
-        yield from self.revocations.values()
-        yield from self.grants.values()
-        yield from self.announcements.values()
+        """All objects, each grant before the announcement that needs it."""
+        return iter(self.tree)
 
     def in_slot(self, slot: bytes) -> Record | None:
         """The object in the slot of that id."""
-        return self._slots.get(slot)
-
-    def members(self) -> tuple[bytes, ...]:
-        """The keys that have an announcement, sorted: the root determines this list."""
-        root = self.root
-        if self._order is None or self._order[0] != root:
-            self._order = (root, tuple(sorted(self.announcements)))
-        return self._order[1]
+        return self.tree.get(slot)
 
     def merge(self, record: Record) -> Outcome:
-        """Put a verified object into its slot if it is the newest there."""
-        held = self._slots.get(slot_id(record.KIND, record.node))
+        """Put a verified object into its slot if it is the newest there.
+
+        At the bound the nodes whose slots come first stay, on every node alike.
+        """
+        slot = slot_id(record.KIND, record.node)
+        held = self.tree.get(slot)
         if held is not None:
             if held.hash == record.hash:
                 return Outcome.SAME
             if not newer(record, held):
                 return Outcome.OLDER
-        if isinstance(record, Revocation):
-            return self._revoke(record)
-        if record.node in self.revocations:
-            return Outcome.REVOKED
         if isinstance(record, Announcement):
             if record.node not in self.grants:
                 return self._keep_waiting(record)
-            self.announcements[record.node] = record
         else:
-            if held is None and not self._make_room(record.node):
-                return Outcome.FULL
-            self.grants[record.node] = record
-        self._fill(record)
+            if isinstance(record, Grant) and record.node in self.revocations:
+                return Outcome.REVOKED
+            shelf = self.grants if isinstance(record, Grant) else self.revocations
+            if held is None and len(shelf) >= MAX_MEMBERS:
+                last = shelf.last().node
+                if slot > slot_id(record.KIND, last):
+                    return Outcome.FULL
+                self._empty(record.KIND, last)
+                if isinstance(record, Grant):
+                    self.evicted.append(last)
+            if isinstance(record, Revocation):
+                self._empty(Grant.KIND, record.node)
+                self._waiting.pop(record.node, None)
+        self.tree = self.tree.put(slot, record)
         return Outcome.NEW
 
     def take_waiting(self, node: bytes) -> Announcement | None:
         """The announcement that waited for ``node``'s grant, to be merged now."""
         return self._waiting.pop(node, None)
 
-    def _fill(self, record: Record) -> None:
-        slot = slot_id(record.KIND, record.node)
-        self._slots[slot] = record
-        self._tree.set(slot, record.hash)
-
-    def _empty(self, kind: int, node: bytes) -> None:
-        slot = slot_id(kind, node)
-        self._slots.pop(slot, None)
-        self._tree.discard(slot)
-
     def _keep_waiting(self, record: Announcement) -> Outcome:
+        if record.node in self.revocations:
+            return Outcome.REVOKED
         held = self._waiting.pop(record.node, None)
         if held is not None and not newer(record, held):
             record = held
@@ -133,85 +163,8 @@ class Store:
         self._waiting[record.node] = record
         return Outcome.WAITING
 
-    def _revoke(self, record: Revocation) -> Outcome:
-        if record.node not in self.revocations and len(self.revocations) >= MAX_MEMBERS:
-            worst = max(self.revocations, key=_rank)
-            if _rank(record.node) >= _rank(worst):
-                return Outcome.FULL
-            del self.revocations[worst]
-            self._empty(Revocation.KIND, worst)
-        self._remove(record.node)
-        self._waiting.pop(record.node, None)
-        self.revocations[record.node] = record
-        self._fill(record)
-        return Outcome.NEW
-
-    def _make_room(self, node: bytes) -> bool:
-        if len(self._ranked) >= MAX_MEMBERS:
-            if _rank(node) >= self._ranked[-1][0]:
-                return False
-            self._remove(self._ranked[-1][1])
-        insort(self._ranked, (_rank(node), node))
-        return True
-
-    def _remove(self, node: bytes) -> None:
-        if self.grants.pop(node, None) is not None:
-            del self._ranked[bisect_left(self._ranked, (_rank(node), node))]
-            self._empty(Grant.KIND, node)
-        if self.announcements.pop(node, None) is not None:
-            self._empty(Announcement.KIND, node)
-
-
-def _rank(node: bytes) -> bytes:
-    return hashlib.sha256(node).digest()
-
-
-@attrs.define(eq=False)
-class Evidence:
-    """Accusations that stand: each at exactly the sequence its target announced last.
-
-    Not part of the store: it is about now, and it goes when its target speaks again.
-    """
-
-    _held: dict[bytes, dict[bytes, Accusation]] = attrs.field(factory=dict)
-    """Target to accuser to accusation."""
-    _digest: bytes | None = None
-
-    @property
-    def digest(self) -> bytes:
-        """8 bytes over all that is held; zeros for nothing."""
-        if self._digest is None:
-            hashes = sorted(each.hash for each in self)
-            packed = hashlib.sha256(b"meshd/1 evidence\0" + b"".join(hashes)).digest()[:8]
-            self._digest = packed if hashes else bytes(8)
-        return self._digest
-
-    def __iter__(self) -> Iterator[Accusation]:
-        for accusers in self._held.values():
-            yield from accusers.values()
-
-    def against(self, target: bytes) -> Iterable[Accusation]:
-        """The accusations that stand against ``target``."""
-        return self._held.get(target, {}).values()
-
-    def add(self, accusation: Accusation) -> bool:
-        """Hold it; False if it is held already or eight smaller ones are.
-
-        Of two by one accuser the smaller hash is kept, so that all nodes keep the same.
-        """
-        accusers = self._held.setdefault(accusation.target, {})
-        held = accusers.get(accusation.accuser)
-        if held is not None and held.hash <= accusation.hash:
-            return False
-        accusers[accusation.accuser] = accusation
-        self._digest = None
-        if len(accusers) > MAX_ACCUSERS:
-            worst = max(accusers.values(), key=lambda each: each.hash)
-            del accusers[worst.accuser]
-            return worst is not accusation
-        return True
-
-    def clear(self, target: bytes) -> None:
-        """The target announced itself anew, left or is revoked: nothing stands against it."""
-        if self._held.pop(target, None) is not None:
-            self._digest = None
+    def _empty(self, kind: int, node: bytes) -> None:
+        """Empty the slot; an announcement goes with its grant."""
+        self.tree = self.tree.without(slot_id(kind, node))
+        if kind == Grant.KIND:
+            self.tree = self.tree.without(slot_id(Announcement.KIND, node))

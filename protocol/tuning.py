@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 MAX_MEMBERS: Final = 8192
-"""Grants held; beyond it the smallest SHA-256(key) stay, on every node alike (DESIGN 5)."""
+"""Grants held; beyond it those in the first slots stay, on every node alike (SPEC.md 5.2)."""
 
 MAX_WAITING: Final = 256
 """Announcements held outside the store for want of a grant; the oldest goes first."""
@@ -22,6 +22,18 @@ asked and have not yet answered. The oldest goes first."""
 
 MAX_ACCUSERS: Final = 8
 """Accusations kept per target: those with the smallest hashes."""
+
+MAX_WANTED: Final = 1024
+"""Offered objects waited for at a time; the root repairs what is beyond."""
+
+MAX_OFFERERS: Final = 4
+"""Members remembered that offered the same object: asked one after the other."""
+
+MAX_SYNCS: Final = 4
+"""Synchronisations under way at a time: a newcomer asks a few, not everyone it hears."""
+
+MAX_HISTORY: Final = 64
+"""Objects remembered in the order they came, to tell what came since a former root."""
 
 FANOUT_ALL: Final = 64
 """Up to this many members an origin tells everyone itself (DESIGN 5)."""
@@ -51,15 +63,40 @@ class Tuning:
     """A tick later than this (half a period) makes our own silences suspect, not others."""
     offer_patience: float = 0.005
     """An offered object is asked for when it has not arrived by itself within this."""
+    offer_retry: float = 0.05
+    """... and the next who offered is asked when no answer has come within this."""
     relay_full: int = 3
     """Relays send an object in full to this many, above FANOUT_ALL members."""
+    relay_rate: float = 20.0
+    relay_burst: float = 8.0
+    """News is passed on at once, that many times; under a flood, so many times a second."""
+    relay_datagrams: int = 1
+    """... and in full in at most this many datagrams for each of them."""
+    delta_delay: float = 0.01
+    """Who shows a root that was ours is sent what came since, unless it has come by then."""
     walk_delay: float = 0.02
     """Roots that differ are compared again after this: most often a push was on its way."""
     request_timeout: float = 0.25
     """A walk, pull, vouch or evidence request without answer is given up after this."""
+    window_max: int = 8
+    """Requests out at a time to one peer: 8 answers of 1,200 B fill a 1 ms, 10 MB/s path."""
+    sync_rate: float = 5.0
+    sync_burst: float = 8.0
+    """Walks begun: while many join, roots differ all the time and news comes by itself."""
+    serve_rate: float = 2000.0
+    serve_burst: float = 1000.0
+    """Answers to walks, pulls and scans per second: 2.4 MB/s at most."""
+    agree_period: float = 0.1
+    agree_max: float = 5.0
+    """Rounds of agreement, while it is incomplete; in vain, doubling to max."""
     idle_walk_min: float = 1.0
     idle_walk_max: float = 300.0
     """A walk that taught nothing is not repeated with that peer for min, doubling to max."""
+    fetch_first: float = 0.02
+    fetch_max: float = 10.0
+    """Shards are asked for again after first, doubling to max, while nothing comes."""
+    fetch_patience: float = 30.0
+    """Shards that cannot be had for this long are reported and no longer waited for."""
     hello_first: float = 0.1
     hello_max: float = 0.5
     """An asking HELLO is repeated at 0, first, doubling: to an address, up to max and while
@@ -110,8 +147,12 @@ class Tuning:
             suspicion_max=10.0,
             late_tick=0.5,
             offer_patience=0.05,
+            offer_retry=0.4,
+            delta_delay=0.05,
             walk_delay=0.1,
+            agree_period=0.5,
             request_timeout=1.0,
             hello_max=1.0,
+            fetch_first=0.1,
             stale_grace=3.0,
         )

@@ -13,8 +13,11 @@ from vectorset.rules import (
     object_hash,
     public,
     revocation,
+    shard,
+    shard_hash,
     slot_id,
 )
+from vectorset.shards import LONGEST
 
 ROOT = digest(b"a root", size=16)
 EVIDENCE = digest(b"evidence", size=8)
@@ -36,7 +39,7 @@ def make() -> dict[str, Any]:
     return {
         "accepted": [
             {"message": name, "fields": fields, "body": body.hex()}
-            for name, fields, body in [*_detector(), *_store(), *_walks()]
+            for name, fields, body in [*_detector(), *_store(), *_walks(), *_shards()]
         ],
         "refused": [
             {"why": why, "body": body.hex(), "reason": reason} for why, body, reason in _refused()
@@ -118,16 +121,36 @@ def _walks() -> list[_Case]:
     ]  # fmt: skip
 
 
+def _shards() -> list[_Case]:
+    raws = [shard("10.1.0.0/24", "10.2.0.0/24"), shard("fd00:1::/64")]
+    longest = shard(*LONGEST)
+    named = [shard_hash(raw) for raw in raws]
+    many = [digest(bytes([each]), size=16) for each in range(24)]
+    head = _u32(NUMBER)
+    return [
+        ("PULLSHARDS", {"request": NUMBER, "hashes": [each.hex() for each in named]},
+         b"\x0e" + head + b"".join(named)),
+        ("PULLSHARDS", {"request": NUMBER, "hashes": [each.hex() for each in many]},
+         b"\x0e" + head + b"".join(many)),
+        ("SHARDS", {"request": NUMBER, "shards": [raw.hex() for raw in raws]},
+         b"\x0f" + head + b"".join(map(_object, raws))),
+        ("SHARDS", {"request": NUMBER, "shards": []}, b"\x0f" + head),
+        ("SHARDS", {"request": NUMBER, "shards": [longest.hex()]},
+         b"\x0f" + head + _object(longest)),
+    ]  # fmt: skip
+
+
 def _refused() -> list[tuple[str, bytes, str]]:
     listing, short, path = "list cut short, or empty", "message cut short", "malformed path"
     pulse = _u32(NUMBER) + ROOT + EVIDENCE
     raw = grant("a", "a")
     walk, subtree = "malformed WALK", "malformed SUBTREE"
+    length = "shard of no length that one has"
     number = _u32(NUMBER)
     return [
         ("nothing", b"", "message of unknown type"),
         ("type 0", b"\0" + pulse, "message of unknown type"),
-        ("type 14", b"\x0e" + pulse, "message of unknown type"),
+        ("type 16", b"\x10" + pulse, "message of unknown type"),
         ("type 255", b"\xff", "message of unknown type"),
         ("PROBE, one byte short", b"\x01" + pulse[:-1], "malformed PROBE"),
         ("PROBE, one byte long", b"\x01" + pulse + b"\0", "malformed PROBE"),
@@ -172,4 +195,11 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("VOUCH, neither 0 nor 1", b"\x0c" + number + b"\2" + ROOT, "malformed VOUCH"),
         ("EVIDENCE, hash cut short", b"\x0d" + number + bytes(7), listing),
         ("EVIDENCE without a number", b"\x0d\0\0", short),
+        ("PULLSHARDS of none", b"\x0e" + number, listing),
+        ("PULLSHARDS, hash cut short", b"\x0e" + number + bytes(31), listing),
+        ("PULLSHARDS, 25 shards", b"\x0e" + number + ROOT * 25, "PULLSHARDS of too many shards"),
+        ("SHARDS without a number", b"\x0f\0\0\0", short),
+        ("SHARDS, cut short", b"\x0f" + number + b"\0\x09" + bytes(8), "object cut short"),
+        ("SHARDS, an empty one", b"\x0f" + number + b"\0\0", length),
+        ("SHARDS, one of 901 octets", b"\x0f" + number + b"\x03\x85" + bytes(901), length),
     ]  # fmt: skip

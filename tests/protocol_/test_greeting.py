@@ -9,7 +9,6 @@ from random import Random
 
 import attrs
 import pytest
-from simnet import Host, Network
 
 from protocol import frames
 from protocol.address import Endpoint
@@ -18,6 +17,7 @@ from protocol.identity import BootKey, Identity, Mesh
 from protocol.objects import Announcement, Grant, Signed
 from protocol.tuning import MAX_CANDIDATES, Tuning
 from protocol.wire import Wire
+from simulation import Host, Network
 
 
 def asked(net: Network, source: Host) -> list[float]:
@@ -75,9 +75,7 @@ def test_a_seed_that_has_answered_is_sent_probes_and_no_more_padded_hellos() -> 
     net, a = alone(5)
     seed = net.start("seed")
     lost = [True]
-    net.drops.append(
-        lambda source, target, data: lost[0] and frames.frame_type(data) == frames.SEALED
-    )
+    net.drop(lambda source, target, data: lost[0] and frames.frame_type(data) == frames.SEALED)
     net.run(5)
     assert len(asked(net, a)) == 1
     assert a.up.counters["sent Probe"] >= 8
@@ -89,8 +87,7 @@ def test_addresses_that_are_no_seeds_any_more_are_left_alone() -> None:
     net, a = alone(4)
     other = net.add("b")
     net.run(5)
-    a.up.join([other.where], net.clock(a))
-    net.drain(a)
+    a.do(lambda node, now: node.join([other.where], now))
     before = len(net.tap)
     net.run(30)
     assert {to for _, _, to, _ in net.tap[before:]} == {"b"}
@@ -145,7 +142,7 @@ class Crowd:
         self.net = Network(9)
         self.net.add("a")
         self.a = self.net.start("a")
-        self.now = self.net.clock(self.a)
+        self.now = self.a.clock()
         self.rng = Random(9)
         self.wire = self.a.up._common.wire = Counting()
 
@@ -201,9 +198,7 @@ def test_a_node_that_answers_no_hello_is_greeted_ten_times_and_given_up() -> Non
     net.run(2)
     net.kill("n2")
     net.start("n2", disk=False)  # it draws STALE, and its HELLO never comes
-    net.drops.append(
-        lambda source, target, data: source is b and frames.frame_type(data) == frames.HELLO
-    )
+    net.drop(lambda source, target, data: source is b and frames.frame_type(data) == frames.HELLO)
     net.run_until(lambda: a.up.counters.get("heard STALE", 0) > 0, 2)
     net.kill("n2")
     contacts = a.up._contacts
@@ -233,10 +228,10 @@ def test_what_drew_stale_arrives_although_hellos_crossed_and_the_answer_was_lost
         lost.append(data[18])
         return True
 
-    net.drops.append(first_of_each)
+    net.drop(first_of_each)
     net.start("n2", "n1")
-    a.up.announce(net.clock(a), prefixes=[ipaddress.ip_network("10.99.0.0/24")])
-    net.drain(a)
+    added = ipaddress.ip_network("10.99.0.0/24")
+    a.do(lambda node, now: node.announce(now, prefixes=[added]))
     net.run_until(lambda: net.agreed(a, b), 3)
     assert b.up.store.announcements[a.key] == a.up.announcement
     assert sorted(lost) == [0, frames.ASKS]

@@ -26,8 +26,10 @@ from protocol.messages import (
     Offer,
     Probe,
     Pull,
+    PullShards,
     Push,
     Reached,
+    Shards,
     Subtree,
     Vouch,
     Walk,
@@ -60,6 +62,7 @@ some = st.lists(st.sampled_from(KNOWN), max_size=3).map(tuple)
 places = st.sampled_from((None, Endpoint("192.0.2.1", 1), Endpoint("2001:db8::1", 65535)))
 buckets = st.dictionaries(slots, roots, max_size=16).map(Bucket)
 branches = st.lists(roots, min_size=16, max_size=16).map(lambda found: Branch(tuple(found)))
+pieces = st.lists(st.binary(min_size=1, max_size=900), max_size=12)
 vouches = st.builds(Vouch, numbers, st.just(False), roots) | st.builds(
     Vouch, numbers, st.just(True), roots, st.binary(max_size=1024)
 )
@@ -77,6 +80,8 @@ every: st.SearchStrategy[Message] = st.one_of(
     st.builds(Subtree, numbers, paths, st.none() | buckets | branches),
     vouches,
     st.builds(AskEvidence, numbers, st.lists(starts, max_size=64).map(tuple)),
+    st.builds(PullShards, numbers, st.lists(roots, min_size=1, max_size=24).map(tuple)),
+    st.builds(Shards, numbers, pieces.map(messages.fill_shards)),
 )
 
 
@@ -104,7 +109,7 @@ def test_a_message_cut_short_or_changed_is_refused_or_another_message(
     assert len(messages.encode(found)) <= len(body)
 
 
-@given(st.integers(0, 15), st.binary(max_size=MAX_BODY - 1))
+@given(st.integers(0, 17), st.binary(max_size=MAX_BODY - 1))
 def test_random_octets_raise_nothing_but_rejected(kind: int, rest: bytes) -> None:
     with contextlib.suppress(Rejected):
         messages.decode(bytes([kind]) + rest)
@@ -129,7 +134,19 @@ def test_portions_hold_everything_in_order_and_each_fits_one_datagram(
         assert len(messages.encode(Objects(0, portion))) <= MAX_BODY
 
 
-@pytest.mark.parametrize("body", [b"", b"\0", b"\x0e", b"\xff" * 100])
+@given(pieces)
+def test_an_answer_holds_as_many_shards_as_fit_from_the_first_on(found: list[bytes]) -> None:
+    portion = messages.fill_shards(found)
+    assert list(portion) == found[: len(portion)]
+    assert len(messages.encode(Shards(0, portion))) <= MAX_BODY
+    if len(portion) < len(found):
+        with pytest.raises(ValueError, match="Shards of"):
+            messages.encode(Shards(0, tuple(found[: len(portion) + 1])))
+    if found:
+        assert portion
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\x10", b"\xff" * 100])
 def test_a_message_of_unknown_type_is_refused(body: bytes) -> None:
     with pytest.raises(Rejected, match="message of unknown type"):
         messages.decode(body)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from simnet import Network
 
 from protocol.tuning import Tuning
+from simulation import Network, between
 
 
 @pytest.mark.parametrize(("tuning", "delay"), [(Tuning.lan(), 0.002), (Tuning.wan(), 0.08)])
 def test_a_member_that_only_others_reach_stays_alive(tuning: Tuning, delay: float) -> None:
-    network = Network(3, delay=delay, tuning=tuning)
+    network = Network(3, delay=delay, tuning=tuning, cipher=False)
     network.mesh_of(5)
-    network.drops.append(lambda source, target, data: {source.name, target.name} == {"n1", "n2"})
+    network.drop(between("n1", "n2"))
     network.run(60 * tuning.probe_period)
     one, two = network.hosts["n1"], network.hosts["n2"]
     assert not one.up.members[two.key].reachable
@@ -20,9 +20,9 @@ def test_a_member_that_only_others_reach_stays_alive(tuning: Tuning, delay: floa
 
 
 def test_questions_to_relays_are_forgotten_after_a_while() -> None:
-    network = Network(4)
+    network = Network(4, cipher=False)
     network.mesh_of(4)
-    network.drops.append(lambda source, target, data: {source.name, target.name} == {"n1", "n2"})
+    network.drop(between("n1", "n2"))
     detector = network.hosts["n1"].up._detector
     network.run(90.0)
     before = len(detector._nonces)

@@ -24,6 +24,7 @@ from protocol.merkle import Branch, Bucket, Tree
 from protocol.messages import Message, Pull
 from protocol.objects import Accusation, Announcement, Grant, Revocation
 from protocol.session import Session, key_id
+from protocol.shards import Shard, join
 from protocol.store import Evidence, Outcome, Store, slot_id
 
 KINDS = {kind.DOMAIN: kind.KIND for kind in (Grant, Revocation, Announcement)}
@@ -180,7 +181,8 @@ def shown(found: Grant | Revocation | Announcement | Accusation) -> list[Any]:
             first = [found.node.hex(), str(found.sequence), found.boot_key.hex()]
             where = [pack_endpoint(each).hex() for each in found.endpoints]
             packed = [pack_prefixes(found.prefixes, family).hex() for family in (4, 6)]
-            return [*first, str(found.state), str(found.preference), where, *packed]
+            shards = [each.hex() for each in found.shards]
+            return [*first, str(found.state), str(found.preference), where, *packed, shards]
         case Accusation():
             keys = [found.accuser.hex(), found.target.hex()]
             return [*keys, str(found.sequence), str(int(found.refused))]
@@ -194,6 +196,34 @@ def test_such_an_object_is_refused(case: dict[str, str]) -> None:
         return
     with pytest.raises(Rejected) as refused:
         objects.decode(raw)
+    assert refused.value.reason == case["reason"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "accepted"))
+def test_a_shard_is_decoded_and_has_this_hash(case: dict[str, Any]) -> None:
+    found = Shard.decode(octets(case["raw"]))
+    assert found.hash == octets(case["hash"])
+    assert [str(prefix) for prefix in found.prefixes] == case["prefixes"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "refused"))
+def test_such_a_shard_is_refused(case: dict[str, str]) -> None:
+    with pytest.raises(Rejected) as refused:
+        Shard.decode(octets(case["raw"]))
+    assert refused.value.reason == case["reason"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "sets"))
+def test_shards_are_joined_to_this_set(case: dict[str, Any]) -> None:
+    found = join(Shard.decode(octets(raw)) for raw in case["shards"])
+    assert [str(prefix) for prefix in found] == case["prefixes"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "sets_refused"))
+def test_such_shards_are_no_set(case: dict[str, Any]) -> None:
+    pieces = [Shard.decode(octets(raw)) for raw in case["shards"]]
+    with pytest.raises(Rejected) as refused:
+        join(pieces)
     assert refused.value.reason == case["reason"]
 
 
@@ -325,7 +355,7 @@ def test_such_a_message_is_refused(case: dict[str, str]) -> None:
 
 def test_the_vectors_have_every_message() -> None:
     types = {octets(case["body"])[0] for case in load("messages.json")["accepted"]}
-    assert types == set(range(1, 14))
+    assert types == set(range(1, 16))
     assert (
         max(
             len(message.slots)

@@ -1,0 +1,70 @@
+"""Every scenario at a small size: it measures what it says, and breaks no invariant."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.case import Case, Outcome
+from simulation.measure import median, quantile
+from simulation.scenarios import SCENARIOS, perform
+
+SECONDS = {"partition": 60.0, "churn": 30.0, "idle": 20.0, "stall": 120.0, "oneway": 60.0}
+"""Less than the scenario's own, where that is long."""
+
+
+def performed(
+    name: str, nodes: int = 10, loss: float = 0.0, seconds: float | None = None
+) -> Outcome:
+    seconds = seconds or SECONDS.get(name, SCENARIOS[name].seconds)
+    outcome = perform(Case(name, nodes, loss, 1, seconds, explicit=True))
+    assert outcome.failure == ""
+    assert outcome.values.keys() == SCENARIOS[name].measures.keys()
+    return outcome
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_each_scenario_comes_to_an_end_and_withdraws_nobody(name: str, loss: float) -> None:
+    outcome = performed(name, loss=loss)
+    assert None not in outcome.values.values()
+    assert not outcome.values.get("withdrawn")
+
+
+@pytest.mark.parametrize("name", ["update", "crash", "idle"])
+def test_a_scenario_above_the_size_of_real_ciphers_is_the_same(name: str) -> None:
+    outcome = performed(name, nodes=66, seconds=4.0)
+    assert len(outcome.curve) == outcome.of
+    assert not outcome.values.get("withdrawn")
+
+
+def test_an_update_is_at_its_origin_at_once_and_everywhere_at_last() -> None:
+    outcome = performed("update", nodes=20, seconds=1.0)
+    assert outcome.curve[0] < 0.001
+    assert outcome.curve[-1] == outcome.values["everywhere"]
+    assert outcome.of == 20
+    assert (outcome.values["wire ratio"] or 0) > (outcome.values["ratio"] or 0) > 1
+
+
+def test_an_idle_mesh_costs_a_probe_and_an_ack_each_way() -> None:
+    outcome = performed("idle")
+    assert outcome.values["rate"] == pytest.approx(4 * (71 + 28), rel=0.02)
+    # Two datagrams in and two out a period of half a second: 4 x 70 us.
+    assert outcome.values["work"] == pytest.approx(0.28, rel=0.02)
+
+
+def test_the_same_case_has_the_same_outcome() -> None:
+    assert performed("deaths", loss=0.1) == performed("deaths", loss=0.1)
+
+
+def test_a_case_names_the_command_that_makes_it_again() -> None:
+    case = Case("idle", 12, 0.1, 7, 30.0, network="wan", explicit=True)
+    assert case.replay == (
+        "scripts/simulate --scenario idle --nodes 12 --loss 0.1 --network wan --seconds 30 --seed 7"
+    )
+
+
+def test_quantiles_are_nearest_ranks() -> None:
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert (quantile(values, 0.2), quantile(values, 0.21), quantile(values, 1.0)) == (1, 2, 5)
+    assert quantile(values, 0.99) == 5
+    assert (median(values), median(values[:4])) == (3, 3)
