@@ -174,8 +174,7 @@ class Fetcher:
         this, lacking = want.asked, self._shelf.lacking(want.announcement)
         self._out[node] = None
 
-        def answer(message: Message, now: float) -> None:
-            assert isinstance(message, Shards)
+        def answer(message: Shards, now: float) -> None:
             taught = self._take(message, now)
             if self._is_out(want, this):
                 if taught:  # as many as fit have come: it has the next ones too
@@ -189,7 +188,12 @@ class Fetcher:
                 self._in_vain(want, now)
 
         self._requests.ask(
-            peer, lambda number: PullShards(number, lacking), now, answer=answer, silence=silence
+            peer,
+            lambda number: PullShards(number, lacking),
+            now,
+            expected=Shards,
+            answer=answer,
+            silence=silence,
         )
 
     def _is_out(self, want: _Want, number: int) -> bool:

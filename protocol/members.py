@@ -18,7 +18,7 @@ from protocol.address import Endpoint, Prefix
 from protocol.events import Event
 from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
-from protocol.objects import Announcement
+from protocol.objects import Accusation, Announcement, Record
 from protocol.store import Store
 from protocol.timers import Timers
 from protocol.tuning import Tuning
@@ -295,3 +295,8 @@ class Common:
     def is_live(self, key: bytes) -> bool:
         """``key`` is a live member, or us."""
         return key in self.members.live or key == self.me.public
+
+    def may_tell(self, each: Record | Accusation) -> bool:
+        """A push says that its sender has seen the origin: an announcement is pushed only of
+        one that is live, or by which it left; other objects are as good from anybody."""
+        return not isinstance(each, Announcement) or each.has_left or self.is_live(each.node)

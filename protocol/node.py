@@ -481,7 +481,7 @@ class Node:
             if new:
                 learned.append(each)
                 waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
-                if waiting and self._merge(waiting, now, vouched=vouched) is Outcome.NEW:
+                if waiting and self._merge(waiting, now, vouched=False) is Outcome.NEW:
                     learned.append(waiting)
         for each in learned:
             if isinstance(each, Announcement):
@@ -490,34 +490,31 @@ class Node:
             self._gossip.pull(source, list(lacking), now)
         self._changed(before, [each for each in learned if isinstance(each, Record)], now)
         if pass_on:
-            self._gossip.relay([each for each in learned if self._worth_telling(each)], source, now)
+            told = [each for each in learned if self._common.may_tell(each)]
+            self._gossip.relay(told, source, now)
         return bool(learned)
 
     def _refused(self, error: Rejected, source: Endpoint | None, peer: bytes | None) -> None:
         self._common.count(f"refused: {error.reason}")
         self._common.events.append(Refused(source, peer, error.reason))
 
-    def _worth_telling(self, each: News) -> bool:
-        """Members push a node's word only when it is seen; the root spreads the rest."""
-        return (
-            not isinstance(each, Announcement) or each.has_left or self._common.is_live(each.node)
-        )
-
     def _learn_record(
         self, record: Record, lacking: dict[bytes, None], now: float, *, vouched: bool
     ) -> bool:
-        """Keep ``record`` if it is newest; note in ``lacking`` the slot it cannot stand without."""
+        """Keep ``record`` if it is newest; note in ``lacking`` what it cannot stand without."""
         store = self._common.store
         held = store.in_slot(slot_id(record.KIND, record.node))
         if held is not None and not newer(record, held):
-            if held.hash == record.hash and vouched:
+            if isinstance(record, Announcement) and held.hash == record.hash and vouched:
                 self._vouched((record.node,), now)
             return False
         if not self._contacts.verify(record, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
         outcome = self._merge(record, now, vouched=vouched)
         if outcome is Outcome.WAITING:
-            lacking[slot_id(Grant.KIND, record.node)] = None
+            # The announcement once more, for only with it comes whether ``source`` has seen it.
+            for kind in (Grant.KIND, Announcement.KIND):
+                lacking[slot_id(kind, record.node)] = None
         return outcome is Outcome.NEW
 
     def _learn_accusation(

@@ -147,7 +147,7 @@ def object_hash(raw: bytes) -> bytes:
 
 def slot_id(kind: str, node: bytes) -> bytes:
     """Section 5.1."""
-    return digest(b"meshd/1 slot\0", bytes([KINDS[kind]]), node, size=12)
+    return digest(b"meshd/1 slot\0", node, size=11) + bytes([KINDS[kind]])
 
 
 def key_id(mesh: bytes, node: bytes, boot_key: bytes) -> bytes:

@@ -6,13 +6,16 @@ import ipaddress
 
 import pytest
 
+from protocol import store as store_module
 from protocol.address import Endpoint, endpoint
 from protocol.errors import SequenceUnavailable
 from protocol.events import Converged, ObservedElsewhere, PrefixesChanged, Superseded
 from protocol.frames import HELLO, SEALED
-from protocol.objects import Announcement
+from protocol.objects import Announcement, Grant
+from protocol.store import slot_id
 from simulation import Disk, Network
 from simulation.traffic import Traffic
+from simulation.warm import warm_mesh
 
 SEEDS = range(5)
 
@@ -338,3 +341,25 @@ def test_a_grant_that_is_renewed_reaches_everyone() -> None:
     net.start("n2", "n1")
     net.run_until(lambda: net.agreed(a, b, c))
     assert c.up.store.grants[b.key] == newer
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_has_to_leave_a_full_store_is_no_member_any_more(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Network(seed)
+    hosts = warm_mesh(net, 8)
+    net.run_until(lambda: all(host.up.converged for host in hosts))
+    monkeypatch.setattr(store_module, "MAX_MEMBERS", 8)
+    newcomer = net.add("newcomer")
+    ranked = sorted((*hosts, newcomer), key=lambda host: slot_id(Grant.KIND, host.key))
+    first, last = ranked[:-1], ranked[-1]
+    net.start("newcomer", "n1")
+    net.run(10)
+    assert len({host.up.store.root for host in first}) == 1, net
+    for host in first:
+        assert set(host.up.store.announcements) == {other.key for other in first}, net
+        if host is not newcomer:
+            assert last.key not in host.up.members, net
+            assert set(host.up.members) == {other.key for other in first if other is not host}, net
+            assert host.up.converged, net
