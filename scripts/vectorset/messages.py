@@ -307,7 +307,7 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("SHARDS without a number", b"\x11\0\0\0", short),
         ("SHARDS, cut short", b"\x11" + number + b"\0\x09" + bytes(8), "object cut short"),
         ("SHARDS, an empty one", b"\x11" + number + b"\0\0", length),
+        ("SHARDS, one of 901 octets", b"\x11" + number + b"\x03\x85" + bytes(901), length),
         ("SUSPECT, one byte short", b"\x12" + SLOT + bytes(7), "malformed SUSPECT"),
         ("SUSPECT, one byte long", b"\x12" + SLOT + bytes(9), "malformed SUSPECT"),
-        ("SHARDS, one of 901 octets", b"\x11" + number + b"\x03\x85" + bytes(901), length),
     ]  # fmt: skip
