@@ -35,6 +35,7 @@ from protocol.messages import (
     Scan,
     Slots,
     Subtree,
+    Suspect,
     Vouch,
     Walk,
 )
@@ -258,6 +259,7 @@ def hostile_messages(made: Pair) -> st.SearchStrategy[Message]:
         st.builds(Indirect, number, slots),
         st.builds(Reached, number),
         st.builds(Nack, number),
+        st.builds(Suspect, slots, st.integers(0, 2**64 - 1)),
         st.builds(Push, listed),
         st.builds(Offer, st.lists(st.tuples(slots, start), min_size=1, max_size=9).map(tuple)),
         st.builds(Pull, number, st.lists(slots, min_size=1, max_size=64).map(tuple)),
