@@ -136,11 +136,11 @@ class Store:
         else:
             if isinstance(record, Grant) and record.node in self.revocations:
                 return Outcome.REVOKED
-            shelf = self.grants if isinstance(record, Grant) else self.revocations
-            if held is None and len(shelf) >= MAX_MEMBERS:
-                if not self._fits(shelf, slot):
+            section = self.grants if isinstance(record, Grant) else self.revocations
+            if held is None and len(section) >= MAX_MEMBERS:
+                if not self._fits(section, slot):
                     return Outcome.FULL
-                last = shelf.last().node
+                last = section.last().node
                 self._empty(record.KIND, last)
                 if isinstance(record, Grant):
                     self.evicted.append(last)
@@ -154,11 +154,11 @@ class Store:
         """The announcement that waited for ``node``'s grant, to be merged now."""
         return self._waiting.pop(node, None)
 
-    def _fits(self, shelf: Section[Grant] | Section[Revocation], slot: bytes) -> bool:
-        """False when the shelf is full of those whose slots come before ``slot``."""
-        if len(shelf) < MAX_MEMBERS:
+    def _fits(self, section: Section[Grant] | Section[Revocation], slot: bytes) -> bool:
+        """False when the section is full of those whose slots come before ``slot``."""
+        if len(section) < MAX_MEMBERS:
             return True
-        last = shelf.last()
+        last = section.last()
         return slot < slot_id(last.KIND, last.node)
 
     def _keep_waiting(self, record: Announcement) -> Outcome:
