@@ -110,7 +110,7 @@ class Contacts:
         tuning = common.tuning
         self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
         self._checks = TokenBucket(tuning.verify_rate, tuning.verify_burst)
-        self._member_checks = TokenBucket(tuning.verify_rate, tuning.verify_burst)
+        self._member_checks = TokenBucket(tuning.verify_rate, tuning.verify_store)
         """Apart, so that no flood of strangers keeps members' news from being checked."""
 
     # What the store says of boot keys.
