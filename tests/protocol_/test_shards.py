@@ -10,7 +10,6 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simnet import Host, Network
 
 from protocol.address import Prefix, pack_prefixes
 from protocol.errors import Rejected
@@ -20,6 +19,8 @@ from protocol.messages import PullShards, Shards
 from protocol.node import Node
 from protocol.objects import HASH_SIZE, MAX_SHARDS, Announcement
 from protocol.shards import MAX_PREFIXES, MAX_SHARD, Shard, Shelf, cut, join, shard_hash
+from simulation import Host, Network
+from simulation.traffic import Traffic
 
 # Sets of prefixes.
 
@@ -233,8 +234,8 @@ def everywhere(hosts: list[Host], of: Host, wanted: Iterable[Prefix]) -> bool:
 
 def announce(net: Network, host: Host, wanted: Iterable[Prefix]) -> None:
     host.prefixes = tuple(wanted)
-    host.up.announce(net.clock(host), prefixes=host.prefixes)
-    net.drain(host)
+    host.up.announce(host.clock(), prefixes=host.prefixes)
+    host.drain()
 
 
 @pytest.mark.parametrize("make", [four, six])
@@ -260,10 +261,10 @@ def test_one_changed_prefix_costs_few_octets() -> None:
     announce(net, hosts[0], map(four, range(1000)))
     net.run_until(lambda: everywhere(hosts, hosts[0], hosts[0].prefixes))
     net.run(2.0)
-    before = [host.sent_bytes for host in hosts]
+    before = Traffic.of(host.sent for host in hosts).payload()
     announce(net, hosts[0], [*hosts[0].prefixes[1:], four(2000)])
     net.run_until(lambda: everywhere(hosts, hosts[0], hosts[0].prefixes))
-    sent = sum(host.sent_bytes for host in hosts) - sum(before)
+    sent = Traffic.of(host.sent for host in hosts).payload() - before
     # To each of four: an announcement of 600 octets, a request, one or two shards of 250,
     # and its offers to the others; all of the set would be 4,000.
     assert sent < 4 * 1600, net
@@ -279,8 +280,8 @@ def test_the_whole_set_goes_when_its_node_leaves_or_announces_few_again() -> Non
     announce(net, a, [four(1)])
     net.run_until(lambda: everywhere([a, b, c], a, [four(1)]))
     assert len(c.up.shards) > 0
-    b.up.leave(net.clock(b))
-    net.drain(b)
+    b.up.leave(b.clock())
+    b.drain()
     net.run_until(lambda: everywhere([a, c], b, []))
     assert [len(host.up.shards) for host in (a, b, c)] == [0, 0, 0]
 
@@ -339,12 +340,12 @@ def test_an_answer_nobody_asked_for_is_dropped() -> None:
     net.run_until(lambda: bool(a.up._fetcher._out))
     number = next(iter(a.up._requests._out))
     for sender, request in ((b, number ^ 1), (c, number)):  # another request, another's answer
-        sender.up._contacts.send(a.key, Shards(request, (first,)), net.clock(sender))
-        net.drain(sender)
+        sender.up._contacts.send(a.key, Shards(request, (first,)), sender.clock())
+        sender.drain()
     net.run(0.1)
     assert len(a.up.shards) == 0
-    b.up._contacts.send(a.key, Shards(number, (first,)), net.clock(b))
-    net.drain(b)
+    b.up._contacts.send(a.key, Shards(number, (first,)), b.clock())
+    b.drain()
     net.run(0.1)
     assert list(a.up.shards) == [first]
     assert a.up.prefixes_of(b.key) == ordered([four(2)])
@@ -367,10 +368,11 @@ def test_who_has_them_a_moment_later_is_asked_again_soon() -> None:
 def broken(net: Network, host: Host, pieces: tuple[Shard, ...]) -> None:
     """Announce these shards, whatever they are."""
     node = host.up
-    host.sequence += 1
-    own = announcing(net, host, pieces, host.sequence, node._contacts.boot_key.public)
-    node._originator._publish(own, pieces, net.clock(host))
-    net.drain(host)
+    assert node.announcement is not None
+    sequence = node.announcement.sequence + 1
+    own = announcing(net, host, pieces, sequence, node._contacts.boot_key.public)
+    node._originator._publish(own, pieces, host.clock())
+    host.drain()
 
 
 def too_many() -> tuple[Shard, ...]:
@@ -424,7 +426,7 @@ def test_shards_are_had_from_others_when_their_origin_gives_none() -> None:
     hosts = net.mesh_of(5)
     a, b = hosts[:2]
     pulse = 42 + 29  # of a PROBE or ACK: the others hear that it lives, and nothing else
-    net.drops.append(lambda source, to, data: source is a and to is not b and len(data) != pulse)
+    net.drop(lambda source, to, data: source is a and to is not b and len(data) != pulse)
     give, asked = b.up._fetcher.give, set()
 
     def once_deaf(peer: bytes, pull: PullShards, now: float) -> None:
@@ -457,9 +459,10 @@ def test_what_nobody_has_is_reported_once_and_asked_for_until_it_comes() -> None
         ]
         assert host.up.prefixes_of(a.key) == before
         assert host.up.converged
-    counted = sum(host.sent for host in others)
-    idle = net.run_until(lambda: sum(host.sent for host in others) > counted + 1500, timeout=600)
-    assert idle > 60, "asking for it is slow"
+    earlier = Traffic.of(host.sent for host in others).datagrams[PullShards.TYPE]
+    net.run(60)
+    asked = Traffic.of(host.sent for host in others).datagrams[PullShards.TYPE] - earlier
+    assert 0 < asked <= 3 * 2 * 60 / net.tuning.fetch_max, "asking for it is slow"
     net.start("n1", "n2")
     net.run_until(lambda: everywhere(others, a, a.prefixes), timeout=30)
 
@@ -475,8 +478,8 @@ def test_a_restarted_node_has_its_sets_from_its_disk_and_asks_nobody() -> None:
 
     def again(shards: Iterable[bytes]) -> Node:
         return Node(
-            net.mesh, c.identity, c.disk, next_sequence=lambda above: above + 1, rng=Random(1),
-            now=0.0, shards=shards,
+            net.mesh, c.identity, c.disk.records, next_sequence=lambda above: above + 1,
+            rng=Random(1), now=0.0, shards=shards,
         )  # fmt: skip
 
     assert again(shards).prefixes_of(a.key) == ordered(a.prefixes)
