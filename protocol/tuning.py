@@ -148,8 +148,9 @@ class Tuning:
     """Signature checks per second for all HELLOs together, two for a newcomer: at 170 us each,
     a sixth of a core; 1,000 newcomers at once and 500 a second."""
     member_verify_rate: float = 2000.0
-    member_verify_burst: float = 4000.0
-    """... and for what members send: a third of a core; a mesh of 2,000 at once."""
+    member_verify_burst: float = 16384.0
+    """... and for what members send: a third of a core; saved up, the grants and announcements
+    of a full store, so that a newcomer throws nothing away that it has asked for."""
     boot_key_lifetime: float = 604_800.0
     """A boot key is replaced after a week, 10 % more or less (DESIGN 4)."""
     boot_key_grace: float = 60.0

@@ -139,6 +139,7 @@ PAIR = pair()
 def receives(data: bytes, *, answers: int = 0) -> None:
     """The node takes ``data`` from a stranger: no change, few bytes of answer, a counter."""
     PAIR.wait(0)  # what is due is done first: it is no answer
+    PAIR.node.events()
     before, counted = state(PAIR.node), sum(PAIR.node.counters.values())
     PAIR.node.receive(data, STRANGER, PAIR.now)
     assert state(PAIR.node) == before
