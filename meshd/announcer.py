@@ -128,7 +128,7 @@ class Announcer:
         """``Refused`` when another's prefix overlaps and the grants do not share it."""
         for member in self._node.members.values():
             theirs = self._node.store.grants[member.key]
-            for other in member.announcement.prefixes:
+            for other in member.prefixes:
                 both_named = prefix in self.grant.allow and prefix in theirs.allow
                 if overlaps(prefix, other) and not (prefix == other and both_named):
                     raise Refused(

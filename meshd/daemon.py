@@ -59,6 +59,9 @@ that is silent for longer is failing, and reads it when it comes back."""
 TABLE_EVENTS: Final = (Converged, PeerChanged, PrefixesChanged, ReachabilityChanged, Revoked)
 """What may change the routes; the others are told and no more."""
 
+SHARD_MARK: Final = b"\0"
+"""Before a shard in the snapshot: no object is of kind 0."""
+
 LAST_WORDS: Final = 0.2
 """Seconds for the answer to ``leave`` to be read before the socket goes."""
 
@@ -110,10 +113,12 @@ class Daemon:
         """Node to (sequence at which it failed first, end of its restart window)."""
         self._converged: Converged | None = None
         self._quit = trio.CancelScope()
+        records, shards = _split(options.snapshot)
         self._node = Node(
             options.mesh,
             options.identity,
-            _records(options),
+            [options.grant, *records],
+            shards=shards,
             next_sequence=self._next_sequence,
             rng=SystemRandom(),
             now=trio.current_time(),
@@ -173,7 +178,7 @@ class Daemon:
             id=short_id(self._options.identity.public),
             port=self._config.port,
             endpoints=[str(where) for where in own.endpoints] if own else [],
-            prefixes=[str(prefix) for prefix in own.prefixes] if own else [],
+            prefixes=[str(prefix) for prefix in self._node.prefixes],
             mesh=self._options.mesh.id.hex()[:8],
         )
         if own is not None and not own.endpoints:
@@ -305,10 +310,9 @@ class Daemon:
         if reading.host != self._host:
             self._host = reading.host
             self._announcer.follow(reading.host)
-        own, now = self._node.announcement, trio.current_time()
+        now = trio.current_time()
         origins = [self._origin(member, now) for member in self._node.members.values()]
-        local = own.prefixes if own is not None else ()
-        return decide(origins, local, self._host, time.time())
+        return decide(origins, self._node.prefixes, self._host, time.time())
 
     def _origin(self, member: Member, now: float) -> Origin:
         sequence, until = self._windows.get(member.key, (-1, 0.0))
@@ -318,6 +322,7 @@ class Daemon:
             name=member.name,
             grant=self._node.store.grants[member.key],
             announcement=member.announcement,
+            prefixes=member.prefixes,
             state=member.state.value,
             seen=member.seen,
             reachable=member.reachable,
@@ -342,22 +347,23 @@ class Daemon:
 
     def _count_prefixes(self) -> int:
         """How many prefixes we and the live members announce."""
-        own, members = self._node.announcement, self._node.members
-        live = [members[key].announcement for key in members.live]
-        return sum(len(each.prefixes) for each in (*live, own) if each is not None)
+        members = self._node.members
+        return len(self._node.prefixes) + sum(len(members[k].prefixes) for k in members.live)
 
     # The snapshot.
 
     async def _keep_snapshot(self) -> None:
-        written = b""
+        written = (b"", 0)
         while True:
             await self._changed.wait()
             await trio.sleep(SNAPSHOT_DELAY)
             self._changed = trio.Event()
-            if self._node.store.root == written:
+            # The root says which shards are to be here, their number whether more have come.
+            known = (self._node.store.root, len(self._node.shards))
+            if known == written:
                 continue
-            written = self._node.store.root
-            objects = [record.raw for record in self._node.store]
+            written = known
+            objects = list(_remembered(self._node))
             try:
                 await trio.to_thread.run_sync(self._options.state.write_snapshot, objects)
             except StateError as error:
@@ -365,7 +371,7 @@ class Daemon:
 
     def _write_snapshot(self) -> None:
         try:
-            self._options.state.write_snapshot(record.raw for record in self._node.store)
+            self._options.state.write_snapshot(_remembered(self._node))
         except StateError as error:
             self._log.emit("error", reason=str(error))
 
@@ -410,8 +416,7 @@ class Daemon:
         return self._announced()
 
     def _announced(self) -> object:
-        own = self._node.announcement
-        return {"local": [str(prefix) for prefix in own.prefixes] if own else []}
+        return {"local": [str(prefix) for prefix in self._node.prefixes]}
 
     async def _reload(self, params: dict[str, Any]) -> object:
         fresh = self._options.reload(self._announcer.grant)
@@ -454,16 +459,27 @@ async def _after(seconds: float, call: Callable[[], None]) -> None:
     call()
 
 
-def _records(options: RunOptions) -> Iterable[Record]:
-    """The own grant, and what of the snapshot can still be read."""
-    yield options.grant
-    for raw in options.snapshot:
+def _remembered(node: Node) -> Iterable[bytes]:
+    """The whole snapshot: envelopes, and the shards that these name, each marked."""
+    yield from (record.raw for record in node.store)
+    yield from (SHARD_MARK + raw for raw in node.shards)
+
+
+def _split(snapshot: Iterable[bytes]) -> tuple[list[Record], list[bytes]]:
+    """What of a snapshot can still be read: objects, and shards as they came."""
+    records: list[Record] = []
+    shards: list[bytes] = []
+    for raw in snapshot:
+        if raw.startswith(SHARD_MARK):
+            shards.append(raw.removeprefix(SHARD_MARK))
+            continue
         try:
             record = decode(raw)
         except Rejected:
             continue
         if not isinstance(record, Accusation):
-            yield record
+            records.append(record)
+    return records, shards
 
 
 def _prefixes(params: dict[str, Any]) -> tuple[Prefix, ...]:

@@ -23,6 +23,7 @@ from protocol.events import (
     ReachabilityChanged,
     Refused,
     Revoked,
+    ShardsMissing,
     Superseded,
 )
 from protocol.identity import short_id
@@ -53,6 +54,14 @@ class Narrator:
             case PrefixesChanged():
                 self._prefixes("prefix-added", event, event.added)
                 self._prefixes("prefix-removed", event, event.removed)
+            case ShardsMissing():
+                self._log.emit(
+                    "prefixes-missing",
+                    name=event.name,
+                    id=short_id(event.node),
+                    shards=event.lacking,
+                    reason="nobody has sent them; its last whole set of prefixes stays in force",
+                )
             case Superseded():
                 self._log.emit(
                     "superseded",

@@ -54,6 +54,8 @@ class Origin:
     name: str
     grant: Grant
     announcement: Announcement
+    prefixes: tuple[Prefix, ...]
+    """Its last whole set."""
     state: Literal["alive", "suspect", "failed", "left"]
     seen: bool
     reachable: bool = True
@@ -115,7 +117,7 @@ def decide(
     rows: list[Route] = []
     claims: list[_Claim] = []
     for origin in sorted(present, key=lambda each: each.key):
-        for number, prefix in enumerate(origin.announcement.prefixes):
+        for number, prefix in enumerate(origin.prefixes):
             reason = _unauthorised(origin, prefix, number, unix_now) or ground.refuses(prefix)
             if reason:
                 rows.append(_row(prefix, origin, None, "refused", reason))

@@ -35,7 +35,7 @@ def status(
         "converged": node.converged and kernel.in_sync,
         "peers": {state: states.count(state) for state in ("alive", "suspect", "failed", "left")},
         "prefixes": {
-            "local": [str(prefix) for prefix in own.prefixes] if own else [],
+            "local": [str(prefix) for prefix in node.prefixes],
             "remote": len({row.prefix for row in routes if row.state != "refused"}),
         },
         "kernel": {"backend": backend, "in_sync": kernel.in_sync, "error": kernel.error},
@@ -50,7 +50,7 @@ def peers(node: Node, now: float) -> list[Json]:
             "name": member.name,
             "state": member.shown_state,
             "endpoint": _endpoint(member),
-            "prefixes": [str(prefix) for prefix in member.announcement.prefixes],
+            "prefixes": [str(prefix) for prefix in member.prefixes],
             "sequence": member.announcement.sequence,
             "rtt_ms": round(1000 * member.rtt, 3) if member.rtt is not None else None,
             "since_s": round(now - member.shown_since, 1),

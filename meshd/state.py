@@ -202,7 +202,7 @@ class StateDirectory:
             return ()
 
     def write_snapshot(self, objects: Iterable[bytes]) -> None:
-        """Keep the whole store, as envelopes."""
+        """Keep the whole store, as the daemon writes it: envelopes, and the shards they name."""
         self.write("snapshot", records.dump(objects))
 
     def read_grant(self) -> bytes:

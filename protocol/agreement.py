@@ -35,11 +35,13 @@ class Agreement:
         *,
         send: Callable[[bytes, Message, float], bool],
         heard: Callable[[Member, float], None],
+        holds_all: Callable[[], bool],
         may_settle: Callable[[], bool],
     ) -> None:
-        """``heard``: a member told its root; ``may_settle``: we have met who we were told of."""
-        self._common, self._send = common, send
-        self._heard, self._may_settle = heard, may_settle
+        """``heard``: a member told its root; ``holds_all``: every shard that is named is here;
+        ``may_settle``: we have met who we were told of."""
+        self._common, self._send, self._heard = common, send, heard
+        self._holds_all, self._may_settle = holds_all, may_settle
         self._root = b""
         self._held = 0
         """Who is known to have held ``_root``: places in its member list."""
@@ -57,13 +59,15 @@ class Agreement:
         return self._diverged_at is None
 
     def changed(self, now: float) -> None:
-        """The root or somebody's state may have changed: judge anew."""
+        """The root, somebody's state or what we hold may have changed: judge anew."""
         root = self._common.store.root
         if root != self._root:
-            self._root, self._held, self._wanted = root, self._own_bit(), (-1, 0)
+            self._root, self._held, self._wanted = root, 0, (-1, 0)
             self._in_vain, self._delay = 0, self._common.tuning.agree_period
             if self._diverged_at is None:
                 self._diverged_at = now
+        if not self._held & (own := self._own_bit()) and self._holds_all():
+            self._held |= own
         if self._is_complete():
             self._settle(now)
             return

@@ -38,12 +38,25 @@ class ReachabilityChanged:
 
 @attrs.frozen
 class PrefixesChanged:
-    """A node's announcement names other prefixes than its last."""
+    """Another whole set of a node's prefixes is in force than before."""
 
     node: bytes
     name: str
     added: tuple[Prefix, ...]
     removed: tuple[Prefix, ...]
+
+
+@attrs.frozen
+class ShardsMissing:
+    """Shards of a node's newest announcement could not be had for ``fetch_patience``.
+
+    Its last whole set stays in force, and they are still asked for; told once.
+    """
+
+    node: bytes
+    name: str
+    lacking: int
+    """How many."""
 
 
 @attrs.frozen
@@ -106,6 +119,6 @@ class CannotAnnounce:
 
 
 Event = (
-    PeerChanged | ReachabilityChanged | PrefixesChanged | Converged | Superseded | Accused
-    | ObservedElsewhere | Refused | Revoked | CannotAnnounce
+    PeerChanged | ReachabilityChanged | PrefixesChanged | ShardsMissing | Converged | Superseded
+    | Accused | ObservedElsewhere | Refused | Revoked | CannotAnnounce
 )  # fmt: skip

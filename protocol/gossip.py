@@ -171,8 +171,7 @@ class Gossip:
     def pull(self, peer: bytes, slots: list[bytes], now: float) -> None:
         """Ask ``peer`` for what stands in ``slots``: it has offered or sent what needs it."""
 
-        def answer(message: Message, now: float) -> None:
-            assert isinstance(message, Objects)
+        def answer(message: Objects, now: float) -> None:
             self._learn(message.items, peer, now, pass_on=True)
             rest = message.behind(slots)
             if rest:
@@ -183,6 +182,7 @@ class Gossip:
             peer,
             lambda number: Pull(number, tuple(slots[: messages.MAX_PULL])),
             now,
+            expected=Objects,
             answer=answer,
             silence=lambda now: self._fetch(slots, now),
             patience=self._common.tuning.offer_retry,

@@ -14,11 +14,11 @@ from random import Random
 import attrs
 
 from protocol import identity
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.events import Event
 from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
-from protocol.objects import Announcement
+from protocol.objects import Accusation, Announcement, Record
 from protocol.store import Store
 from protocol.timers import Timers
 from protocol.tuning import Tuning
@@ -41,6 +41,8 @@ class Member:
     key: bytes = attrs.field(repr=identity.short_id)
     announcement: Announcement
     name: str
+    prefixes: tuple[Prefix, ...] = ()
+    """Its last whole set: that of ``announcement`` unless shards of it are lacking."""
     state: State = State.ALIVE
     since: float = 0.0
     reason: str = ""
@@ -201,11 +203,18 @@ class Members(Mapping[bytes, Member]):
     def _record(self, key: bytes) -> Member:
         """What is known of a member about whom nothing was noted yet."""
         announcement = self._store.announcements[key]
-        name = self._store.grants[key].name
+        member = Member(
+            key,
+            announcement,
+            self._store.grants[key].name,
+            prefixes=announcement.prefixes,
+            seen=key in self.live,
+        )
         if key in self.left:
-            return Member(key, announcement, name, State.LEFT, shown=State.LEFT.value)
-        seen = key in self.live
-        return Member(key, announcement, name, seen=seen, shown="alive" if seen else None)
+            member.state, member.shown = State.LEFT, State.LEFT.value
+        elif member.seen:
+            member.shown = State.ALIVE.value
+        return member
 
     def resume(self, me: bytes) -> None:
         """Take all that the store knows for seen, except ``me``; nothing is noted of anyone."""
@@ -282,3 +291,8 @@ class Common:
     def is_live(self, key: bytes) -> bool:
         """``key`` is a live member, or us."""
         return key in self.members.live or key == self.me.public
+
+    def may_tell(self, each: Record | Accusation) -> bool:
+        """A push says that its sender has seen the origin: an announcement is pushed only of
+        one that is live, or by which it left; other objects are as good from anybody."""
+        return not isinstance(each, Announcement) or each.has_left or self.is_live(each.node)

@@ -18,7 +18,8 @@ from protocol.address import Endpoint, pack_endpoint, unpack_endpoint
 from protocol.errors import Rejected
 from protocol.frames import MAX_BODY
 from protocol.merkle import BUCKET, SLOT_SIZE, Branch, Bucket
-from protocol.objects import HASH_SIZE, Accusation, Record
+from protocol.objects import HASH_SIZE, MAX_SHARDS, Accusation, Record
+from protocol.shards import MAX_SHARD
 from protocol.store import slot_id
 from protocol.tuning import MAX_MEMBERS
 
@@ -29,6 +30,9 @@ _U32: Final = struct.Struct("!I")
 _PULSE: Final = struct.Struct("!I16s8s")
 _OBJECTS: Final = struct.Struct("!IB")
 _INDIRECT: Final = struct.Struct(f"!I{SLOT_SIZE}s")
+
+_ROOM: Final = MAX_BODY - 1 - _OBJECTS.size
+"""Bytes for the objects of a PUSH or OBJECTS, or the shards of a SHARDS."""
 
 MAX_PULL: Final = 64
 """Slots asked for in one PULL: more than one answer ever holds."""
@@ -144,7 +148,7 @@ class Push:
     objects: tuple[News, ...]
 
     def body(self) -> bytes:
-        return b"".join([len(each.raw).to_bytes(2, "big") + each.raw for each in self.objects])
+        return b"".join([_sized(each.raw) for each in self.objects])
 
     @classmethod
     def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Push:
@@ -201,11 +205,8 @@ class Objects:
     """Each with whether the sender has seen its origin and holds it live."""
 
     def body(self) -> bytes:
-        parts = [_OBJECTS.pack(self.request, self.more)]
-        for each, vouched in self.items:
-            size = len(each.raw) | (_VOUCHED if vouched else 0)
-            parts += (size.to_bytes(2, "big"), each.raw)
-        return b"".join(parts)
+        head = _OBJECTS.pack(self.request, self.more)
+        return head + b"".join([_sized(each.raw, vouched) for each, vouched in self.items])
 
     @classmethod
     def parse(cls, body: bytes, decode: DecodeObject = _DECODE_OBJECT) -> Objects:
@@ -389,16 +390,54 @@ class Agree:
         return cls(bool(body[0]), body[1 : 1 + HASH_SIZE], *_unpack_places(body[1 + HASH_SIZE :]))
 
 
+@attrs.frozen
+class PullShards:
+    """Send me the shards with these hashes."""
+
+    TYPE: ClassVar[int] = 16
+    request: int
+    hashes: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(self.hashes)
+
+    @classmethod
+    def parse(cls, body: bytes) -> PullShards:
+        request, hashes = _number(body), _cut(body[_U32.size :], HASH_SIZE)
+        if len(hashes) > MAX_SHARDS:
+            raise Rejected("PULLSHARDS of too many shards")
+        return cls(request, hashes)
+
+
+@attrs.frozen
+class Shards:
+    """The answer to that: as many as fit, in the order asked, not yet looked into."""
+
+    TYPE: ClassVar[int] = 17
+    request: int
+    shards: tuple[bytes, ...]
+
+    def body(self) -> bytes:
+        return _U32.pack(self.request) + b"".join(map(_sized, self.shards))
+
+    @classmethod
+    def parse(cls, body: bytes) -> Shards:
+        request, items = _number(body), tuple(_items(body, _U32.size))
+        if any(marked or not 0 < len(raw) <= MAX_SHARD for raw, marked in items):
+            raise Rejected("shard of no length that one has")
+        return cls(request, tuple(raw for raw, _ in items))
+
+
 Message = (
     Probe | Ack | Indirect | Reached | Nack | Push | Offer | Pull | Objects | Walk | Subtree
-    | Vouch | AskEvidence | Scan | Agree
+    | Vouch | AskEvidence | Scan | Agree | PullShards | Shards
 )  # fmt: skip
 
 _TYPES: Final[dict[int, type[Message]]] = {
     each.TYPE: each
     for each in (
         Probe, Ack, Indirect, Reached, Nack, Push, Offer, Pull, Objects, Walk, Subtree,
-        Vouch, AskEvidence, Scan, Agree,
+        Vouch, AskEvidence, Scan, Agree, PullShards, Shards,
     )
 }  # fmt: skip
 
@@ -427,26 +466,46 @@ AnyNews = TypeVar("AnyNews", bound=News)
 def fill(found: Iterable[AnyNews]) -> Iterator[tuple[AnyNews, ...]]:
     """``found`` in portions that each fit one PUSH or OBJECTS, order kept."""
     portion: list[AnyNews] = []
-    room = MAX_BODY - 1 - _OBJECTS.size
-    left = room
+    left = _ROOM
     for each in found:
         size = 2 + len(each.raw)
         if portion and size > left:
             yield tuple(portion)
-            portion, left = [], room
+            portion, left = [], _ROOM
         portion.append(each)
         left -= size
     if portion:
         yield tuple(portion)
 
 
+def fill_shards(found: Iterable[bytes]) -> tuple[bytes, ...]:
+    """As many of ``found``, from the first on, as fit one SHARDS."""
+    portion: list[bytes] = []
+    left = _ROOM
+    for raw in found:
+        left -= 2 + len(raw)
+        if left < 0:
+            break
+        portion.append(raw)
+    return tuple(portion)
+
+
 def _split(body: bytes, at: int, decode: DecodeObject) -> Iterator[tuple[News, bool]]:
+    for raw, marked in _items(body, at):
+        yield decode(raw), marked
+
+
+def _sized(raw: bytes, marked: bool = False) -> bytes:
+    return (len(raw) | (_VOUCHED if marked else 0)).to_bytes(2, "big") + raw
+
+
+def _items(body: bytes, at: int) -> Iterator[tuple[bytes, bool]]:
     while at < len(body):
         size = int.from_bytes(body[at : at + 2], "big")
         end = at + 2 + (size & ~_VOUCHED)
         if end > len(body):
             raise Rejected("object cut short")
-        yield decode(body[at + 2 : end]), size >= _VOUCHED
+        yield body[at + 2 : end], size >= _VOUCHED
         at = end
 
 

@@ -37,6 +37,7 @@ from protocol.events import (
 )
 from protocol.evidence import Evidence
 from protocol.failure import Detector
+from protocol.fetch import Fetcher
 from protocol.gossip import Gossip
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.members import Common, Member, Members, State, choose_endpoint
@@ -52,9 +53,11 @@ from protocol.messages import (
     Offer,
     Probe,
     Pull,
+    PullShards,
     Push,
     Reached,
     Scan,
+    Shards,
     Subtree,
     Vouch,
     Walk,
@@ -63,6 +66,7 @@ from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.requests import Requests
+from protocol.shards import Shard, Shelf
 from protocol.store import Outcome, Store, newer, slot_id
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
@@ -75,10 +79,11 @@ class Node:
     """One member of a mesh.
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
-    the own grant must be in it.  A whole ``Store`` is taken as verified, and its members
-    as seen: a simulation of thousands starts so.  ``next_sequence(above)`` returns a
-    sequence that is larger than ``above`` and than every one it returned before, in all
-    lives of this node, or raises ``SequenceUnavailable``.  ``wire`` is for the simulator.
+    the own grant must be in it; ``shards`` are what it held of those that they name.  A
+    whole ``Store`` is taken as verified, and its members as seen: a simulation of thousands
+    starts so.  ``next_sequence(above)`` returns a sequence that is larger than ``above``
+    and than every one it returned before, in all lives of this node, or raises
+    ``SequenceUnavailable``.  ``wire`` is for the simulator.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Node:
         now: float,
         tuning: Tuning | None = None,
         wire: Wire | None = None,
+        shards: Iterable[bytes] = (),
     ) -> None:
         common = Common(identity, mesh, tuning or Tuning.lan(), rng, wire or Wire())
         self._common = common
@@ -115,18 +121,35 @@ class Node:
         self._reconciler = Reconciler(
             common, self._requests, send=send, learn=self._learn, vouched=self._vouched
         )
-        self._agreement = Agreement(
-            common, now, send=send, heard=self._reconciler.heard, may_settle=self._has_met_others
+        self._fetcher = Fetcher(
+            common,
+            self._requests,
+            send=send,
+            in_force=self._in_force,
+            refused=lambda error, node: self._refused(error, None, node),
+            settle=self._agree,
         )
+        self._agreement = Agreement(
+            common,
+            now,
+            send=send,
+            heard=self._reconciler.heard,
+            holds_all=lambda: not self._fetcher.waiting,
+            may_settle=self._has_met_others,
+        )
+        self._own_prefixes: tuple[Prefix, ...] = ()
+        """Our own set in force."""
         self._seeds: dict[Endpoint, bytes | None] | None = None
         """Seed to the member that announces that endpoint, if we know one. None until
         ``join``: before it there is nothing to agree on."""
         self._unaware: dict[bytes, None] = {}
         """Members told of our departure that have not shown that they know."""
-        self._recall(records, now)
+        self._recall(records, shards, now)
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
-    def _recall(self, records: Iterable[Record] | Store, now: float) -> None:
+    def _recall(
+        self, records: Iterable[Record] | Store, shards: Iterable[bytes], now: float
+    ) -> None:
         """Take over what was known in an earlier life; it is no news and told to nobody."""
         common, me = self._common, self._common.me.public
         if isinstance(records, Store):
@@ -135,12 +158,16 @@ class Node:
             for announcement in common.store.announcements.all():
                 if announcement.node != me:
                     self._contacts.adopt(announcement)
+                    if announcement.shards:
+                        self._fetcher.named(announcement, now)
         else:
             for record in records:
                 if common.wire.verify(record, common.mesh):
                     self._merge(record, now, vouched=False)
         if me not in common.store.grants:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")
+        for raw in shards:
+            self._fetcher.keep(raw, now)
         self._originator.cancel()  # of our own last announcement: it is not another's
         common.events.clear()
 
@@ -156,8 +183,8 @@ class Node:
     ) -> None:
         """Announce ``prefixes`` at ``endpoints``; what is not given stays as it is.
 
-        ``ValueError`` when the prefixes do not fit one announcement, with the number
-        that does; ``SequenceUnavailable`` when none could be reserved.  Both leave the
+        ``ValueError`` for more prefixes than one node can announce (1,000), with that
+        number; ``SequenceUnavailable`` when none could be reserved.  Both leave the
         announcement in force as it was.
         """
         self._originator.announce(
@@ -263,6 +290,23 @@ class Node:
         return self._common.store.announcements.get(self._common.me.public)
 
     @property
+    def prefixes(self) -> tuple[Prefix, ...]:
+        """What our own announcement says, ascending."""
+        return self._own_prefixes
+
+    def prefixes_of(self, node: bytes) -> tuple[Prefix, ...]:
+        """The set of ``node``'s prefixes that is in force; none of one that is no member."""
+        if node == self._common.me.public:
+            return self._own_prefixes
+        member = self._common.members.get(node)
+        return member.prefixes if member is not None else ()
+
+    @property
+    def shards(self) -> Shelf:
+        """The shards that are held, to be given to the next life; not to be changed."""
+        return self._fetcher.shelf
+
+    @property
     def grant(self) -> Grant | None:
         """Our own newest; None when we are revoked."""
         return self._common.store.grants.get(self._common.me.public)
@@ -278,9 +322,11 @@ class Node:
     def _endpoints(self) -> tuple[Endpoint, ...]:
         return self._originator.content.endpoints
 
-    def _publish(self, own: Announcement, now: float) -> None:
+    def _publish(self, own: Announcement, shards: tuple[Shard, ...], now: float) -> None:
         before = self._common.store.root
         if self._merge(own, now, vouched=True) is Outcome.NEW:
+            for shard in shards:
+                self._fetcher.keep(shard.raw, now)
             self._changed(before, (own,), now)
             self._gossip.publish((own,), now)
 
@@ -338,7 +384,9 @@ class Node:
                 reconciler.give_evidence(peer, message, now)
             case Vouch(answers=False):
                 reconciler.vouch(peer, message, now)
-            case Objects() | Subtree() | Vouch():
+            case PullShards():
+                self._fetcher.give(peer, message, now)
+            case Objects() | Subtree() | Vouch() | Shards():
                 requests.answered(peer, message.request, message, now)
             case Agree():
                 self._told_root(member, message.root)
@@ -355,6 +403,7 @@ class Node:
         """``member`` told what it holds."""
         self._told_root(member, message.root)
         self._reconciler.heard(member, now, message.evidence)
+        self._fetcher.heard(now)
 
     def _told_root(self, member: Member, root: bytes) -> None:
         member.root = root
@@ -387,8 +436,10 @@ class Node:
             if self._merge(record, now, vouched=True) is Outcome.NEW
         ]
         if news:
+            node = candidate.announcement.node
+            self._fetcher.brought(node, node, now)
             self._changed(before, news, now)
-            self._gossip.relay(news, candidate.announcement.node, now)
+            self._gossip.relay(news, node, now)
 
     # Learning.
 
@@ -414,40 +465,40 @@ class Node:
             if new:
                 learned.append(each)
                 waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
-                if waiting and self._merge(waiting, now, vouched=vouched) is Outcome.NEW:
+                if waiting and self._merge(waiting, now, vouched=False) is Outcome.NEW:
                     learned.append(waiting)
+        for each in learned:
+            if isinstance(each, Announcement):
+                self._fetcher.brought(each.node, source, now)
         if lacking:
             self._gossip.pull(source, list(lacking), now)
         self._changed(before, [each for each in learned if isinstance(each, Record)], now)
         if pass_on:
-            self._gossip.relay([each for each in learned if self._worth_telling(each)], source, now)
+            told = [each for each in learned if self._common.may_tell(each)]
+            self._gossip.relay(told, source, now)
         return bool(learned)
 
     def _refused(self, error: Rejected, source: Endpoint | None, peer: bytes | None) -> None:
         self._common.count(f"refused: {error.reason}")
         self._common.events.append(Refused(source, peer, error.reason))
 
-    def _worth_telling(self, each: News) -> bool:
-        """Members push a node's word only when it is seen; the root spreads the rest."""
-        return (
-            not isinstance(each, Announcement) or each.has_left or self._common.is_live(each.node)
-        )
-
     def _learn_record(
         self, record: Record, lacking: dict[bytes, None], now: float, *, vouched: bool
     ) -> bool:
-        """Keep ``record`` if it is newest; note in ``lacking`` the slot it cannot stand without."""
+        """Keep ``record`` if it is newest; note in ``lacking`` what it cannot stand without."""
         store = self._common.store
         held = store.in_slot(slot_id(record.KIND, record.node))
         if held is not None and not newer(record, held):
-            if held.hash == record.hash and vouched:
+            if isinstance(record, Announcement) and held.hash == record.hash and vouched:
                 self._vouched((record.node,), now)
             return False
         if not self._contacts.verify(record, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
         outcome = self._merge(record, now, vouched=vouched)
         if outcome is Outcome.WAITING:
-            lacking[slot_id(Grant.KIND, record.node)] = None
+            # The announcement once more, for only with it comes whether ``source`` has seen it.
+            for kind in (Grant.KIND, Announcement.KIND):
+                lacking[slot_id(kind, record.node)] = None
         return outcome is Outcome.NEW
 
     def _learn_accusation(
@@ -486,16 +537,16 @@ class Node:
         if outcome is not Outcome.NEW:
             return outcome
         while store.evicted:
-            self._forget(store.evicted.pop())
+            self._forget(store.evicted.pop(), now)
         if isinstance(record, Announcement):
             if record.node == self._common.me.public:
-                self._tell_prefixes(before, record, record.node)
+                self._fetcher.named(record, now)
                 if record.boot_key != self._contacts.boot_key.public:
                     self._originator.superseded(record, now)
             else:
                 self._renew(before, record, now, vouched=vouched)
         elif isinstance(record, Revocation):
-            member = self._forget(record.node)
+            member = self._forget(record.node, now)
             name = member.name if member is not None else ""
             self._common.events.append(Revoked(record.node, name))
         elif record.node in self._common.members:
@@ -507,6 +558,9 @@ class Node:
         if self._common.store.root != before:
             self._reconciler.root_changed(before, learned)
             self._agreement.changed(now)
+
+    def _agree(self, now: float) -> None:
+        self._agreement.changed(now)
 
     def _renew(
         self, before: Announcement | None, new: Announcement, now: float, *, vouched: bool
@@ -529,17 +583,20 @@ class Node:
         if member.state is not state:
             member.state, member.since = state, now
             member.reason = "announced its departure" if new.has_left else "announced itself"
-        self._tell_prefixes(before, new, new.node)
+        self._fetcher.named(new, now)
         self._show(member, now)
 
-    def _forget(self, node: bytes) -> Member | None:
+    def _forget(self, node: bytes, now: float) -> Member | None:
         """``node`` is revoked, or had to leave a full store."""
         member = self._common.members.get(node)
         self._common.members.remove(node)
         self._contacts.forget(node)
+        self._fetcher.forget(node, now)
         self._common.evidence.clear(node)
         if member is not None:
             self._detector.renewed(member)
+        if node == self._common.me.public:
+            self._own_prefixes = ()
         return member
 
     def _vouched(self, nodes: Iterable[bytes], now: float) -> None:
@@ -618,9 +675,14 @@ class Node:
         )
         member.shown_since = now
 
-    def _tell_prefixes(self, before: Announcement | None, after: Announcement, node: bytes) -> None:
-        old = dict.fromkeys(before.prefixes if before else ())
-        new = dict.fromkeys(after.prefixes)
+    def _in_force(self, node: bytes, prefixes: tuple[Prefix, ...]) -> None:
+        """A whole set of ``node``'s prefixes replaces its last."""
+        if node == self._common.me.public:
+            before, self._own_prefixes = self._own_prefixes, prefixes
+        else:
+            member = self._common.members[node]
+            before, member.prefixes = member.prefixes, prefixes
+        old, new = dict.fromkeys(before), dict.fromkeys(prefixes)
         added = tuple(prefix for prefix in new if prefix not in old)
         removed = tuple(prefix for prefix in old if prefix not in new)
         if added or removed:

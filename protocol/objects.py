@@ -37,6 +37,8 @@ MAX_SEQUENCE: Final = 2**63 - 1
 MAX_GRANT: Final = 440
 MAX_ANNOUNCEMENT: Final = 720
 """Bytes of envelope: a grant and an announcement together fit one HELLO (SPEC.md 4.1)."""
+MAX_SHARDS: Final = 24
+"""Named by one announcement: with two endpoints it then has 614 bytes of its 720."""
 
 ALIVE: Final = 0
 LEFT: Final = 1
@@ -194,6 +196,9 @@ class Announcement(Signed):
     endpoints: tuple[Endpoint, ...]
     """At most one a family; each is the next hop for prefixes of its family."""
     prefixes: tuple[Prefix, ...]
+    """Those that stand in the announcement itself: none of them where it names shards."""
+    shards: tuple[bytes, ...] = ()
+    """Hashes of the shards that hold its prefixes, in ascending order of these (shards.py)."""
 
     @property
     def version(self) -> int:
@@ -216,6 +221,7 @@ class Announcement(Signed):
         boot_key: bytes,
         endpoints: Iterable[Endpoint],
         prefixes: Iterable[Prefix],
+        shards: Iterable[bytes] = (),
         state: int = ALIVE,
         preference: int = 100,
     ) -> Announcement:
@@ -224,14 +230,14 @@ class Announcement(Signed):
         fields = [
             node.public, sequence, boot_key, state, preference,
             sorted(pack_endpoint(where) for where in endpoints),
-            pack_prefixes(prefixes, 4), pack_prefixes(prefixes, 6),
+            pack_prefixes(prefixes, 4), pack_prefixes(prefixes, 6), list(shards),
         ]  # fmt: skip
         return cls.decode(_seal(cls, node, mesh, fields))
 
     @classmethod
     def decode(cls, raw: bytes) -> Announcement:
-        node, sequence, boot_key, state, preference, endpoints, prefixes4, prefixes6 = _open(
-            cls, raw, (bytes, int, bytes, int, int, list, bytes, bytes)
+        node, sequence, boot_key, state, preference, endpoints, prefixes4, prefixes6, shards = (
+            _open(cls, raw, (bytes, int, bytes, int, int, list, bytes, bytes, list))
         )
         if state not in (ALIVE, LEFT):
             raise Rejected("announcement in no known state")
@@ -245,6 +251,10 @@ class Announcement(Signed):
             raise Rejected("endpoints not ascending")
         if prefixes4.startswith(b"\0") or prefixes6.startswith(b"\0"):
             raise Rejected("default route announced")  # length 0 sorts first
+        if (prefixes4 or prefixes6) and shards:
+            raise Rejected("prefixes beside shards")
+        if state == LEFT and (prefixes4 or prefixes6 or shards):
+            raise Rejected("prefixes of a node that has left")
         return cls(
             raw,
             identity.check_public_key(node),
@@ -254,6 +264,7 @@ class Announcement(Signed):
             preference,
             tuple(unpack_endpoint(where) for where in endpoints),
             unpack_prefixes(prefixes4, 4) + unpack_prefixes(prefixes6, 6),
+            _check_shards(shards),
         )
 
 
@@ -338,6 +349,18 @@ def _check_sequence(value: int) -> int:
     return value
 
 
+def _check_shards(hashes: list[Any]) -> tuple[bytes, ...]:
+    if len(hashes) > MAX_SHARDS:
+        raise Rejected(f"more than {MAX_SHARDS} shards")
+    if any(not isinstance(each, bytes) for each in hashes):
+        raise Rejected("field of wrong type")
+    if any(len(each) != HASH_SIZE for each in hashes):
+        raise Rejected("shard's hash of wrong length")
+    if len(dict.fromkeys(hashes)) != len(hashes):
+        raise Rejected("a shard named twice")
+    return tuple(hashes)
+
+
 __all__ = [
     "ALIVE",
     "HASH_SIZE",
@@ -345,6 +368,7 @@ __all__ = [
     "LEFT",
     "MAX_ANNOUNCEMENT",
     "MAX_GRANT",
+    "MAX_SHARDS",
     "Accusation",
     "Announcement",
     "Grant",

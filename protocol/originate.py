@@ -18,6 +18,7 @@ from protocol.errors import Rejected, SequenceUnavailable
 from protocol.events import Accused, CannotAnnounce, Superseded
 from protocol.members import Common
 from protocol.objects import ALIVE, LEFT, Accusation, Announcement
+from protocol.shards import Shard, cut
 from protocol.timers import Timer
 
 _LONG_SEQUENCE = 2**32
@@ -46,8 +47,9 @@ class Originator:
         boot_key: bytes,
         *,
         next_sequence: Callable[[int], int],
-        publish: Callable[[Announcement, float], None],
+        publish: Callable[[Announcement, tuple[Shard, ...], float], None],
     ) -> None:
+        """``publish`` gets each announcement and the shards that it names."""
         self.content = Content()
         self._common, self._boot_key = common, boot_key
         self._next_sequence, self._publish = next_sequence, publish
@@ -77,8 +79,6 @@ class Originator:
             if not self._stands(content):
                 self._say(content, now)
         except Rejected as error:
-            if error.reason.startswith("announcement longer"):
-                raise ValueError(self._too_many(content)) from None
             raise ValueError(error.reason) from None
 
     def _stands(self, content: Content) -> bool:
@@ -86,7 +86,7 @@ class Originator:
         own = self._common.store.announcements.get(self._common.me.public)
         if own is None or own.boot_key != self._boot_key or own.has_left:
             return False
-        said = self._sign(content, own.sequence)
+        said = self._sign(content, self._shards(content), own.sequence)
         if said.hash != own.hash:
             return False
         self.content, self._floor = content, max(self._floor, own.sequence)
@@ -115,16 +115,30 @@ class Originator:
             self._pending = None
 
     def _say(self, content: Content, now: float) -> None:
-        self._try(content)  # what cannot be encoded is refused before a sequence is used
+        # What cannot be encoded is refused before a sequence is used.
+        shards = self._shards(content)
         self._floor = self._next_sequence(self._floor)
         self.content = content
-        self._publish(self._sign(content, self._floor), now)
+        self._publish(self._sign(content, shards, self._floor), shards, now)
 
-    def _try(self, content: Content) -> None:
-        """``Rejected`` if ``content`` would not fit with a sequence of full length."""
-        self._sign(content, max(self._floor, _LONG_SEQUENCE))
+    def _shards(self, content: Content) -> tuple[Shard, ...]:
+        """What ``content`` must be cut into: nothing where it fits the announcement itself.
 
-    def _sign(self, content: Content, sequence: int) -> Announcement:
+        ``Rejected``, or ``ValueError`` for too many prefixes, when it cannot be announced.
+        """
+        longest = max(self._floor, _LONG_SEQUENCE)
+        try:
+            self._sign(content, (), longest)
+        except Rejected as error:
+            if not error.reason.startswith("announcement longer"):
+                raise
+        else:
+            return ()
+        shards = cut(content.prefixes)
+        self._sign(content, shards, longest)
+        return shards
+
+    def _sign(self, content: Content, shards: tuple[Shard, ...], sequence: int) -> Announcement:
         return Announcement.sign(
             self._common.me,
             self._common.mesh,
@@ -133,21 +147,9 @@ class Originator:
             state=LEFT if content.departed else ALIVE,
             preference=content.preference,
             endpoints=content.endpoints,
-            prefixes=() if content.departed else content.prefixes,
+            prefixes=() if content.departed or shards else content.prefixes,
+            shards=[shard.hash for shard in shards],
         )
-
-    def _too_many(self, content: Content) -> str:
-        wanted = content.prefixes
-        low, high = 0, len(wanted)
-        while low < high:
-            middle = (low + high + 1) // 2
-            try:
-                self._try(attrs.evolve(content, prefixes=wanted[:middle]))
-            except Rejected:
-                high = middle - 1
-            else:
-                low = middle
-        return f"{len(wanted)} prefixes do not fit one announcement; the first {low} would"
 
     def _answer_later(self, now: float) -> None:
         if self._pending is not None:

@@ -1,12 +1,13 @@
 """What we asked and who must answer: each request has a number, one answer, and an end.
 
-An answer that nobody waits for, or from another peer than was asked, is dropped.
+An answer that nobody waits for, from another peer than was asked, or of another kind than
+the question, is dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -24,10 +25,14 @@ class Learn(Protocol):
         """Each with whether ``source`` has seen its origin; ``pass_on``: it is news."""
 
 
+Answer = TypeVar("Answer", bound=Message)
+
+
 @attrs.define(eq=False)
 class _Request:
     peer: bytes
-    answer: Callable[[Message, float], None]
+    expected: type[Any]
+    answer: Callable[[Any, float], None]
     silence: Timer
 
 
@@ -44,12 +49,14 @@ class Requests:
         build: Callable[[int], Message],
         now: float,
         *,
-        answer: Callable[[Message, float], None],
+        expected: type[Answer],
+        answer: Callable[[Answer, float], None],
         silence: Callable[[float], None],
         patience: float | None = None,
     ) -> None:
         """Send the message that ``build`` makes for a number; then ``answer`` is called with
-        what comes back, or ``silence`` after ``patience`` (``request_timeout``) seconds."""
+        the ``expected`` kind of message that comes back, or ``silence`` after ``patience``
+        (``request_timeout``) seconds."""
         number = self._common.rng.getrandbits(32)
 
         def give_up(now: float) -> None:
@@ -58,13 +65,13 @@ class Requests:
 
         seconds = self._common.tuning.request_timeout if patience is None else patience
         timer = self._common.timers.after(seconds, now, give_up)
-        self._out[number] = _Request(peer, answer, timer)
+        self._out[number] = _Request(peer, expected, answer, timer)
         self._send(peer, build(number), now)
 
     def answered(self, peer: bytes, number: int, message: Message, now: float) -> None:
         """``peer`` sent an answer to the request of that number."""
         request = self._out.get(number)
-        if request is None or request.peer != peer:
+        if request is None or request.peer != peer or not isinstance(message, request.expected):
             self._common.count("answer nobody asked for")
             return
         del self._out[number]

@@ -38,6 +38,7 @@ class Outcome(enum.Enum):
     """An announcement without its grant: kept outside the store until that comes."""
     REVOKED = enum.auto()
     FULL = enum.auto()
+    """There is no room for its node; an announcement does not wait then."""
 
 
 def newer(one: Record, other: Record) -> bool:
@@ -48,7 +49,7 @@ def newer(one: Record, other: Record) -> bool:
 AnyRecord = TypeVar("AnyRecord", Grant, Revocation, Announcement)
 
 
-class Shelf(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
+class Section(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
     """The objects of one kind in a store, by the node they are about, in slot order."""
 
     def __init__(self, store: Store, kind: type[AnyRecord]) -> None:
@@ -96,9 +97,9 @@ class Store:
         """Empty, or with what ``tree`` holds: trees are values, so that is free."""
         self.tree: Tree[Record] = tree or Tree()
         """The slots; not to be changed from outside."""
-        self.grants = Shelf(self, Grant)
-        self.revocations = Shelf(self, Revocation)
-        self.announcements = Shelf(self, Announcement)
+        self.grants = Section(self, Grant)
+        self.revocations = Section(self, Revocation)
+        self.announcements = Section(self, Announcement)
         self.evicted: list[bytes] = []
         """Nodes that had to leave for others; for the owner to take."""
         self._waiting: dict[bytes, Announcement] = {}
@@ -130,15 +131,16 @@ class Store:
                 return Outcome.OLDER
         if isinstance(record, Announcement):
             if record.node not in self.grants:
-                return self._keep_waiting(record)
+                fits = self._fits(self.grants, slot_id(Grant.KIND, record.node))
+                return self._keep_waiting(record) if fits else Outcome.FULL
         else:
             if isinstance(record, Grant) and record.node in self.revocations:
                 return Outcome.REVOKED
-            shelf = self.grants if isinstance(record, Grant) else self.revocations
-            if held is None and len(shelf) >= MAX_MEMBERS:
-                last = shelf.last().node
-                if slot > slot_id(record.KIND, last):
+            section = self.grants if isinstance(record, Grant) else self.revocations
+            if held is None and len(section) >= MAX_MEMBERS:
+                if not self._fits(section, slot):
                     return Outcome.FULL
+                last = section.last().node
                 self._empty(record.KIND, last)
                 if isinstance(record, Grant):
                     self.evicted.append(last)
@@ -151,6 +153,13 @@ class Store:
     def take_waiting(self, node: bytes) -> Announcement | None:
         """The announcement that waited for ``node``'s grant, to be merged now."""
         return self._waiting.pop(node, None)
+
+    def _fits(self, shelf: Section[Grant] | Section[Revocation], slot: bytes) -> bool:
+        """False when the shelf is full of those whose slots come before ``slot``."""
+        if len(shelf) < MAX_MEMBERS:
+            return True
+        last = section.last()
+        return slot < slot_id(last.KIND, last.node)
 
     def _keep_waiting(self, record: Announcement) -> Outcome:
         if record.node in self.revocations:

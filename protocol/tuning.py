@@ -91,6 +91,11 @@ class Tuning:
     idle_walk_min: float = 1.0
     idle_walk_max: float = 300.0
     """A walk that taught nothing is not repeated with that peer for min, doubling to max."""
+    fetch_first: float = 0.02
+    fetch_max: float = 10.0
+    """Shards are asked for again after first, doubling to max, while nothing comes."""
+    fetch_patience: float = 30.0
+    """Shards that cannot be had for this long are reported and no longer waited for."""
     hello_first: float = 0.1
     hello_max: float = 60.0
     """An asking HELLO is repeated at 0, first, doubling to max, while something is pending."""
@@ -132,5 +137,6 @@ class Tuning:
             walk_delay=0.1,
             agree_period=0.5,
             request_timeout=1.0,
+            fetch_first=0.1,
             stale_grace=3.0,
         )

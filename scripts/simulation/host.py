@@ -81,14 +81,16 @@ class _Files(StateDirectory):
 
 @attrs.frozen
 class Disk:
-    """What outlives a node: the snapshot of its store and the sequences it has reserved."""
+    """What outlives a node: the snapshot of its store with the shards that it names, and the
+    sequences it has reserved."""
 
     records: tuple[Record, ...]
     files: dict[str, bytes] = attrs.field(factory=dict)
+    shards: tuple[bytes, ...] = ()
 
     def copy(self) -> Disk:
         """The disk as it is now, to be restored later."""
-        return Disk(self.records, dict(self.files))
+        return Disk(self.records, dict(self.files), self.shards)
 
 
 @attrs.define(eq=False)
@@ -190,6 +192,7 @@ class Host:
             now=self.clock(),
             tuning=self.network.tuning,
             wire=self.wire,
+            shards=self.disk.shards,
         )
 
     def sequence(self) -> Sequence:
@@ -198,7 +201,7 @@ class Host:
 
     def halt(self) -> None:
         """The node stops at once; its disk keeps what the store held."""
-        self.disk = Disk(tuple(self.up.store), self.disk.files)
+        self.disk = Disk(tuple(self.up.store), self.disk.files, tuple(self.up.shards))
         self.node = None
         self.network.holds(self, None)
         self._rest()

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vectorset import addresses, bodies, datagrams, keys, messages, objects, trees
+from vectorset import addresses, bodies, datagrams, keys, messages, objects, shards, trees
 
 DIRECTORY = Path(__file__).parents[2] / "protocol" / "vectors"
 
@@ -23,6 +23,7 @@ _MAKERS = {
     "messages.json": messages.make,
     "objects.json": objects.make,
     "session.json": datagrams.make_session,
+    "shards.json": shards.make,
     "store.json": trees.make_store,
     "tree.json": trees.make_tree,
 }

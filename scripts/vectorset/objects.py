@@ -18,6 +18,8 @@ from vectorset.rules import (
     prefix,
     prefixes,
     public,
+    shard,
+    shard_hash,
 )
 
 L = 2**252 + 27742317777372353535851937790883648493
@@ -33,7 +35,7 @@ GRANT: list[Value] = [
 ANNOUNCEMENT: list[Value] = [
     public("a"), 1_700_000_000_123, boot_public("a boot"), 0, 100,
     [endpoint("2001:db8::1", 6179), endpoint("192.0.2.1", 6179)],
-    prefixes("10.1.0.0/24", "10.1.1.0/25"), prefixes("fd00:1::/64"),
+    prefixes("10.1.0.0/24", "10.1.1.0/25"), prefixes("fd00:1::/64"), [],
 ]  # fmt: skip
 ACCUSATION: list[Value] = [public("b"), public("a"), 1_700_000_000_123, 0]
 REVOCATION: list[Value] = [public("a")]
@@ -43,6 +45,9 @@ GOOD: dict[str, tuple[str, list[Value]]] = {
     "announcement": ("a", ANNOUNCEMENT),
     "accusation": ("b", ACCUSATION),
 }
+
+
+SHARDS: list[Value] = [shard_hash(shard(f"10.{number}.0.0/16")) for number in range(25)]
 
 
 def _with(kind: str, field: int, value: Value) -> bytes:
@@ -81,11 +86,13 @@ def _accepted() -> list[dict[str, Any]]:
         public("a"), "x" * 63, 2**63 - 1, prefixes("0.0.0.0/0"), prefixes("::/0"),
         prefixes("0.0.0.0/0"), prefixes("::/0"), 2**64 - 1, 2**64 - 1,
     ]  # fmt: skip
-    left: list[Value] = [*ANNOUNCEMENT[:3], 1, 255, [], b"", b""]
+    left: list[Value] = [*ANNOUNCEMENT[:3], 1, 255, [], b"", b"", []]
+    named: list[Value] = [*ANNOUNCEMENT[:6], b"", b"", [*SHARDS[:24]]]
+    one_named: list[Value] = [*ANNOUNCEMENT[:6], b"", b"", [*SHARDS[:1]]]
     four_first = [*ANNOUNCEMENT]
     four_first[5] = [endpoint("10.0.0.1", 6179), endpoint("fd00::1", 6179)]
     one: list[Value] = [endpoint("192.0.2.1", 6179)]
-    full: list[Value] = [*ANNOUNCEMENT[:5], one, prefixes(*_many(132)), b""]
+    full: list[Value] = [*ANNOUNCEMENT[:5], one, prefixes(*_many(132)), b"", []]
     with_refusal: list[Value] = [*ACCUSATION[:3], 1]
     hyphen: list[Value] = [GRANT[0], "r-1.x", *GRANT[2:]]
     cases: list[tuple[str, str, str, list[Value]]] = [
@@ -98,6 +105,8 @@ def _accepted() -> list[dict[str, Any]]:
         ("left: no endpoints, no prefixes", "announcement", "a", left),
         ("endpoints sort as octets", "announcement", "a", four_first),
         ("132 prefixes", "announcement", "a", full),
+        ("24 shards", "announcement", "a", named),
+        ("one shard", "announcement", "a", one_named),
         ("silent", "accusation", "b", ACCUSATION),
         ("refused", "accusation", "b", with_refusal),
     ]
@@ -193,7 +202,7 @@ def _announcements() -> list[tuple[str, bytes, str]]:
     mapped = bytes([120]) + bytes(10) + b"\xff\xff\x0a\x01\x00"
     kind, two = "announcement", "more than one endpoint of a family"
     default = "default route announced"
-    nowhere = "endpoint that cannot be sent to"
+    nowhere, left = "endpoint that cannot be sent to", "prefixes of a node that has left"
     return [
         ("sequence 2^63", _with(kind, 1, 2**63), "sequence of 2^63 or more"),
         ("sequence 2^64 - 1", _with(kind, 1, 2**64 - 1), "sequence of 2^63 or more"),
@@ -218,9 +227,26 @@ def _announcements() -> list[tuple[str, bytes, str]]:
         ("prefix: twice", _with(kind, 6, prefix("10.1.0.0/16") * 2), order),
         ("prefix: cut short", _with(kind, 6, prefix("10.1.0.0/16")[:-1]), "prefix cut short"),
         ("prefix: IPv4-mapped", _with(kind, 7, mapped), "IPv4-mapped prefix"),
+        ("25 shards", _shards(SHARDS), "more than 24 shards"),
+        ("a shard twice", _shards([*SHARDS[:2], SHARDS[0]]), "a shard named twice"),
+        ("a shard's hash of 15 bytes", _shards([b"x" * 15]), "shard's hash of wrong length"),
+        ("a shard's hash of 17 bytes", _shards([b"x" * 17]), "shard's hash of wrong length"),
+        ("a shard's hash as text", _shards(["x" * 16]), TYPE),
+        ("IPv4 beside shards", _with(kind, 8, SHARDS[:1]), "prefixes beside shards"),
+        ("IPv6 beside shards", _shards(SHARDS[:1], prefixes6=prefixes("fd00:1::/64")),
+         "prefixes beside shards"),
+        ("left, with prefixes", _with(kind, 3, 1), left),
+        ("left, with shards", _shards(SHARDS[:1], state=1), left),
         ("over 720 bytes", _with(kind, 6, prefixes(*_many(140))),
          "announcement longer than 720 bytes"),
     ]  # fmt: skip
+
+
+def _shards(named: list[Value], *, state: int = 0, prefixes6: bytes = b"") -> bytes:
+    head, endpoints = ANNOUNCEMENT[:3], ANNOUNCEMENT[5]
+    return envelope(
+        "announcement", "a", encode([*head, state, 100, endpoints, b"", prefixes6, named])
+    )
 
 
 def _accusations() -> list[tuple[str, bytes, str]]:

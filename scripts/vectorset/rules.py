@@ -117,7 +117,7 @@ def announcement(
     fields: list[Value] = [
         public(node), sequence, boot_public(f"{node} boot"), 0, 100, [*sorted(endpoints)],
         prefixes(*(net for net in listed if ":" not in net)),
-        prefixes(*(net for net in listed if ":" in net)),
+        prefixes(*(net for net in listed if ":" in net)), [],
     ]  # fmt: skip
     return envelope("announcement", node, encode(fields))
 
@@ -131,13 +131,23 @@ def accusation(accuser: str, target: str, sequence: int, refused: int = 0) -> by
     return envelope("accusation", accuser, body)
 
 
+def shard(*nets: str) -> bytes:
+    """Section 3.4: a shard of prefixes of one family."""
+    return (b"\x06" if ":" in nets[0] else b"\x04") + prefixes(*nets)
+
+
+def shard_hash(raw: bytes) -> bytes:
+    """Section 3.4."""
+    return digest(b"meshd/1 shard\0", raw, size=16)
+
+
 def object_hash(raw: bytes) -> bytes:
     return digest(raw, size=16)
 
 
 def slot_id(kind: str, node: bytes) -> bytes:
     """Section 5.1."""
-    return digest(b"meshd/1 slot\0", bytes([KINDS[kind]]), node, size=12)
+    return digest(b"meshd/1 slot\0", node, size=11) + bytes([KINDS[kind]])
 
 
 def key_id(mesh: bytes, node: bytes, boot_key: bytes) -> bytes:

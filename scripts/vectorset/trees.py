@@ -40,12 +40,13 @@ def children(slots: Slots, depth: int) -> list[Slots]:
 
 
 def _slots(count: int, lead: str = "") -> Slots:
-    """``count`` slots, all of which begin with the hex digits ``lead``."""
+    """``count`` slots of all three kinds, all of which begin with the hex digits ``lead``."""
     made = {}
     for number in range(count):
-        name = digest(b"slot", number.to_bytes(4, "big"), size=12).hex()
-        slot = bytes.fromhex(lead + name[len(lead) :])
+        name = digest(b"slot", number.to_bytes(4, "big"), size=11).hex()
+        slot = bytes.fromhex(lead + name[len(lead) :]) + bytes([1 + number % 3])
         made[slot] = digest(b"object", number.to_bytes(4, "big"), size=16)
+    assert len(made) == count
     return made
 
 
@@ -91,7 +92,7 @@ def make_store() -> dict[str, Any]:
     twin = envelope(
         "announcement",
         "a",
-        encode([public("a"), 6, boot_public("c boot"), 0, 7, [], prefixes("10.2.0.0/24"), b""]),
+        encode([public("a"), 6, boot_public("c boot"), 0, 7, [], prefixes("10.2.0.0/24"), b"", []]),
     )
     larger = max(new, twin, key=object_hash)
     gone = revocation("a")

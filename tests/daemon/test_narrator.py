@@ -63,6 +63,7 @@ def test_prefixes_that_come_and_go_are_two_events() -> None:
     [
         (events.ReachabilityChanged(NODE, "b", False), "peer-unreachable", "name", "b"),
         (events.ReachabilityChanged(NODE, "b", True), "peer-reachable", "name", "b"),
+        (events.ShardsMissing(NODE, "b", 3), "prefixes-missing", "shards", 3),
         (events.Superseded(7), "superseded", "sequence", 7),
         (events.Accused((NODE,), 9), "accused", "by", ["node-0"]),
         (events.ObservedElsewhere(NODE, WHERE), "observed-at", "endpoint", "192.0.2.2:6179"),

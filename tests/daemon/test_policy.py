@@ -76,7 +76,7 @@ def origin(
         endpoints=[endpoint(each, 6179) for each in endpoints],
         prefixes=map(net, prefixes),
     )
-    fields = {"state": "alive", "seen": True, **state}
+    fields = {"prefixes": announcement.prefixes, "state": "alive", "seen": True, **state}
     return Origin(identity.public, f"n{number}", grant, announcement, **fields)  # type: ignore[arg-type]
 
 

@@ -18,10 +18,11 @@ from protocol.address import Endpoint
 from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
 from protocol.identity import BootKey, Identity, Mesh
-from protocol.merkle import Branch, Bucket
 from protocol.messages import (
     Ack,
+    Agree,
     AskEvidence,
+    Branches,
     Indirect,
     Message,
     Nack,
@@ -31,6 +32,8 @@ from protocol.messages import (
     Pull,
     Push,
     Reached,
+    Scan,
+    Slots,
     Subtree,
     Vouch,
     Walk,
@@ -56,6 +59,8 @@ class Pair:
     boot: BootKey
     announcement: Announcement
     session: Session
+    absent: tuple[Grant, Announcement]
+    """Of a third member, that the node has never heard of."""
     now: float = 1000.0
 
     def say(self, message: Message) -> list[Message]:
@@ -86,11 +91,11 @@ class Pair:
 
 def pair(seed: int = 1) -> Pair:
     rng = Random(seed)
-    maker, following, me, peer = (Identity.generate(rng.randbytes) for _ in range(4))
+    maker, following, me, peer, third = (Identity.generate(rng.randbytes) for _ in range(5))
     mesh = Mesh.founded_by(maker.public, following.public)
     grants = [
         Grant.sign(maker, mesh, node=each.public, name=name, serial=serial, allow=POOL)
-        for serial, (each, name) in enumerate([(me, "node"), (peer, "peer")])
+        for serial, (each, name) in enumerate([(me, "node"), (peer, "peer"), (third, "third")])
     ]
     boot = BootKey.generate(rng.randbytes)
     own = Announcement.sign(
@@ -104,7 +109,11 @@ def pair(seed: int = 1) -> Pair:
     assert node.announcement is not None
     theirs = node.announcement.boot_key
     session = Session(mesh.id, peer.public, boot, me.public, theirs, 1000.0)
-    made = Pair(node, mesh, me, peer, boot, own, session)
+    absent = Announcement.sign(
+        third, mesh, sequence=1, boot_key=BootKey.generate(rng.randbytes).public,
+        endpoints=[Endpoint("192.0.2.3", 6179)], prefixes=(),
+    )  # fmt: skip
+    made = Pair(node, mesh, me, peer, boot, own, session, (grants[2], absent))
     node.receive(Hello(mesh.id, True, grants[1], own).encode(), PEER_AT, 1000.0)
     made.say(Probe(7, bytes(16), bytes(8)))
     assert peer.public in node.members
@@ -233,9 +242,14 @@ def hostile_messages(made: Pair) -> st.SearchStrategy[Message]:
         st.sampled_from(keys), sequence, st.booleans(),
     )  # fmt: skip
     held: list[Record | Accusation] = list(store)
-    listed = st.lists(st.sampled_from(held) | accused, max_size=3).map(tuple)
-    bucket = st.dictionaries(slots, root, max_size=16).map(Bucket)
-    branch = st.lists(root, min_size=16, max_size=16).map(lambda found: Branch(tuple(found)))
+    news = st.sampled_from(held) | accused
+    listed = st.lists(news, max_size=3).map(tuple)
+    items = st.lists(st.tuples(news, st.booleans()), max_size=3).map(tuple)
+    bucket = st.dictionaries(slots, root, max_size=16).map(Slots)
+    branch = st.lists(root, min_size=16, max_size=16).map(lambda found: Branches(tuple(found)))
+    members = st.integers(0, 3).flatmap(
+        lambda size: st.tuples(st.integers(0, (1 << size) - 1), st.just(size))
+    )
     return st.one_of(
         st.builds(Probe, number, root, start),
         st.builds(Ack, number, root, start, st.sampled_from((None, STRANGER))),
@@ -245,13 +259,20 @@ def hostile_messages(made: Pair) -> st.SearchStrategy[Message]:
         st.builds(Push, listed),
         st.builds(Offer, st.lists(st.tuples(slots, start), min_size=1, max_size=9).map(tuple)),
         st.builds(Pull, number, st.lists(slots, min_size=1, max_size=64).map(tuple)),
-        st.builds(Objects, number, listed),
+        st.builds(Objects, number, st.booleans(), items),
         st.builds(Walk, number, path, root),
         st.builds(Subtree, number, path, st.none() | bucket | branch),
         st.builds(Vouch, number, st.just(False), root),
-        st.builds(Vouch, number, st.just(True), root, st.binary(max_size=3)),
+        st.builds(lambda n, r, places: Vouch(n, True, r, *places), number, root, members),
         st.builds(AskEvidence, number, st.lists(start, max_size=9).map(tuple)),
-    )
+        st.builds(lambda n, at, depth: Scan(n, digits(at)[:depth], at), number, slots,
+                  st.integers(0, 23)),
+        st.builds(lambda a, r, places: Agree(a, r, *places), st.booleans(), root, members),
+    )  # fmt: skip
+
+
+def digits(slot: bytes) -> bytes:
+    return bytes(int(digit, 16) for digit in slot.hex())
 
 
 def numbered(message: Message, request: int) -> Message:
@@ -283,7 +304,7 @@ def test_a_member_that_says_anything_at_all_raises_nothing_and_draws_few_answers
     assert made.node.store.announcements[made.peer.public] == made.announcement
 
 
-@given(st.integers(0, 14), st.binary(max_size=1157))
+@given(st.integers(0, 16), st.binary(max_size=1157))
 def test_random_octets_sealed_by_a_member_raise_nothing(kind: int, rest: bytes) -> None:
     made = pair()
     made.send(bytes([kind]) + rest)
@@ -305,7 +326,7 @@ def endless(path: Callable[[bytes], bytes]) -> int:
     walk, rng = walk_of(made), Random(5)
     for asked in range(500):
         children = tuple(rng.randbytes(16) for _ in range(16))
-        answers = made.say(Subtree(walk.request, path(walk.path), Branch(children)))
+        answers = made.say(Subtree(walk.request, path(walk.path), Branches(children)))
         following = [each for each in answers if isinstance(each, Walk)]
         if not following:
             return asked
@@ -324,7 +345,7 @@ def test_an_answer_to_another_peers_request_is_dropped() -> None:
     made = pair()
     walk = walk_of(made)
     grant = made.node.store.grants[made.peer.public]
-    assert made.say(Objects(walk.request + 1 & 0xFFFFFFFF, (grant,))) == []
+    assert made.say(Objects(walk.request + 1 & 0xFFFFFFFF, False, ((grant, True),))) == []
     assert made.say(Subtree(walk.request + 1 & 0xFFFFFFFF, b"", None)) == []
 
 
@@ -369,3 +390,53 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     checked = made.node.counters["refused: grant not signed by who must sign it"]
     assert checked <= 2 * 500 + 1000 + 1
     assert made.node.counters["refused: too many signatures to check"] >= 1999
+
+
+# Who is believed to have been seen.
+
+
+def gives(made: Pair, *items: tuple[Record, bool]) -> None:
+    """The peer has another root, and answers the walk that this draws with ``items``."""
+    walk = walk_of(made)
+    slots = Slots({slot_id(each.KIND, each.node): each.hash for each, _ in items})
+    (pull,) = made.say(Subtree(walk.request, b"", slots))
+    assert isinstance(pull, Pull)
+    made.say(Objects(pull.request, False, items))
+
+
+def is_seen(made: Pair) -> bool:
+    return made.node.members[made.absent[0].node].seen
+
+
+@pytest.mark.parametrize("vouched", [False, True])
+def test_what_a_walk_brings_is_seen_when_the_peer_vouches_for_it(vouched: bool) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    gives(made, (grant, False), (announcement, vouched))
+    assert is_seen(made) == vouched
+
+
+def test_a_word_for_a_grant_is_none_for_its_announcement() -> None:
+    made = pair()
+    grant, announcement = made.absent
+    gives(made, (grant, True), (announcement, False))
+    assert not is_seen(made)
+    made.say(Push((grant,)))
+    assert not is_seen(made)
+    made.say(Push((announcement,)))
+    assert is_seen(made)
+
+
+@pytest.mark.parametrize("vouched", [False, True])
+def test_what_waited_for_its_grant_is_seen_when_the_peer_vouches_for_it(vouched: bool) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    walk = walk_of(made)
+    slots = Slots({slot_id(3, announcement.node): announcement.hash})
+    (first,) = made.say(Subtree(walk.request, b"", slots))
+    assert isinstance(first, Pull)
+    answers = made.say(Objects(first.request, False, ((announcement, vouched),)))
+    (second,) = [each for each in answers if isinstance(each, Pull)]
+    assert second.slots == (slot_id(1, grant.node), slot_id(3, grant.node))
+    made.say(Objects(second.request, False, ((grant, True), (announcement, vouched))))
+    assert is_seen(made) == vouched

@@ -5,15 +5,23 @@ from __future__ import annotations
 import hashlib
 from random import Random
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import messages
-from protocol.merkle import BUCKET, EMPTY, SLOT_SIZE, Branch, Bucket, Tree
-from protocol.messages import Subtree, Walk
+from protocol.merkle import BUCKET, EMPTY, KINDS, SLOT_SIZE, Branch, Bucket, Tree
 
-Slots = dict[bytes, bytes]
+
+@attrs.frozen
+class Item:
+    """What the tree knows of an object: its hash."""
+
+    hash: bytes
+
+
+Slots = dict[bytes, Item]
+Subtree = Bucket[Item] | Branch[Item]
 
 
 def digest(text: str) -> bytes:
@@ -22,23 +30,34 @@ def digest(text: str) -> bytes:
 
 def slot(number: int, lead: int = 0) -> bytes:
     """A slot id; those with the same ``lead`` share that many leading octets."""
-    return bytes(lead) + digest(f"slot {number}")[: SLOT_SIZE - lead]
+    within = digest(f"slot {number}")[: SLOT_SIZE - 1 - lead]
+    return bytes(lead) + within + bytes([1 + number % KINDS])
 
 
-def value(number: int) -> bytes:
-    return digest(f"object {number}")[:16]
+def value(number: int) -> Item:
+    return Item(digest(f"object {number}")[:16])
 
 
 # Few octets, so that slots meet in deep subtrees and are set, changed and emptied again.
-slots = st.builds(slot, st.integers(0, 60), st.sampled_from((0, 1, 5, 11)))
+slots = st.builds(slot, st.integers(0, 60), st.sampled_from((0, 1, 5, 10)))
 contents = st.dictionaries(slots, st.builds(value, st.integers(0, 3)), max_size=80)
 
 
-def tree_of(content: Slots) -> Tree:
-    tree = Tree()
+def tree_of(content: Slots, tree: Tree[Item] | None = None) -> Tree[Item]:
+    tree = Tree() if tree is None else tree
     for each, held in content.items():
-        tree.set(each, held)
+        tree = tree.put(each, held)
     return tree
+
+
+def content_of(tree: Tree[Item]) -> Slots:
+    return {each: held for each in all_slots(tree.top) if (held := tree.get(each)) is not None}
+
+
+def all_slots(below: Subtree) -> list[bytes]:
+    if isinstance(below, Bucket):
+        return list(below.slots)
+    return [each for child in below.children for each in all_slots(child)]
 
 
 @given(contents, st.randoms(use_true_random=False))
@@ -57,14 +76,13 @@ def test_the_root_does_not_depend_on_what_was_there_before(
         assert len(tree.root) == 16  # hashes are kept; a stale one would show below
     for each in before:
         if each not in content:
-            tree.discard(each)
+            tree = tree.without(each)
             if look:
                 assert tree.root
-    for each, held in content.items():
-        tree.set(each, held)
+    tree = tree_of(content, tree)
     assert tree.root == tree_of(content).root
     assert len(tree) == len(content)
-    assert {each: tree.get(each) for each in content} == content
+    assert content_of(tree) == content
 
 
 @given(contents, contents)
@@ -77,9 +95,8 @@ def test_emptying_every_slot_leaves_the_empty_root(count: int) -> None:
     tree = tree_of({slot(each): value(each) for each in range(count)})
     assert (tree.root == EMPTY) == (count == 0)
     for each in range(count):
-        tree.discard(slot(each))
-        tree.discard(slot(each))
-    assert tree.root == EMPTY == Tree().root
+        tree = tree.without(slot(each)).without(slot(each))
+    assert tree.root == EMPTY == Tree[Item]().root
     assert len(tree) == 0
 
 
@@ -88,12 +105,53 @@ def test_swapping_two_objects_changes_the_root() -> None:
     assert one.root != tree_of({slot(1): value(2), slot(2): value(1)}).root
 
 
+@given(contents, st.lists(st.tuples(slots, st.none() | st.builds(value, st.integers(0, 3)))))
+def test_a_tree_is_unchanged_by_what_is_made_of_it(
+    content: Slots, changes: list[tuple[bytes, Item | None]]
+) -> None:
+    tree, expected = tree_of(content), dict(content)
+    made: list[tuple[Tree[Item], Slots]] = [(tree, dict(expected))]
+    for each, held in changes:
+        if held is None:
+            tree = tree.without(each)
+            expected.pop(each, None)
+        else:
+            tree = tree.put(each, held)
+            expected[each] = held
+        made.append((tree, dict(expected)))
+    for earlier, held_then in made:
+        assert content_of(earlier) == held_then
+        assert earlier.root == tree_of(held_then).root
+
+
+@given(contents, slots, st.builds(value, st.integers(0, 3)))
+def test_a_change_that_changes_nothing_makes_no_other_tree(
+    content: Slots, where: bytes, held: Item
+) -> None:
+    tree = tree_of(content)
+    assert (tree.put(where, held) is tree) == (content.get(where) == held)
+    assert (tree.without(where) is tree) == (where not in content)
+
+
+def test_a_tree_shares_all_but_one_path_with_the_tree_it_was_made_of() -> None:
+    def subtrees(below: Subtree) -> list[Subtree]:
+        if isinstance(below, Bucket):
+            return [below]
+        return [below, *(each for child in below.children for each in subtrees(child))]
+
+    before = tree_of({slot(each): value(each) for each in range(3000)})
+    for after in (before.put(slot(7), value(-1)), before.without(slot(7))):
+        old = {id(each) for each in subtrees(before.top)}
+        fresh = [each for each in subtrees(after.top) if id(each) not in old]
+        assert 1 <= len(fresh) <= 4  # 16^2 < 3000 slots / 16 < 16^3
+
+
 @given(contents)
 def test_every_subtree_is_seen_by_the_hash_that_its_parent_names(content: Slots) -> None:
     tree = tree_of(content)
 
     def check(path: bytes) -> Slots:
-        _, seen = tree.look(path)
+        seen = tree.look(path)
         if isinstance(seen, Bucket):
             assert len(seen.slots) <= BUCKET
             assert list(seen.slots) == sorted(seen.slots)
@@ -101,7 +159,7 @@ def test_every_subtree_is_seen_by_the_hash_that_its_parent_names(content: Slots)
         found: Slots = {}
         for digit, child in enumerate(seen.children):
             below = path + bytes([digit])
-            assert tree.look(below)[0] == child
+            assert tree.look(below).hash == child.hash
             found |= check(below)
         assert len(found) > BUCKET
         return found
@@ -109,26 +167,67 @@ def test_every_subtree_is_seen_by_the_hash_that_its_parent_names(content: Slots)
     assert check(b"") == content
 
 
-def walk(ours: Tree, theirs: Tree) -> tuple[set[bytes], int]:
-    """The slots in which they hold something else than we, and the messages that it took."""
-    paths, different, sent = [b""], set(), 0
+@given(contents, st.lists(st.integers(0, 15), max_size=23).map(bytes))
+def test_a_look_sees_what_is_below_a_path_and_nothing_else(content: Slots, path: bytes) -> None:
+    below = {each: held for each, held in content.items() if digits(each)[: len(path)] == path}
+    seen = tree_of(content).look(path)
+    assert sorted(all_slots(seen)) == sorted(below)
+    assert sum(seen.counts) == len(below)
+
+
+def digits(each: bytes) -> bytes:
+    return bytes(int(digit, 16) for digit in each.hex())
+
+
+@given(contents, slots, st.integers(0, 23))
+def test_items_from_a_slot_on_come_in_order_and_none_is_left_out(
+    content: Slots, start: bytes, depth: int
+) -> None:
+    path = digits(start)[:depth]
+    wanted = [
+        content[each] for each in sorted(content) if each >= start and digits(each)[:depth] == path
+    ]
+    assert list(tree_of(content).from_slot(path, start)) == wanted
+
+
+@given(contents)
+def test_the_slots_of_one_kind_are_a_list_with_an_order(content: Slots) -> None:
+    tree = tree_of(content)
+    assert list(tree) == [content[each] for each in sorted(content)]
+    for kind in range(1, KINDS + 1):
+        listed = sorted(each for each in content if each[-1] == kind)
+        assert tree.count(kind) == len(listed)
+        assert [tree.rank(each) for each in listed] == list(range(len(listed)))
+        assert [tree.nth(kind, number) for number in range(len(listed))] == [
+            content[each] for each in listed
+        ]
+        for number in (-1, len(listed)):
+            with pytest.raises(IndexError):
+                tree.nth(kind, number)
+
+
+@given(contents, slots)
+def test_the_rank_of_an_empty_slot_is_where_it_would_stand(content: Slots, where: bytes) -> None:
+    before = [each for each in content if each < where and each[-1] == where[-1]]
+    assert tree_of(content).rank(where) == len(before)
+
+
+def walk(ours: Tree[Item], theirs: Tree[Item]) -> tuple[set[bytes], int]:
+    """The slots in which they hold something else than we, and the subtrees that were shown."""
+    paths, different, shown = [b""], set(), 0
     while paths:
         path = paths.pop()
-        asked = messages.decode(messages.encode(Walk(1, path, ours.look(path)[0])))
-        assert isinstance(asked, Walk)
-        held, seen = theirs.look(asked.path)
-        told = None if held == asked.hash else seen
-        answer = messages.decode(messages.encode(Subtree(1, path, told)))
-        assert isinstance(answer, Subtree)
-        sent += 2
-        if isinstance(answer.content, Branch):
+        seen = theirs.look(path)
+        shown += 1
+        if seen.hash == ours.look(path).hash:
+            continue
+        if isinstance(seen, Branch):
             below = [path + bytes([digit]) for digit in range(16)]
-            pairs = zip(below, answer.content.children, strict=True)
-            paths += [each for each, child in pairs if ours.look(each)[0] != child]
-        elif answer.content is not None:
-            content = answer.content.slots
-            different |= {each for each, seen in content.items() if ours.get(each) != seen}
-    return different, sent
+            pairs = zip(below, seen.children, strict=True)
+            paths += [each for each, child in pairs if ours.look(each).hash != child.hash]
+        else:
+            different |= {each for each, held in seen.slots.items() if ours.get(each) != held}
+    return different, shown
 
 
 @given(contents, contents)
@@ -140,8 +239,7 @@ def test_a_walk_finds_exactly_what_differs(one: Slots, other: Slots) -> None:
 
 
 def test_a_walk_costs_what_differs_and_not_what_there_is() -> None:
-    content = {slot(each): value(each) for each in range(5000)}
-    ours, theirs = tree_of(content), tree_of(content)
-    assert walk(ours, theirs) == (set(), 2)
-    theirs.set(slot(77), value(-1))
-    assert walk(ours, theirs) == ({slot(77)}, 8)  # 16^3 < 5000 slots / 16 < 16^4
+    ours = tree_of({slot(each): value(each) for each in range(5000)})
+    assert walk(ours, ours) == (set(), 1)
+    theirs = ours.put(slot(77), value(-1))
+    assert walk(ours, theirs) == ({slot(77)}, 4)  # 16^3 < 5000 slots / 16 < 16^4

@@ -6,13 +6,16 @@ import ipaddress
 
 import pytest
 
+from protocol import store as store_module
 from protocol.address import Endpoint, endpoint
 from protocol.errors import SequenceUnavailable
 from protocol.events import Converged, ObservedElsewhere, PrefixesChanged, Superseded
 from protocol.frames import HELLO, SEALED
-from protocol.objects import Announcement
+from protocol.objects import Announcement, Grant
+from protocol.store import slot_id
 from simulation import Disk, Network
 from simulation.traffic import Traffic
+from simulation.warm import warm_mesh
 
 SEEDS = range(5)
 
@@ -278,16 +281,13 @@ def test_too_many_prefixes_are_refused_with_the_number_that_fits() -> None:
     net = Network(15)
     net.add("a")
     a = net.start("a")
-    prefixes = [ipaddress.ip_network(f"10.1.{each}.0/24") for each in range(250)]
-    with pytest.raises(ValueError, match=r"250 prefixes do not fit.*the first (\d+) would") as info:
+    prefixes = [ipaddress.ip_network(f"10.{each >> 8}.{each & 255}.0/24") for each in range(1250)]
+    before = a.up.announcement
+    with pytest.raises(ValueError, match=r"1250 prefixes are more.*the first 1000 would fit"):
         a.up.announce(a.clock(), prefixes=prefixes)
-    number = int(str(info.value).rsplit("first ", 1)[1].split()[0])
-    a.up.announce(a.clock(), prefixes=prefixes[:number])
-    with pytest.raises(ValueError, match="do not fit"):
-        a.up.announce(a.clock(), prefixes=prefixes[: number + 1])
-    own = a.up.announcement
-    assert own is not None
-    assert own.prefixes == tuple(prefixes[:number])
+    assert a.up.announcement is before
+    a.up.announce(a.clock(), prefixes=prefixes[:1000])
+    assert a.up.prefixes == tuple(prefixes[:1000])
 
 
 def test_without_a_sequence_nothing_is_signed_and_what_stood_stands() -> None:
@@ -341,3 +341,25 @@ def test_a_grant_that_is_renewed_reaches_everyone() -> None:
     net.start("n2", "n1")
     net.run_until(lambda: net.agreed(a, b, c))
     assert c.up.store.grants[b.key] == newer
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_has_to_leave_a_full_store_is_no_member_any_more(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Network(seed)
+    hosts = warm_mesh(net, 8)
+    net.run_until(lambda: all(host.up.converged for host in hosts))
+    monkeypatch.setattr(store_module, "MAX_MEMBERS", 8)
+    newcomer = net.add("newcomer")
+    ranked = sorted((*hosts, newcomer), key=lambda host: slot_id(Grant.KIND, host.key))
+    first, last = ranked[:-1], ranked[-1]
+    net.start("newcomer", "n1")
+    net.run(10)
+    assert len({host.up.store.root for host in first}) == 1, net
+    for host in first:
+        assert set(host.up.store.announcements) == {other.key for other in first}, net
+        if host is not newcomer:
+            assert last.key not in host.up.members, net
+            assert set(host.up.members) == {other.key for other in first if other is not host}, net
+            assert host.up.converged, net

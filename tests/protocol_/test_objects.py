@@ -52,6 +52,15 @@ def each_kind() -> dict[str, Signed]:
         "grant": grant(),
         "revocation": Revocation.sign(MAKER, MESH, node=A.public),
         "announcement": announcement(),
+        "announcement of shards": Announcement.sign(
+            A,
+            MESH,
+            sequence=7,
+            boot_key=BOOT.public,
+            endpoints=WHERE,
+            prefixes=(),
+            shards=[bytes([n]) * 16 for n in (9, 3, 7)],
+        ),
         "departure": Announcement.sign(
             A, MESH, sequence=6, boot_key=BOOT.public, endpoints=(), prefixes=(), state=LEFT
         ),
@@ -162,6 +171,15 @@ def test_about_140_prefixes_fit_one_announcement_and_one_more_does_not() -> None
     assert len(announcement(prefixes=low).raw) <= objects.MAX_ANNOUNCEMENT
     with pytest.raises(Rejected, match="announcement longer than 720 bytes"):
         announcement(prefixes=low + 1)
+
+
+def test_24_shards_and_two_endpoints_fit_one_announcement() -> None:
+    found = Announcement.sign(
+        A, MESH, sequence=objects.MAX_SEQUENCE, boot_key=BOOT.public, endpoints=WHERE,
+        prefixes=(), shards=[bytes([n]) * 16 for n in range(objects.MAX_SHARDS)], preference=255,
+    )  # fmt: skip
+    assert len(found.raw) == 614 <= objects.MAX_ANNOUNCEMENT
+    assert len(found.shards) == 24
 
 
 def fits(prefixes: int) -> bool:

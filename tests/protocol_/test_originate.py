@@ -1,4 +1,4 @@
-"""An announcement that would not fit is refused before anything of ours has changed."""
+"""What is to be announced stands in the announcement, or in shards, or is refused whole."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from protocol.address import Endpoint, Prefix
 from protocol.identity import Identity, Mesh
 from protocol.node import Node
 from protocol.objects import Grant
+from protocol.shards import shard_hash
 
 RNG = Random(1)
 MAKER, NEXT, ME = (Identity.generate(RNG.randbytes) for _ in range(3))
@@ -37,18 +38,55 @@ def fresh() -> Node:
 
 
 @pytest.mark.parametrize("count", range(125, 150))
-def test_the_first_announcement_fits_or_is_refused_with_the_number_that_does(count: int) -> None:
+def test_what_does_not_fit_the_announcement_is_cut_into_shards(count: int) -> None:
     node = fresh()
-    try:
-        node.announce(0.0, prefixes=nets(count), endpoints=WHERE)
-    except ValueError as error:
-        most = int(str(error).split()[-2])
-        assert most < count
-        assert node.announcement is None
-        node.announce(0.0, prefixes=nets(most), endpoints=WHERE)
-        count = most
+    node.announce(0.0, prefixes=nets(count), endpoints=WHERE)
+    own = node.announcement
+    assert own is not None
+    if own.shards:
+        assert count > 135
+        assert own.prefixes == ()
+        assert [shard_hash(raw) for raw in node.shards] == list(own.shards)
+    else:
+        assert count <= 145
+        assert own.prefixes == tuple(nets(count))
+    assert node.prefixes == tuple(nets(count))
+
+
+def test_what_fits_again_stands_in_the_announcement_again() -> None:
+    node = fresh()
+    node.announce(0.0, prefixes=nets(1000), endpoints=WHERE)
     assert node.announcement is not None
-    assert len(node.announcement.prefixes) == count
-    with pytest.raises(ValueError, match="do not fit one announcement"):
-        node.announce(1.0, prefixes=nets(200))
-    assert len(node.announcement.prefixes) == count
+    assert len(node.shards) == len(node.announcement.shards) > 0
+    node.announce(1.0, prefixes=nets(10))
+    assert node.announcement.prefixes == tuple(nets(10))
+    assert node.announcement.shards == ()
+    assert len(node.shards) == 0
+
+
+def test_who_leaves_announces_neither_prefixes_nor_shards() -> None:
+    node = fresh()
+    node.announce(0.0, prefixes=nets(1000), endpoints=WHERE)
+    node.leave(1.0)
+    assert node.announcement is not None
+    assert (node.announcement.prefixes, node.announcement.shards) == ((), ())
+    assert node.prefixes == ()
+
+
+def test_too_many_are_refused_with_the_number_that_fits_and_nothing_has_changed() -> None:
+    node = fresh()
+    for most in (0, 10, 1000):
+        if most:
+            node.announce(0.0, prefixes=nets(most), endpoints=WHERE)
+        before, held = node.announcement, list(node.shards)
+        with pytest.raises(ValueError, match=r"1001 prefixes are more.*first 1000 would fit"):
+            node.announce(1.0, prefixes=nets(1001))
+        assert node.announcement is before
+        assert list(node.shards) == held
+
+
+def test_a_default_route_is_refused_in_shards_too() -> None:
+    node = fresh()
+    with pytest.raises(ValueError, match="default route announced"):
+        node.announce(0.0, prefixes=[ipaddress.ip_network("0.0.0.0/0"), *nets(500)])
+    assert node.announcement is None

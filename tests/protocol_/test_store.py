@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 from collections.abc import Iterable
 from functools import cache
 from random import Random
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import store as store_module
+from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
 from protocol.merkle import EMPTY
 from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
-from protocol.store import Evidence, Outcome, Store, newer, slot_id
+from protocol.store import Outcome, Store, newer, slot_id
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
@@ -119,8 +121,48 @@ def test_each_slot_holds_the_newest_that_may_stand_there(heard: list[Record]) ->
                 best[slot] = each
     assert content(store) == {slot: each.hash for slot, each in best.items()}
     assert all(store.in_slot(slot) == each for slot, each in best.items())
-    assert set(store.members()) == set(store.announcements)
-    assert list(store.members()) == sorted(store.members())
+
+
+@given(records)
+def test_the_objects_of_one_kind_are_a_mapping_in_the_order_of_their_slots(
+    heard: list[Record],
+) -> None:
+    store = hear(heard)
+    for shelf, kind in (
+        (store.grants, Grant),
+        (store.revocations, Revocation),
+        (store.announcements, Announcement),
+    ):
+        held = [each for each in store if isinstance(each, kind)]
+        assert dict(shelf) == {each.node: each for each in held}
+        assert list(shelf) == sorted(shelf, key=lambda key: slot_id(kind.KIND, key))
+        assert [shelf.rank(each.node) for each in held] == list(range(len(shelf)))
+        assert [shelf.nth(number) for number in range(len(shelf))] == held
+        if held:
+            assert shelf.last() == held[-1]
+        for stranger in {node(number).public for number in range(4)} - set(shelf):
+            assert stranger not in shelf
+            assert shelf.get(stranger) is None
+            with pytest.raises(KeyError):
+                shelf[stranger]
+
+
+@given(records)
+def test_a_grant_stands_right_before_its_announcement(heard: list[Record]) -> None:
+    order = [(each.node, each.KIND) for each in hear(heard)]
+    for before, after in itertools.pairwise(order):
+        if after[1] == Announcement.KIND:
+            assert before == (after[0], Grant.KIND)
+    assert all(kind != Announcement.KIND for _, kind in order[:1])
+
+
+def test_a_store_that_is_made_of_anothers_tree_goes_its_own_way() -> None:
+    one = hear([grant(0), announcement(0)])
+    other = Store(one.tree)
+    assert other.root == one.root
+    other.merge(announcement(0, 2))
+    assert one.announcements[node(0).public] == announcement(0)
+    assert other.announcements[node(0).public] == announcement(0, 2)
 
 
 @given(records, records)
@@ -163,9 +205,10 @@ def test_no_more_announcements_wait_than_there_is_room_for(monkeypatch: pytest.M
     assert found == [False, False, True, True, True]
 
 
-def smallest(number: int, among: int) -> set[bytes]:
+def first(number: int, among: int) -> set[bytes]:
+    """The nodes whose slots come first."""
     keys = [node(each).public for each in range(among)]
-    return set(sorted(keys, key=lambda key: hashlib.sha256(key).digest())[:number])
+    return set(sorted(keys, key=lambda key: slot_id(Grant.KIND, key))[:number])
 
 
 @given(st.permutations(range(12)))
@@ -175,8 +218,47 @@ def test_at_the_bound_the_same_members_stay_in_whatever_order_they_came(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module, "MAX_MEMBERS", 5)
         store = hear(each for number in order for each in (grant(number), announcement(number)))
-    assert set(store.grants) == set(store.announcements) == smallest(5, 12)
+    assert set(store.grants) == set(store.announcements) == first(5, 12)
     assert len(content(store)) == 10
+
+
+def test_an_announcement_does_not_wait_for_a_grant_that_would_find_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_MEMBERS", 3)
+    by_slot = sorted(range(5), key=lambda each: slot_id(Grant.KIND, node(each).public))
+    store = hear(grant(number) for number in by_slot[1:4])
+    assert store.merge(announcement(by_slot[4])) is Outcome.FULL
+    assert store.merge(announcement(by_slot[0])) is Outcome.WAITING
+
+
+@given(st.permutations(range(12)))
+def test_who_had_to_leave_is_told_and_is_exactly_who_was_in_and_is_not(order: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "MAX_MEMBERS", 5)
+        store = Store()
+        entered = []
+        for number in order:
+            outcome = store.merge(grant(number))
+            assert outcome in (Outcome.NEW, Outcome.FULL)
+            if outcome is Outcome.NEW:
+                entered.append(node(number).public)
+            held = set(store.grants)
+            assert held == set(entered) - set(store.evicted)
+            assert len(store.evicted) == max(0, len(entered) - 5)
+    assert held == first(5, 12)
+
+
+def test_a_full_store_still_takes_what_is_newer_from_those_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store_module, "MAX_MEMBERS", 3)
+    store = hear(each for number in range(3) for each in (grant(number), announcement(number)))
+    for number in range(3):
+        assert store.merge(grant(number, 2)) is Outcome.NEW
+        assert store.merge(announcement(number, 2)) is Outcome.NEW
+    assert store.evicted == []
+    assert len(content(store)) == 6
 
 
 @given(st.permutations(range(12)))
@@ -186,20 +268,19 @@ def test_at_the_bound_the_same_revocations_stay_in_whatever_order_they_came(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module, "MAX_MEMBERS", 5)
         store = hear(revocation(number) for number in order)
-    assert set(store.revocations) == smallest(5, 12)
+    assert set(store.revocations) == first(5, 12)
+    assert store.evicted == []
 
 
 def test_a_second_revocation_of_one_node_pushes_nobody_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(store_module, "MAX_MEMBERS", 3)
-    ranked = sorted(range(3), key=lambda each: hashlib.sha256(node(each).public).digest())
-    for again in ranked:
+    for again in range(3):
         store = hear(revocation(number) for number in range(3))
         # The authority's library may sign at random: same words, another signature.
         other = in_another_envelope(revocation(again))
-        outcome = store.merge(other)
-        assert outcome is (Outcome.NEW if newer(other, revocation(again)) else Outcome.OLDER)
+        assert store.merge(other) is Outcome.NEW
         assert len(store.revocations) == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -18,13 +19,15 @@ from protocol.address import (
     unpack_prefixes,
 )
 from protocol.errors import Rejected
+from protocol.evidence import Evidence
 from protocol.frames import Stale
 from protocol.identity import BootKey, Identity, Mesh, check_boot_key, check_public_key
-from protocol.merkle import Branch, Bucket, Tree
-from protocol.messages import Message, Pull
+from protocol.merkle import Tree
+from protocol.messages import Agree, Branches, Message, Objects, Pull, Slots, Vouch, shown
 from protocol.objects import Accusation, Announcement, Grant, Revocation
 from protocol.session import Session, key_id
-from protocol.store import Evidence, Outcome, Store, slot_id
+from protocol.shards import Shard, join
+from protocol.store import Outcome, Store, slot_id
 
 KINDS = {kind.DOMAIN: kind.KIND for kind in (Grant, Revocation, Announcement)}
 
@@ -161,10 +164,10 @@ def test_an_object_is_decoded_and_its_signature_verifies(case: dict[str, Any]) -
     assert case["kind"] == found.DOMAIN
     assert found.hash == octets(case["hash"])
     assert found.verify(MESH)
-    assert shown(found) == case["fields"]
+    assert fields_of(found) == case["fields"]
 
 
-def shown(found: Grant | Revocation | Announcement | Accusation) -> list[Any]:
+def fields_of(found: Grant | Revocation | Announcement | Accusation) -> list[Any]:
     match found:
         case Grant():
             packed = [
@@ -180,7 +183,8 @@ def shown(found: Grant | Revocation | Announcement | Accusation) -> list[Any]:
             first = [found.node.hex(), str(found.sequence), found.boot_key.hex()]
             where = [pack_endpoint(each).hex() for each in found.endpoints]
             packed = [pack_prefixes(found.prefixes, family).hex() for family in (4, 6)]
-            return [*first, str(found.state), str(found.preference), where, *packed]
+            shards = [each.hex() for each in found.shards]
+            return [*first, str(found.state), str(found.preference), where, *packed, shards]
         case Accusation():
             keys = [found.accuser.hex(), found.target.hex()]
             return [*keys, str(found.sequence), str(int(found.refused))]
@@ -194,6 +198,34 @@ def test_such_an_object_is_refused(case: dict[str, str]) -> None:
         return
     with pytest.raises(Rejected) as refused:
         objects.decode(raw)
+    assert refused.value.reason == case["reason"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "accepted"))
+def test_a_shard_is_decoded_and_has_this_hash(case: dict[str, Any]) -> None:
+    found = Shard.decode(octets(case["raw"]))
+    assert found.hash == octets(case["hash"])
+    assert [str(prefix) for prefix in found.prefixes] == case["prefixes"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "refused"))
+def test_such_a_shard_is_refused(case: dict[str, str]) -> None:
+    with pytest.raises(Rejected) as refused:
+        Shard.decode(octets(case["raw"]))
+    assert refused.value.reason == case["reason"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "sets"))
+def test_shards_are_joined_to_this_set(case: dict[str, Any]) -> None:
+    found = join(Shard.decode(octets(raw)) for raw in case["shards"])
+    assert [str(prefix) for prefix in found] == case["prefixes"]
+
+
+@pytest.mark.parametrize("case", cases("shards.json", "sets_refused"))
+def test_such_shards_are_no_set(case: dict[str, Any]) -> None:
+    pieces = [Shard.decode(octets(raw)) for raw in case["shards"]]
+    with pytest.raises(Rejected) as refused:
+        join(pieces)
     assert refused.value.reason == case["reason"]
 
 
@@ -301,10 +333,14 @@ def plain(message: Message, field: str) -> Any:
         return pack_endpoint(value).hex() if value else ""
     if field == "objects":
         return [each.raw.hex() for each in value]
+    if field == "items" and isinstance(message, Objects):
+        return [[each.raw.hex(), vouched] for each, vouched in message.items]
+    if field == "bits" and isinstance(message, Vouch | Agree):
+        return value.to_bytes((message.size + 7) // 8, "little").hex()
     if field == "content":
         if value is None:
             return "same"
-        if isinstance(value, Bucket):
+        if isinstance(value, Slots):
             return {slot.hex(): held.hex() for slot, held in value.slots.items()}
         return [child.hex() for child in value.children]
     return hexed(value)
@@ -325,7 +361,7 @@ def test_such_a_message_is_refused(case: dict[str, str]) -> None:
 
 def test_the_vectors_have_every_message() -> None:
     types = {octets(case["body"])[0] for case in load("messages.json")["accepted"]}
-    assert types == set(range(1, 14))
+    assert types == set(range(1, 18))
     assert (
         max(
             len(message.slots)
@@ -347,18 +383,26 @@ def test_a_set_of_slots_has_this_root(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", cases("tree.json", "looks"))
 def test_a_walk_sees_this_below_a_path(case: dict[str, Any]) -> None:
     tree = tree_of(load("tree.json")["trees"][6]["slots"])
-    value, content = tree.look(bytes(int(digit, 16) for digit in case["path"]))
-    assert value == octets(case["hash"])
-    if isinstance(content, Branch):
+    below = tree.look(bytes(int(digit, 16) for digit in case["path"]))
+    assert below.hash == octets(case["hash"])
+    content = shown(below)
+    if isinstance(content, Branches):
         assert [child.hex() for child in content.children] == case["content"]
     else:
         assert {slot.hex(): held.hex() for slot, held in content.slots.items()} == case["content"]
 
 
-def tree_of(slots: dict[str, str]) -> Tree:
-    tree = Tree()
+@attrs.frozen
+class Named:
+    """An object of which the tree asks nothing but its hash."""
+
+    hash: bytes
+
+
+def tree_of(slots: dict[str, str]) -> Tree[Any]:
+    tree: Tree[Any] = Tree()
     for slot, value in slots.items():
-        tree.set(octets(slot), octets(value))
+        tree = tree.put(octets(slot), Named(octets(value)))
     return tree
 
 
