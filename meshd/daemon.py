@@ -32,7 +32,15 @@ from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
 from protocol.address import Endpoint, Prefix, endpoint
 from protocol.errors import Rejected, SequenceUnavailable
-from protocol.events import Converged, PeerChanged, PrefixesChanged, ReachabilityChanged, Revoked
+from protocol.events import (
+    Converged,
+    Isolated,
+    PeerChanged,
+    PrefixesChanged,
+    ReachabilityChanged,
+    Released,
+    Revoked,
+)
 from protocol.identity import short_id
 from protocol.members import Member, State
 from protocol.node import Node
@@ -56,7 +64,9 @@ DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
 that is silent for longer is failing, and reads it when it comes back."""
 
-TABLE_EVENTS: Final = (Converged, PeerChanged, PrefixesChanged, ReachabilityChanged, Revoked)
+TABLE_EVENTS: Final = (
+    Converged, Isolated, PeerChanged, PrefixesChanged, ReachabilityChanged, Released, Revoked
+)  # fmt: skip
 """What may change the routes; the others are told and no more."""
 
 SHARD_MARK: Final = b"\0"
@@ -315,7 +325,6 @@ class Daemon:
         return decide(origins, self._node.prefixes, self._host, time.time())
 
     def _origin(self, member: Member, now: float) -> Origin:
-        sequence, until = self._windows.get(member.key, (-1, 0.0))
         failed = member.state is State.FAILED
         return Origin(
             key=member.key,
@@ -327,9 +336,17 @@ class Daemon:
             seen=member.seen,
             reachable=member.reachable,
             failed_for=now - member.since if failed else 0.0,
-            held=failed and sequence == member.announcement.sequence and now < until,
+            held=self._why_held(member, now) if failed else "",
             why=member.reason,
         )
+
+    def _why_held(self, member: Member, now: float) -> str:
+        sequence, until = self._windows.get(member.key, (-1, 0.0))
+        if sequence == member.announcement.sequence and now < until:
+            return "its daemon is gone but its host answers: held for its restart"
+        if self._node.holds(member.key):
+            return "lost with many others at once: held, for we may be cut off"
+        return ""
 
     def _kernel_settled(self) -> None:
         """The reconciler has looked: tell of convergence when table and kernel agree."""

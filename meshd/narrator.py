@@ -17,11 +17,13 @@ from protocol.events import (
     CannotAnnounce,
     Converged,
     Event,
+    Isolated,
     ObservedElsewhere,
     PeerChanged,
     PrefixesChanged,
     ReachabilityChanged,
     Refused,
+    Released,
     Revoked,
     ShardsMissing,
     Superseded,
@@ -83,6 +85,19 @@ class Narrator:
                 self._log.emit("revoked", name=event.name, id=short_id(event.node))
             case CannotAnnounce():
                 self._log.emit("error", reason=f"nothing is announced: {event.reason}")
+            case Isolated():
+                self._log.emit(
+                    "isolated",
+                    lost=f"{event.lost}/{event.known}",
+                    reason="most peers were lost at once: their routes are held for 10 min",
+                )
+            case Released():
+                if event.isolated:
+                    self._log.emit(
+                        "isolation-over",
+                        still_lost=self._names(event.nodes),
+                        for_s=round(event.seconds, 1),
+                    )
             case Converged():
                 pass
 

@@ -61,14 +61,14 @@ class Origin:
     reachable: bool = True
     failed_for: float = 0.0
     """Seconds since it failed."""
-    held: bool = False
-    """Failed, its host answers, and its restart window is open: its kernel forwards."""
+    held: str = ""
+    """Failed, and why its routes stay all the same where nobody else offers them."""
     why: str = ""
 
     @property
     def usable(self) -> bool:
         """A route may lead through it."""
-        return self.seen and (self.state in ("alive", "suspect") or self.held)
+        return self.seen and (self.state in ("alive", "suspect") or bool(self.held))
 
 
 @attrs.frozen
@@ -361,7 +361,7 @@ def _choose(
 
 def _note(origin: Origin) -> str:
     if origin.held:
-        return "its daemon is gone but its host answers: held for its restart"
+        return origin.held
     if not origin.reachable:
         return "others reach it, we do not: kept for want of another origin"
     return ""

@@ -33,6 +33,7 @@ def status(
         },
         "root": node.store.root.hex(),
         "converged": node.converged and kernel.in_sync,
+        "isolated": node.isolated,
         "peers": {state: states.count(state) for state in ("alive", "suspect", "failed", "left")},
         "prefixes": {
             "local": [str(prefix) for prefix in node.prefixes],

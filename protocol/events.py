@@ -118,7 +118,27 @@ class CannotAnnounce:
     reason: str
 
 
+@attrs.frozen
+class Isolated:
+    """More than half of our peers were lost at once: an alarm, and their routes are held."""
+
+    lost: int
+    known: int
+    """Peers that were live before."""
+
+
+@attrs.frozen
+class Released:
+    """The routes of ``nodes``, which are still lost, are held no longer."""
+
+    nodes: tuple[bytes, ...]
+    isolated: bool
+    """We were isolated, and are no more; else it was only in doubt."""
+    seconds: float
+    """For which it lasted."""
+
+
 Event = (
     PeerChanged | ReachabilityChanged | PrefixesChanged | ShardsMissing | Converged | Superseded
-    | Accused | ObservedElsewhere | Refused | Revoked | CannotAnnounce
+    | Accused | ObservedElsewhere | Refused | Revoked | CannotAnnounce | Isolated | Released
 )  # fmt: skip

@@ -1,17 +1,27 @@
 """The accusations that stand: what members say of one another's silence.
 
-Not part of the store: it is about now, and it goes when its target speaks again.
+Not part of the store: it is about now, and it goes when its target speaks again.  Its
+digest is cut from the root of a tree, as the store's root is, so that one accusation more
+costs one path of it and not all that are held.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, islice, takewhile
+from random import Random
 
 import attrs
 
+from protocol.merkle import SLOT_SIZE, Tree
+from protocol.messages import MAX_PULL, OFFER_HASH
 from protocol.objects import Accusation
 from protocol.tuning import MAX_ACCUSERS
+
+
+def _place(accusation: Accusation) -> bytes:
+    """Its slot in the tree: accusations are kept by hash, and all are of one kind."""
+    return accusation.hash[: SLOT_SIZE - 1] + b"\1"
 
 
 @attrs.define(eq=False)
@@ -20,22 +30,26 @@ class Evidence:
 
     _held: dict[bytes, dict[bytes, Accusation]] = attrs.field(factory=dict)
     """Target to accuser to accusation."""
-    _digest: bytes | None = None
+    _tree: Tree[Accusation] = attrs.field(factory=Tree)
 
     @property
     def digest(self) -> bytes:
         """8 bytes over all that is held; zeros for nothing."""
-        if self._digest is None:
-            hashes = sorted(each.hash for each in self)
-            packed = hashlib.sha256(b"meshd/1 evidence\0" + b"".join(hashes)).digest()[:8]
-            self._digest = packed if hashes else bytes(8)
-        return self._digest
+        return self._tree.root[:8]
+
+    @property
+    def accused(self) -> int:
+        """How many members stand accused."""
+        return len(self._held)
 
     def __iter__(self) -> Iterator[Accusation]:
-        for accusers in self._held.values():
-            yield from accusers.values()
+        """All, in the order of their hashes."""
+        return iter(self._tree)
 
-    def against(self, target: bytes) -> Iterable[Accusation]:
+    def __len__(self) -> int:
+        return len(self._tree)
+
+    def against(self, target: bytes) -> Collection[Accusation]:
         """The accusations that stand against ``target``."""
         return self._held.get(target, {}).values()
 
@@ -46,17 +60,49 @@ class Evidence:
         """
         accusers = self._held.setdefault(accusation.target, {})
         held = accusers.get(accusation.accuser)
-        if held is not None and held.hash <= accusation.hash:
-            return False
-        accusers[accusation.accuser] = accusation
-        self._digest = None
-        if len(accusers) > MAX_ACCUSERS:
+        if held is not None:
+            if held.hash <= accusation.hash:
+                return False
+            self._drop(accusers, held)
+        elif len(accusers) >= MAX_ACCUSERS:
             worst = max(accusers.values(), key=lambda each: each.hash)
-            del accusers[worst.accuser]
-            return worst is not accusation
+            if worst.hash <= accusation.hash:
+                return False
+            self._drop(accusers, worst)
+        accusers[accusation.accuser] = accusation
+        self._tree = self._tree.put(_place(accusation), accusation)
         return True
+
+    def _drop(self, accusers: dict[bytes, Accusation], accusation: Accusation) -> None:
+        del accusers[accusation.accuser]
+        self._tree = self._tree.without(_place(accusation))
 
     def clear(self, target: bytes) -> None:
         """The target announced itself anew, left or is revoked: nothing stands against it."""
-        if self._held.pop(target, None) is not None:
-            self._digest = None
+        for accusation in self._held.pop(target, {}).values():
+            self._tree = self._tree.without(_place(accusation))
+
+    # The exchange of what differs: as much of it as one datagram names.
+
+    def named(self, rng: Random) -> tuple[bytes, ...]:
+        """Starts of hashes, ascending: of all that are held, or, where they are too many
+        for one request, of as many as fit behind a place at random, all round."""
+        if len(self) < MAX_PULL:
+            return tuple(each.hash[:OFFER_HASH] for each in self)
+        behind = self._tree.from_slot(b"", rng.randbytes(SLOT_SIZE))
+        return tuple(each.hash[:OFFER_HASH] for each in islice(chain(behind, self), MAX_PULL))
+
+    def others(self, named: Sequence[bytes]) -> Iterator[Accusation]:
+        """What one who named these lacks: all others, or, where it could not name all it
+        holds, those others between its first and its last."""
+        known = dict.fromkeys(named)
+        for each in self if len(named) < MAX_PULL else self._between(named[0], named[-1]):
+            if each.hash[:OFFER_HASH] not in known:
+                yield each
+
+    def _between(self, first: bytes, last: bytes) -> Iterator[Accusation]:
+        behind = self._tree.from_slot(b"", first.ljust(SLOT_SIZE, b"\0"))
+        if last < first:
+            yield from behind
+            behind = iter(self)
+        yield from takewhile(lambda each: each.hash[:OFFER_HASH] <= last, behind)

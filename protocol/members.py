@@ -66,6 +66,10 @@ class Member:
     """Our last direct and indirect probes of it failed."""
     silent_refused: bool = False
     """... and its host said that nobody listens."""
+    doubted: bool = False
+    """Since its last ack a member told us that it is silent to it."""
+    detours: int = 0
+    """How often in a row others reached it when we did not."""
     heard: dict[bytes, float] = attrs.field(factory=dict)
     """Accuser to when we heard its accusation at the present sequence."""
     shown: str | None = None

@@ -30,6 +30,7 @@ _U32: Final = struct.Struct("!I")
 _PULSE: Final = struct.Struct("!I16s8s")
 _OBJECTS: Final = struct.Struct("!IB")
 _INDIRECT: Final = struct.Struct(f"!I{SLOT_SIZE}s")
+_SUSPECT: Final = struct.Struct(f"!{SLOT_SIZE}sQ")
 
 _ROOM: Final = MAX_BODY - 1 - _OBJECTS.size
 """Bytes for the objects of a PUSH or OBJECTS, or the shards of a SHARDS."""
@@ -428,16 +429,35 @@ class Shards:
         return cls(request, tuple(raw for raw, _ in items))
 
 
+@attrs.frozen
+class Suspect:
+    """The node whose announcement of that sequence is in slot ``target`` is silent to me: is
+    it to you?"""
+
+    TYPE: ClassVar[int] = 18
+    target: bytes
+    sequence: int
+
+    def body(self) -> bytes:
+        return _SUSPECT.pack(self.target, self.sequence)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Suspect:
+        if len(body) != _SUSPECT.size:
+            raise Rejected("malformed SUSPECT")
+        return cls(*_SUSPECT.unpack(body))
+
+
 Message = (
     Probe | Ack | Indirect | Reached | Nack | Push | Offer | Pull | Objects | Walk | Subtree
-    | Vouch | AskEvidence | Scan | Agree | PullShards | Shards
+    | Vouch | AskEvidence | Scan | Agree | PullShards | Shards | Suspect
 )  # fmt: skip
 
 _TYPES: Final[dict[int, type[Message]]] = {
     each.TYPE: each
     for each in (
         Probe, Ack, Indirect, Reached, Nack, Push, Offer, Pull, Objects, Walk, Subtree,
-        Vouch, AskEvidence, Scan, Agree, PullShards, Shards,
+        Vouch, AskEvidence, Scan, Agree, PullShards, Shards, Suspect,
     )
 }  # fmt: skip
 

@@ -40,6 +40,7 @@ from protocol.failure import Detector
 from protocol.fetch import Fetcher
 from protocol.gossip import Gossip
 from protocol.identity import BootKey, Identity, Mesh
+from protocol.isolation import Isolation
 from protocol.members import Common, Member, Members, State, choose_endpoint
 from protocol.messages import (
     Ack,
@@ -59,6 +60,7 @@ from protocol.messages import (
     Scan,
     Shards,
     Subtree,
+    Suspect,
     Vouch,
     Walk,
 )
@@ -116,6 +118,7 @@ class Node:
         self._detector = Detector(
             common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
         )
+        self._isolation = Isolation(common)
         self._requests = Requests(common, send)
         self._gossip = Gossip(common, self._requests, send=send, learn=self._learn)
         self._reconciler = Reconciler(
@@ -226,6 +229,8 @@ class Node:
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram. What is wrong with it is counted and told, never raised."""
+        if now - self.deadline > self._common.tuning.late_tick:
+            self.tick(now)  # we stalled, and must know it before we judge what waited
         try:
             opened = self._contacts.receive(data, source, now)
             if opened is not None:
@@ -237,12 +242,11 @@ class Node:
 
     def unreachable(self, where: Endpoint, now: float) -> None:
         """The host at ``where`` itself says that nobody listens there (ICMP, section 5)."""
-        self._detector.unreachable(where, now)
+        self._detector.prober.unreachable(where, now)
 
     def tick(self, now: float) -> None:
         """Do what is due. Early, late or repeated calls are harmless."""
-        deadline = self._common.timers.deadline
-        if now - deadline > self._common.tuning.late_tick:
+        if now - self.deadline > self._common.tuning.late_tick:
             self._common.count("late ticks")
             self._detector.late(now)
         self._common.timers.run(now)
@@ -316,6 +320,16 @@ class Node:
         """Every peer we hold live has held our root (SPEC.md 7)."""
         return self._agreement.converged
 
+    @property
+    def isolated(self) -> bool:
+        """Most of our peers were lost at once (DESIGN 6)."""
+        return self._isolation.isolated
+
+    def holds(self, key: bytes) -> bool:
+        """``key`` failed, but most likely it is we who are cut off: its routes stay, where
+        no other live member offers them."""
+        return self._isolation.holds(key)
+
     # Announcing.
 
     @property
@@ -337,7 +351,7 @@ class Node:
             return
         for key in self._unaware:
             self._contacts.send(key, Push((own,)), now)
-            self._detector.knock(self._common.members[key], now)
+            self._detector.prober.knock(self._common.members[key], now)
         self._common.timers.after(_DEPARTURE_REPEAT, now, self._repeat_departure)
 
     # Listening.
@@ -351,24 +365,26 @@ class Node:
             member.seen = True
             self._show(member, now)
         if member.state is State.FAILED:
-            self._detector.knock(member, now)
-        detector, reconciler, requests = self._detector, self._reconciler, self._requests
+            self._detector.prober.knock(member, now)
+        prober, reconciler, requests = self._detector.prober, self._reconciler, self._requests
         match message:
             case Probe():
                 self._acknowledge(member, message, source, now)
             case Ack():
-                detector.acked(peer, message, now)
+                prober.acked(peer, message, now)
                 if message.observed is not None and message.observed != member.observed:
                     told = ObservedElsewhere(peer, message.observed)
                     self._common.events.append(told)
                 member.observed = message.observed
                 self._pulse(member, message, now)
             case Indirect():
-                detector.relay(peer, message, now)
+                prober.relay(peer, message, now)
             case Reached():
-                detector.reached(peer, message, now)
+                prober.reached(peer, message, now)
             case Nack():
-                detector.nacked(peer, message, now)
+                prober.nacked(peer, message, now)
+            case Suspect():
+                self._detector.told(peer, message, now)
             case Push():
                 items = [(each, True) for each in message.objects]
                 self._learn(items, peer, now, pass_on=True)
@@ -419,7 +435,7 @@ class Node:
         return self._contacts.send(node, message, now, to)
 
     def _drew_stale(self, node: bytes, now: float) -> None:
-        self._detector.stale(node, now)
+        self._detector.prober.stale(node, now)
 
     def _contact(self, node: bytes, now: float) -> None:
         """``node`` answered our HELLO and nothing waits for it: speak sealed."""
@@ -528,6 +544,8 @@ class Node:
         self._common.evidence.add(accusation)
         self._common.members[accusation.target].heard[accusation.accuser] = now
         self._gossip.publish((accusation,), now)
+        if len(self._common.members.live) > FANOUT_ALL:  # who is to answer must hear of it
+            self._contacts.send(accusation.target, Push((accusation,)), now)
 
     def _merge(self, record: Record, now: float, *, vouched: bool) -> Outcome:
         """The only place where the store changes; what follows from it follows here."""
@@ -593,6 +611,7 @@ class Node:
         self._contacts.forget(node)
         self._fetcher.forget(node, now)
         self._common.evidence.clear(node)
+        self._isolation.found(node, now)
         if member is not None:
             self._detector.renewed(member)
         if node == self._common.me.public:
@@ -629,7 +648,7 @@ class Node:
             self._contacts.greet(lost[which], now)
         else:
             for key in members.failed.draw(rng, 1):
-                self._detector.knock(members[key], now)
+                self._detector.prober.knock(members[key], now)
 
     def _note_seed(self, announcement: Announcement) -> None:
         for where in announcement.endpoints:
@@ -644,11 +663,17 @@ class Node:
 
     def _show(self, member: Member, now: float) -> None:
         """``member``'s state may have changed: into its roster, and tell the owner."""
-        changes = self._common.members.changes
-        self._common.members.place(member)
+        members = self._common.members
+        changes, was_live = members.changes, member.key in members.live
+        members.place(member)
         self._tell(member, now)
-        if self._common.members.changes != changes:
-            self._agreement.changed(now)
+        if members.changes == changes:
+            return
+        if was_live and member.key in members.failed:
+            self._isolation.lost(member.key, now, doubtful=len(self._detector.suspects))
+        elif member.key not in members.failed:
+            self._isolation.found(member.key, now)
+        self._agreement.changed(now)
 
     def _tell(self, member: Member, now: float) -> None:
         if member.seen and member.reachable != member.shown_reachable:

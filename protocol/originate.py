@@ -158,8 +158,8 @@ class Originator:
         quiet = now - self._answered_at
         if quiet > 2 * self._delay + tuning.suspicion_max:
             self._delay = tuning.refute_first
-        # 1 ms for each member, at random: many who were accused together do not answer at once.
-        jitter = 0.001 * (1 + self._common.rng.random() * len(self._common.members))
+        # 1 ms for each that is accused: many who are accused together do not answer at once.
+        jitter = 0.001 * (1 + self._common.rng.random() * self._common.evidence.accused)
         delay = max(jitter, self._delay - quiet)
         self._pending = self._common.timers.after(delay, now, self._answer)
 

@@ -26,7 +26,6 @@ from protocol.limits import TokenBucket
 from protocol.members import Common, Member
 from protocol.merkle import EMPTY, SLOT_SIZE, Branch
 from protocol.messages import (
-    OFFER_HASH,
     AskEvidence,
     Message,
     News,
@@ -293,13 +292,12 @@ class Reconciler:
     def _ask_evidence(self, peer: bytes, now: float) -> None:
         if not self._take_turn("evidence", peer, now):
             return
-        held = tuple(
-            islice((e.hash[:OFFER_HASH] for e in self._common.evidence), messages.MAX_PULL)
-        )
+        held = self._common.evidence.named(self._common.rng)
 
         def answer(message: Objects, now: float) -> None:
             if self._learn(message.items, peer, now, pass_on=False):
                 self._idle.pop(("evidence", peer), None)
+                self._ask_evidence(peer, now)
 
         self._requests.ask(
             peer,
@@ -333,9 +331,7 @@ class Reconciler:
 
     def give_evidence(self, peer: bytes, ask: AskEvidence, now: float) -> None:
         """Answer with accusations that the peer did not name."""
-        held = dict.fromkeys(ask.held)
-        found = [each for each in self._common.evidence if each.hash[:OFFER_HASH] not in held]
-        self._give(peer, ask.request, found, now)
+        self._give(peer, ask.request, self._common.evidence.others(ask.held), now)
 
     def _give(self, peer: bytes, request: int, found: Iterable[News], now: float) -> None:
         if not self._may_serve(now):

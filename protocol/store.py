@@ -154,9 +154,9 @@ class Store:
         """The announcement that waited for ``node``'s grant, to be merged now."""
         return self._waiting.pop(node, None)
 
-    def _fits(self, shelf: Section[Grant] | Section[Revocation], slot: bytes) -> bool:
-        """False when the shelf is full of those whose slots come before ``slot``."""
-        if len(shelf) < MAX_MEMBERS:
+    def _fits(self, section: Section[Grant] | Section[Revocation], slot: bytes) -> bool:
+        """False when the section is full of those whose slots come before ``slot``."""
+        if len(section) < MAX_MEMBERS:
             return True
         last = section.last()
         return slot < slot_id(last.KIND, last.node)

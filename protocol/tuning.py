@@ -34,6 +34,12 @@ MAX_SYNCS: Final = 4
 MAX_HISTORY: Final = 64
 """Objects remembered in the order they came, to tell what came since a former root."""
 
+MAX_RELAYED: Final = 256
+"""Probes under way for others at a time; beyond it they are refused with silence."""
+
+MAX_NONCES: Final = 4096
+"""Own probes that may still be answered; the oldest goes first."""
+
 FANOUT_ALL: Final = 64
 """Up to this many members an origin tells everyone itself (DESIGN 5)."""
 
@@ -47,7 +53,8 @@ class Tuning:
     probe_timeout_floor: float = 0.03
     """Least wait for an ack; otherwise 4 smoothed round trips."""
     probe_timeout_unknown: float = 0.2
-    """Wait for the first ack of a member whose round trip is not known yet."""
+    """Longest wait for an ack of a member whose round trip is not known yet; as soon as any
+    is, the mesh's own SRTT + 4 RTTVAR (RFC 6298)."""
     indirect_members: int = 3
     """SWIM's k (Das et al., DSN 2002; memberlist uses 3)."""
     indirect_timeout: float = 0.3
@@ -56,6 +63,26 @@ class Tuning:
     """Suspicion lasts at least this long: room for a refutation (two periods' jitter)."""
     suspicion_max: float = 2.5
     """... and at most this long while nobody else accuses (Lifeguard section IV-B)."""
+    told_members: int = 4
+    """A suspicion is told to this many, who probe at once; one of them must agree before
+    anybody is accused (DESIGN 5)."""
+    told_rate: float = 10.0
+    told_burst: float = 16.0
+    """Others' suspicions looked into per second: enough while a fifth of 100 die at once."""
+    accuse_jitter: float = 0.05
+    """Those who were told accuse within this, at random: who is late hears of three before."""
+    hasten_rate: float = 4.0
+    hasten_burst: float = 4.0
+    """Probes brought forward for a death, per second: deaths come together (a rack, a switch)."""
+    detours: int = 3
+    """So often in a row others reach a member that we do not: then it is unreachable from
+    here. At 10 % loss once is common, and thrice is 3 in 10 million."""
+    isolation_window: float = 10.0
+    """More than half of the peers lost within this: we are isolated (DESIGN 6)."""
+    isolation_doubt: float = 5.0
+    """One lost among many in doubt is held this long: twice the longest suspicion."""
+    isolation_max: float = 600.0
+    """Routes of those lost in an isolation are held at most this long (DESIGN 6)."""
     health_max: int = 8
     """Lifeguard's local health multiplier saturates here (memberlist: awareness max 8)."""
     late_tick: float = 0.25
@@ -130,6 +157,9 @@ class Tuning:
             indirect_timeout=1.5,
             suspicion_min=2.0,
             suspicion_max=10.0,
+            accuse_jitter=0.2,
+            isolation_window=30.0,
+            isolation_doubt=20.0,
             late_tick=0.5,
             offer_patience=0.05,
             offer_retry=0.4,

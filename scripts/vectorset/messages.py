@@ -90,6 +90,11 @@ def _detector() -> list[_Case]:
         ("INDIRECT", {"nonce": NUMBER, "target": SLOT.hex()}, b"\x03" + _u32(NUMBER) + SLOT),
         ("REACHED", {"nonce": 0}, b"\x04" + _u32(0)),
         ("NACK", {"nonce": 2**32 - 1}, b"\x05" + _u32(2**32 - 1)),
+        (
+            "SUSPECT",
+            {"target": SLOT.hex(), "sequence": 2**63 - 1},
+            b"\x12" + SLOT + (2**63 - 1).to_bytes(8, "big"),
+        ),
     ]
 
 
@@ -234,7 +239,7 @@ def _refused() -> list[tuple[str, bytes, str]]:
     return [
         ("nothing", b"", "message of unknown type"),
         ("type 0", b"\0" + pulse, "message of unknown type"),
-        ("type 18", b"\x12" + pulse, "message of unknown type"),
+        ("type 19", b"\x13" + pulse, "message of unknown type"),
         ("type 255", b"\xff", "message of unknown type"),
         ("PROBE, one byte short", b"\x01" + pulse[:-1], "malformed PROBE"),
         ("PROBE, one byte long", b"\x01" + pulse + b"\0", "malformed PROBE"),
@@ -303,4 +308,6 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("SHARDS, cut short", b"\x11" + number + b"\0\x09" + bytes(8), "object cut short"),
         ("SHARDS, an empty one", b"\x11" + number + b"\0\0", length),
         ("SHARDS, one of 901 octets", b"\x11" + number + b"\x03\x85" + bytes(901), length),
+        ("SUSPECT, one byte short", b"\x12" + SLOT + bytes(7), "malformed SUSPECT"),
+        ("SUSPECT, one byte long", b"\x12" + SLOT + bytes(9), "malformed SUSPECT"),
     ]  # fmt: skip

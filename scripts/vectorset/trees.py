@@ -128,7 +128,7 @@ def make_store() -> dict[str, Any]:
 def _evidence(count: int) -> dict[str, Any]:
     heard = [accusation(f"accuser {number}", "a", 5, number % 2) for number in range(count)]
     kept = sorted(object_hash(raw) for raw in heard)[:8]
-    value = digest(b"meshd/1 evidence\0", *kept, size=8) if kept else bytes(8)
+    value = subtree({each[:11] + b"\1": each for each in kept})[:8]
     return {
         "heard": [raw.hex() for raw in heard],
         "kept": [each.hex() for each in kept],

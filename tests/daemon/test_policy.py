@@ -217,7 +217,7 @@ def test_a_failed_sole_origin_leaves_guard_and_exclusion_for_a_day() -> None:
 
 
 def test_a_node_whose_host_answers_keeps_its_route_while_it_is_held() -> None:
-    decision = judge(origin(0, "10.2.0.0/24", state="failed", held=True))
+    decision = judge(origin(0, "10.2.0.0/24", state="failed", held="held for its restart"))
     assert net("10.2.0.0/24") in decision.desired.routes
     assert "held for its restart" in row(decision, "10.2.0.0/24").reason
 

@@ -23,7 +23,6 @@ def warm(seed: int, number: int, *, loss: float = 0.0) -> tuple[Network, list[Ho
     net = Network(seed, loss=loss, cipher=False, truthful=True)
     hosts = warm_mesh(net, number)
     net.run_until(lambda: all(host.up.converged for host in hosts))
-    forget_events(hosts)
     return net, hosts
 
 

@@ -68,7 +68,6 @@ places = st.sampled_from((None, Endpoint("192.0.2.1", 1), Endpoint("2001:db8::1"
 buckets = st.dictionaries(slots, roots, max_size=16).map(Slots)
 branches = st.lists(roots, min_size=16, max_size=16).map(lambda found: Branches(tuple(found)))
 vouched = st.lists(st.tuples(st.sampled_from(KNOWN), st.booleans()), max_size=3).map(tuple)
-pieces = st.lists(st.binary(min_size=1, max_size=900), max_size=12)
 
 
 @st.composite

@@ -23,8 +23,8 @@ def test_questions_to_relays_are_forgotten_after_a_while() -> None:
     network = Network(4, cipher=False)
     network.mesh_of(4)
     network.drop(between("n1", "n2"))
-    detector = network.hosts["n1"].up._detector
+    prober = network.hosts["n1"].up._detector.prober
     network.run(90.0)
-    before = len(detector._nonces)
+    before = len(prober._nonces)
     network.run(300.0)
-    assert len(detector._nonces) <= 1.2 * before
+    assert len(prober._nonces) <= 1.2 * before

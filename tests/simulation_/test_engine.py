@@ -33,7 +33,7 @@ def probed(net: Network, one: Host, other: Host) -> float:
     """``one`` probes ``other`` now; seconds until the ack is taken from the buffer."""
     member = one.up.members[other.key]
     began, before = net.now, member.acked
-    one.do(lambda node, now: node._detector.probe(member, now))
+    one.do(lambda node, now: node._detector.prober.probe(member, now))
     net.run_until(lambda: member.acked > before)
     return net.now - began
 

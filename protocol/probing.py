@@ -1,0 +1,306 @@
+"""Probes: whether a member answers us, or others (SWIM, Das et al., DSN 2002, section 3.1).
+
+A member is probed directly, after a miss once more, and then through k others.  What comes
+of it is told to the detector as one of three: it *answered* us, it is there but *only
+others reach it*, or it is *silent*.  How long an answer may take follows the round trips
+that were measured, and our own local health (Lifeguard, Dadgar et al., 2018, section IV-A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Final, Protocol
+
+import attrs
+
+from protocol.address import Endpoint
+from protocol.members import Common, Member
+from protocol.messages import Ack, Indirect, Message, Nack, Probe, Reached
+from protocol.objects import Announcement
+from protocol.store import slot_id
+from protocol.timers import Timer
+from protocol.tuning import MAX_NONCES, MAX_RELAYED
+
+_RELAY_SHARE: Final = 1 / 3
+"""Of ``indirect_timeout``: a relay's longest wait for each of its two acks, so that its nack
+arrives in time."""
+
+_RELAY_WAITS: Final = 4
+"""Of our own timeouts until a relay's nack is overdue: its two, and one for each of two trips."""
+
+
+@attrs.define(eq=False)
+class Attempt:
+    """One member being probed, from the first direct probe to what came of it."""
+
+    member: Member
+    drawn: bool
+    """It was its turn: such probes are a fair sample of the mesh, others are not."""
+    nonces: dict[int, None] = attrs.field(factory=dict)
+    tries: int = 0
+    relays: dict[bytes, None] = attrs.field(factory=dict)
+    """Asked, and not heard from yet."""
+    asked: int = 0
+    nacks: int = 0
+    refused: bool = False
+    """Its host said that nobody listens."""
+    graced: bool = False
+    timer: Timer | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """It was silent to a relay too, or there was none to ask."""
+        return self.nacks > 0 or not self.asked
+
+
+class Findings(Protocol):
+    """Who is told what came of a probe."""
+
+    def answered(self, member: Member, attempt: Attempt | None, now: float) -> None:
+        """``member`` answered a probe of ours; no ``attempt``: late, or to a single one."""
+
+    def only_others_reach(self, attempt: Attempt, now: float) -> None:
+        """The member answered a relay and not us."""
+
+    def silent(self, attempt: Attempt, now: float) -> None:
+        """Neither we nor a relay had an answer."""
+
+
+@attrs.define(eq=False)
+class _Relayed:
+    """A probe under way for another, who is answered once."""
+
+    requester: bytes
+    nonce: int
+    target: Member
+    answered: bool = False
+
+
+@attrs.define(eq=False)
+class RoundTrips:
+    """The round trips of one node, whomever with: what to expect of a member not yet probed."""
+
+    _smoothed: float | None = None
+    _variation: float = 0.0
+
+    def add(self, trip: float) -> None:
+        """One more was measured, in seconds (RFC 6298 section 2.3)."""
+        if self._smoothed is None:
+            self._smoothed, self._variation = trip, trip / 2
+        else:
+            self._variation += (abs(self._smoothed - trip) - self._variation) / 4
+            self._smoothed += (trip - self._smoothed) / 8
+
+    @property
+    def timeout(self) -> float | None:
+        """SRTT + 4 RTTVAR in seconds; None before the first."""
+        return None if self._smoothed is None else self._smoothed + 4 * self._variation
+
+
+class Prober:
+    """The probes of one node, for itself and for others."""
+
+    def __init__(
+        self,
+        common: Common,
+        findings: Findings,
+        *,
+        send: Callable[[bytes, Message, float, int], bool],
+        doubtful: Container[bytes],
+    ) -> None:
+        """``doubtful``: members that are not asked to relay."""
+        self._common, self._tuning = common, common.tuning
+        self._findings, self._send, self._doubtful = findings, send, doubtful
+        self._trips = RoundTrips()
+        self._attempts: dict[bytes, Attempt] = {}
+        self._nonces: dict[int, tuple[bytes, float]] = {}
+        """Nonce of an own probe that may still be answered: target and when it was sent."""
+        self._relayed: dict[int, _Relayed] = {}
+        self._health = 0
+
+    # Own probes.
+
+    def probe(self, member: Member, now: float, *, drawn: bool = False) -> None:
+        """Find out whether ``member`` answers, unless that is under way already."""
+        if member.key not in self._attempts:
+            attempt = Attempt(member, drawn)
+            self._attempts[member.key] = attempt
+            self._try(attempt, now)
+
+    def knock(self, member: Member, now: float) -> None:
+        """One probe to a member whose silence would mean nothing, at most one at a time."""
+        if now - member.knocked >= self._tuning.probe_timeout_unknown:
+            member.knocked = now
+            self._send_probe(member, now)
+
+    def end(self, key: bytes) -> Attempt | None:
+        """End the attempt at ``key``, if one is under way."""
+        attempt = self._attempts.pop(key, None)
+        if attempt is not None and attempt.timer is not None:
+            attempt.timer.cancel()
+        return attempt
+
+    def late(self) -> None:
+        """Our own loop stalled: no silence of now is another's."""
+        self._worsen()
+        for key in list(self._attempts):
+            self.end(key)
+
+    def _worsen(self) -> None:
+        self._health = min(self._tuning.health_max, self._health + 1)
+
+    def _try(self, attempt: Attempt, now: float) -> None:
+        attempt.tries += 1
+        attempt.nonces[self._send_probe(attempt.member, now, attempt.tries - 1)] = None
+        self._wait(attempt, self._timeout(attempt.member), now)
+
+    def _send_probe(self, member: Member, now: float, attempt: int = 0) -> int:
+        nonce = self._new_nonce(member.key, now)
+        probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
+        self._send(member.key, probe, now, attempt)
+        return nonce
+
+    def _new_nonce(self, target: bytes, now: float) -> int:
+        while self._nonces:  # the oldest stand first; no timer wakes an idle node for them
+            oldest, (_, sent) = next(iter(self._nonces.items()))
+            recent = now - sent < self._tuning.candidate_lifetime
+            if recent and len(self._nonces) < MAX_NONCES:
+                break
+            del self._nonces[oldest]
+        nonce = self._common.rng.getrandbits(32)
+        self._nonces.pop(nonce, None)
+        self._nonces[nonce] = (target, now)
+        return nonce
+
+    def _timeout(self, member: Member) -> float:
+        expected = 4 * member.rtt if member.rtt is not None else self._trips.timeout
+        longest = self._tuning.probe_timeout_unknown
+        if expected is None:
+            expected = longest
+        elif member.rtt is None:
+            expected = min(expected, longest)
+        return max(self._tuning.probe_timeout_floor, expected) * (1 + self._health)
+
+    def _wait(self, attempt: Attempt, delay: float, now: float) -> None:
+        if attempt.timer is not None:
+            attempt.timer.cancel()
+        attempt.timer = self._common.timers.after(
+            delay, now, lambda now: self._missed(attempt, now)
+        )
+
+    def _missed(self, attempt: Attempt, now: float) -> None:
+        if attempt.asked:
+            self._conclude(attempt, now)
+        elif attempt.tries < 2:
+            self._try(attempt, now)
+        else:
+            self._ask_relays(attempt, now)
+
+    def _ask_relays(self, attempt: Attempt, now: float) -> None:
+        target, number = attempt.member.key, self._tuning.indirect_members
+        drawn = self._common.members.live.draw(self._common.rng, number + 1, self._doubtful)
+        relays = [key for key in drawn if key != target][:number]
+        if not relays:
+            self._conclude(attempt, now)
+            return
+        attempt.asked = len(relays)
+        attempt.relays = dict.fromkeys(relays)
+        nonce = self._new_nonce(target, now)
+        attempt.nonces[nonce] = None
+        for key in relays:
+            self._send(key, Indirect(nonce, slot_id(Announcement.KIND, target)), now, 0)
+        attempt.nonces[self._send_probe(attempt.member, now)] = None  # and once more ourselves
+        patience = _RELAY_WAITS * self._timeout(attempt.member)
+        self._wait(attempt, min(patience, self._tuning.indirect_timeout), now)
+
+    def _conclude(self, attempt: Attempt, now: float) -> None:
+        self.end(attempt.member.key)
+        if attempt.asked and not attempt.nacks:
+            # Not even the relays answered: Lifeguard's sign that the trouble is here.
+            self._worsen()
+        if self._common.members.get(attempt.member.key) is attempt.member:
+            self._findings.silent(attempt, now)
+
+    # What comes back.
+
+    def acked(self, peer: bytes, ack: Ack, now: float) -> None:
+        """``peer`` answered; believed only with the nonce of a probe that was its own."""
+        target, sent = self._nonces.get(ack.nonce, (None, 0.0))
+        relayed = self._relayed.get(ack.nonce)
+        if relayed is not None and relayed.target.key == peer and not relayed.answered:
+            relayed.answered = True
+            self._send(relayed.requester, Reached(relayed.nonce), now, 0)
+        if target != peer:
+            return
+        del self._nonces[ack.nonce]
+        member = self._common.members[peer]
+        trip = now - sent
+        self._trips.add(trip)
+        member.rtt = trip if member.rtt is None else member.rtt + (trip - member.rtt) / 8
+        self._health = max(0, self._health - 1)
+        self._findings.answered(member, self.end(peer), now)
+
+    def reached(self, peer: bytes, answer: Reached, now: float) -> None:
+        """A relay reaches the target: it lives, though not for us."""
+        attempt = self._attempt_of(peer, answer.nonce)
+        if attempt is not None:
+            self.end(attempt.member.key)
+            self._findings.only_others_reach(attempt, now)
+
+    def nacked(self, peer: bytes, answer: Nack, now: float) -> None:
+        """A relay did not reach the target either."""
+        attempt = self._attempt_of(peer, answer.nonce)
+        if attempt is not None:
+            attempt.relays.pop(peer, None)
+            attempt.nacks += 1
+            if not attempt.relays:
+                self._conclude(attempt, now)
+
+    def _attempt_of(self, relay: bytes, nonce: int) -> Attempt | None:
+        target, _ = self._nonces.get(nonce, (None, 0.0))
+        attempt = self._attempts.get(target) if target is not None else None
+        if attempt is None or nonce not in attempt.nonces or relay not in attempt.relays:
+            return None
+        return attempt
+
+    def stale(self, node: bytes, now: float) -> None:
+        """A probe of ``node`` drew STALE: that host is up, its daemon may have restarted."""
+        attempt = self._attempts.get(node)
+        if attempt is not None and not attempt.graced:
+            attempt.graced = True
+            self._wait(attempt, self._tuning.stale_grace, now)
+
+    def unreachable(self, where: Endpoint, now: float) -> None:
+        """The host at ``where`` answered that nobody listens there: do not wait it out."""
+        for attempt in list(self._attempts.values()):
+            if where in attempt.member.announcement.endpoints and not attempt.asked:
+                attempt.refused = True
+                self._wait(attempt, 0.0, now)
+
+    # For others.
+
+    def relay(self, peer: bytes, request: Indirect, now: float) -> None:
+        """Probe a member for ``peer``; a stranger is not probed."""
+        wanted = self._common.store.in_slot(request.target)
+        target = self._common.members.get(wanted.node) if wanted else None
+        if target is None or target.key == peer or len(self._relayed) >= MAX_RELAYED:
+            self._common.count("relay refused")
+            return
+        self._relay_probe(_Relayed(peer, request.nonce, target), tries=2, now=now)
+
+    def _relay_probe(self, relayed: _Relayed, tries: int, now: float) -> None:
+        nonce = self._send_probe(relayed.target, now)
+        self._relayed[nonce] = relayed
+
+        def missed(now: float) -> None:
+            if self._relayed.pop(nonce, None) is None or relayed.answered:
+                return
+            if tries > 1:
+                self._relay_probe(relayed, tries - 1, now)
+            else:
+                relayed.answered = True
+                self._send(relayed.requester, Nack(relayed.nonce), now, 0)
+
+        longest = _RELAY_SHARE * self._tuning.indirect_timeout
+        patience = min(self._timeout(relayed.target), longest)
+        self._common.timers.after(patience, now, missed)
