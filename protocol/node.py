@@ -579,6 +579,7 @@ class Node:
         """The only place where the store changes; what follows from it follows here."""
         store = self._common.store
         before = store.announcements.get(record.node)
+        self._common.members.get(record.node)  # made by now, it tells what we held until now
         outcome = store.merge(record)
         if outcome is not Outcome.NEW:
             return outcome

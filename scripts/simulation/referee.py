@@ -23,9 +23,9 @@ no step with periods."""
 _PAIRS: Final = 1 << 18
 """Pairs of key ids whose last counter is remembered: about 50 MB."""
 
-_HOLDINGS: Final = 1 << 18
-"""Of how many hosts and roots together it is remembered who held what: the roots that somebody
-holds, and the newest of the others. A newcomer goes through hundreds that nobody else holds."""
+_HOLDINGS: Final = 1 << 19
+"""Of how many pairs of host and root it is remembered that the one has held the other: some
+100 MB. Roots that nobody holds any more go first, the oldest before others."""
 
 MAX_ANSWERS: Final = 1
 """DESIGN 4: no message causes more than one reply."""
@@ -51,6 +51,9 @@ class Referee:
     _counters: dict[bytes, int] = attrs.field(factory=dict)
     _holders: dict[bytes, dict[str, None]] = attrs.field(factory=dict)
     """Root to the names of the hosts that have held it."""
+    _holdings: int = 0
+    _forgot: bool = False
+    """A root has gone from ``_holders``."""
     _works: int = 0
 
     def broken(self, host: Host, what: str) -> InvariantBroken:
@@ -95,21 +98,29 @@ class Referee:
 
     def held(self, host: Host, root: bytes) -> dict[str, None]:
         """``host`` holds ``root`` now; the names of all that have held it."""
-        holders = self._holders.get(root)
-        if holders is None:
-            if len(self._holders) * len(self.network.hosts) >= _HOLDINGS:
-                past = (each for each in self._holders if each not in self.network.roots)
-                del self._holders[next(past, next(iter(self._holders)))]
-            holders = self._holders[root] = {}
-        holders[host.name] = None
+        holders = self._holders.setdefault(root, {})
+        if host.name not in holders:
+            holders[host.name] = None
+            self._holdings += 1
+            if self._holdings > _HOLDINGS:
+                self._forget()
         return holders
+
+    def _forget(self) -> None:
+        for root in list(self._holders)[: len(self.network.roots) + 1]:
+            holders = self._holders.pop(root)
+            if root not in self.network.roots:
+                self._holdings -= len(holders)
+                self._forgot = True
+                return
+            self._holders[root] = holders
 
     def converged(self, host: Host, root: bytes) -> None:
         """``host`` says that all it holds live have held ``root``: have they?
 
         The root is one that it holds or held a moment ago, in the same piece of work.
         """
-        if not self.truthful:
+        if not self.truthful or (self._forgot and root not in self._holders):
             return
         holders = self.held(host, root)
         if len(holders) == len(self.network.hosts):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import originate
 from protocol.address import Prefix, pack_prefixes
 from protocol.errors import Rejected
 from protocol.events import Converged, PrefixesChanged, Refused, ShardsMissing

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocol.address import Endpoint
+from protocol.events import PrefixesChanged
 from protocol.messages import Ack, Probe
 from protocol.objects import Announcement, Grant
 from simulation import Costs, Delay, Disk, Host, Network, between, dead_links, one_way
@@ -281,3 +282,12 @@ def test_another_seed_makes_another_history() -> None:
 
     assert history(1) == history(1)
     assert history(1) != history(2)
+
+
+def test_a_change_is_told_by_one_who_had_noted_nothing_of_that_member_yet() -> None:
+    net = Network(1, cipher=False)
+    one, _, other = warm_mesh(net, 3)
+    net.drop(between(one.name, other.name))
+    one.do(lambda node, now: node.announce(now, prefixes=[]))
+    net.run(0.05)
+    assert [event.node for event in other.told(PrefixesChanged)] == [one.key]

@@ -14,7 +14,7 @@ from protocol.events import Converged
 from protocol.messages import Nack
 from protocol.node import Node
 from protocol.objects import Announcement
-from simulation import Host, InvariantBroken, Network
+from simulation import Host, InvariantBroken, Network, referee
 from simulation.referee import Sequences
 
 
@@ -132,3 +132,21 @@ def test_a_stored_sequence_that_goes_down_ends_the_run() -> None:
     object.__setattr__(one.up.store, "announcements", held)
     with pytest.raises(InvariantBroken, match="lower sequence"):
         sequences.check()
+
+
+def test_roots_that_somebody_holds_are_not_forgotten_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, one, other = mesh()
+    monkeypatch.setattr(referee, "_HOLDINGS", len(net.referee._holders) + 8)
+    present = one.up.store.root
+    for number in range(100):
+        net.referee.held(other, bytes([number]) * 16)
+    assert len(net.referee._holders) < 20
+    net.happened(one, net.now, [converged(present)])
+    # One that was forgotten proves nothing any more.
+    net.happened(one, net.now, [converged(bytes(16))])
+    new = b"new".ljust(16)
+    net.referee.held(one, new)
+    with pytest.raises(InvariantBroken, match="n2 has not held"):
+        net.happened(one, net.now, [converged(new)])
