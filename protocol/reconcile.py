@@ -217,7 +217,7 @@ class Reconciler:
         self._requests.ask(sync.peer, build, now, expected=expected, answer=answer, silence=silence)
 
     def _compare(self, sync: _Sync, asked: Walk, answer: Subtree) -> None:
-        if answer.path != asked.path or answer.content is None:
+        if answer.path != asked.path or answer.content is None or self._is_scanned(asked.path):
             return
         tree = self._common.store.tree
         if not isinstance(answer.content, messages.Branches):
@@ -227,13 +227,17 @@ class Reconciler:
         for digit, value in reversed(list(enumerate(answer.content.children))):
             path = answer.path + bytes([digit])
             ours = tree.look(path)
-            if value in (ours.hash, EMPTY):
+            if value in (ours.hash, EMPTY) or self._is_scanned(path):
                 continue
             if isinstance(ours, Branch) or ours.slots:
                 sync.tasks.append(Walk(0, path, ours.hash))
-            elif path not in self._scanned:
+            else:
                 self._scanned[path] = None
                 sync.tasks.append(Scan(0, path, _first_slot(path)))
+
+    def _is_scanned(self, path: bytes) -> bool:
+        """What is below ``path`` comes already, from whomever."""
+        return any(path[:size] in self._scanned for size in range(len(path) + 1))
 
     def _lacks(self, slot: bytes, value: bytes) -> bool:
         held = self._common.store.in_slot(slot)

@@ -24,7 +24,8 @@ _PAIRS: Final = 1 << 18
 """Pairs of key ids whose last counter is remembered: about 50 MB."""
 
 _HOLDINGS: Final = 1 << 18
-"""Of how many hosts and roots together it is remembered who held what, the newest roots."""
+"""Of how many hosts and roots together it is remembered who held what: the roots that somebody
+holds, and the newest of the others. A newcomer goes through hundreds that nobody else holds."""
 
 MAX_ANSWERS: Final = 1
 """DESIGN 4: no message causes more than one reply."""
@@ -97,7 +98,8 @@ class Referee:
         holders = self._holders.get(root)
         if holders is None:
             if len(self._holders) * len(self.network.hosts) >= _HOLDINGS:
-                del self._holders[next(iter(self._holders))]
+                past = (each for each in self._holders if each not in self.network.roots)
+                del self._holders[next(past, next(iter(self._holders)))]
             holders = self._holders[root] = {}
         holders[host.name] = None
         return holders

@@ -375,6 +375,28 @@ def test_what_one_peer_is_asked_to_send_no_other_is_asked_for() -> None:
     assert set(scans.values()) == {1}
 
 
+def test_what_is_on_its_way_from_one_peer_is_not_fetched_from_another_that_shows_up_later() -> None:
+    made = side(1, 3, Store())
+    made.hold(*(make(each) for each in range(3) for make in (grant, announcement)))
+    servers = {node(each).public: side(each, 1000) for each in (0, 2)}
+    made.told_root(LEFT, servers[LEFT].common.store.root)
+    came = Counter[bytes]()
+    for round_trips in range(300):
+        if round_trips == 5:
+            made.told_root(node(2).public, servers[LEFT].common.store.root)
+        made.wait(0.001)
+        for key, message in made.take():
+            servers[key].hear(RIGHT, message)
+        for key, server in servers.items():
+            for _, answer in server.take():
+                if isinstance(answer, Objects):
+                    came.update(each.hash for each, _ in answer.items)
+                made.hear(key, answer)
+    assert made.common.store.root == servers[LEFT].common.store.root
+    assert len(came) > 1900
+    assert sum(came.values()) < 1.05 * len(came)
+
+
 def test_answers_are_given_at_a_limited_rate() -> None:
     made, tuning = side(0, 100), Parts(2).common.tuning
     for number in range(10_000):  # in a second

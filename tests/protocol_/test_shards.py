@@ -367,12 +367,9 @@ def test_who_has_them_a_moment_later_is_asked_again_soon() -> None:
 
 def broken(net: Network, host: Host, pieces: tuple[Shard, ...]) -> None:
     """Announce these shards, whatever they are."""
-    node = host.up
-    assert node.announcement is not None
-    sequence = node.announcement.sequence + 1
-    own = announcing(net, host, pieces, sequence, node._contacts.boot_key.public)
-    node._originator._publish(own, pieces, host.clock())
-    host.drain()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(originate, "cut", lambda prefixes: pieces)
+        host.do(lambda node, now: node.announce(now, prefixes=map(four, range(900))))
 
 
 def too_many() -> tuple[Shard, ...]:
