@@ -253,8 +253,6 @@ class Node:
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram. What is wrong with it is counted and told, never raised."""
-        if now - self.deadline > self._common.tuning.late_tick:
-            self.tick(now)  # we stalled, and must know it before we judge what waited
         try:
             opened = self._contacts.receive(data, source, now)
             if opened is not None:
