@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import trio
-
 from meshd.advertise import advertised
 from meshd.config import Config
 from meshd.errors import Refused, UsageError
@@ -36,14 +34,15 @@ class Announcer:
         *,
         host: Host,
         log: EventLog,
+        clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
-        """``changed`` is called when there is something to send."""
+        """``clock`` gives the node's ``now``; ``changed`` tells of something to send."""
         self.seeds: tuple[Endpoint, ...] = ()
         """Where they resolve to now: the address towards them is the one to advertise."""
         self._node, self._first_grant = node, grant
         self._config, self._state = config, state
-        self._host, self._log, self._changed = host, log, changed
+        self._host, self._log, self._clock, self._changed = host, log, clock, changed
         self._changes = state.read_changes()
 
     @property
@@ -60,9 +59,7 @@ class Announcer:
         """The first announcement of this life, or ``UsageError``."""
         check_announced(self.grant, self.prefixes, "announce")
         try:
-            self._node.announce(
-                trio.current_time(), prefixes=self.prefixes, endpoints=self._endpoints()
-            )
+            self._node.announce(self._clock(), prefixes=self.prefixes, endpoints=self._endpoints())
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None
 
@@ -95,7 +92,7 @@ class Announcer:
             self._state.write_changes(changes)
         if prefixes != self.prefixes:
             try:
-                self._node.announce(trio.current_time(), prefixes=prefixes)
+                self._node.announce(self._clock(), prefixes=prefixes)
             except (SequenceUnavailable, ValueError) as error:
                 self._state.write_changes(before)
                 raise UsageError(str(error)) from None
@@ -110,7 +107,7 @@ class Announcer:
         if own is None or own.has_left or not wanted or set(wanted) == set(own.endpoints):
             return
         try:
-            self._node.announce(trio.current_time(), endpoints=wanted)
+            self._node.announce(self._clock(), endpoints=wanted)
         except (SequenceUnavailable, ValueError) as error:
             self._log.emit("error", reason=f"our new address is not announced: {error}")
             return

@@ -20,6 +20,7 @@ import trio
 
 from meshd import control, report, values
 from meshd.announcer import Announcer
+from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
@@ -133,6 +134,8 @@ class Daemon:
             rng=SystemRandom(),
             now=trio.current_time(),
         )
+        self._now = WatchedClock(trio.current_time, time.time, self._jumped)
+        """For everything that may make the node seal."""
         self._announcer = Announcer(
             self._node,
             options.grant,
@@ -140,6 +143,7 @@ class Daemon:
             options.state,
             host=self._host,
             log=log,
+            clock=self._now,
             changed=self._wake_transmit,
         )
         self._narrator = Narrator(log, self._name_of)
@@ -225,12 +229,16 @@ class Daemon:
     def _wake_transmit(self) -> None:
         self._transmit.set()
 
+    def _jumped(self, now: float, seconds: float) -> None:
+        reason = f"the wall clock moved by {seconds:.0f} s beside the other: resumed, copied or set"
+        self._node.renew_boot_key(now, keep_old=False, reason=reason)
+
     def _received(self, data: bytes, source: Endpoint) -> None:
-        self._node.receive(data, source, trio.current_time())
+        self._node.receive(data, source, self._now())
         self._transmit.set()
 
     def _unreachable(self, where: Endpoint) -> None:
-        self._node.unreachable(where, trio.current_time())
+        self._node.unreachable(where, self._now())
         self._transmit.set()
 
     async def _transmit_forever(self) -> None:
@@ -238,7 +246,7 @@ class Daemon:
             with trio.move_on_at(self._node.deadline):
                 await self._transmit.wait()
             self._transmit = trio.Event()
-            self._node.tick(trio.current_time())
+            self._node.tick(self._now())
             self._listen_to_node()
             if self._node.departed:
                 self._departed.set()
@@ -289,7 +297,7 @@ class Daemon:
 
     def _join(self, seeds: tuple[Endpoint, ...]) -> None:
         self._announcer.seeds = seeds
-        self._node.join(seeds, trio.current_time())
+        self._node.join(seeds, self._now())
         self._announcer.follow()
         self._transmit.set()
 
@@ -451,7 +459,7 @@ class Daemon:
 
     async def _leave(self, params: dict[str, Any]) -> object:
         try:
-            self._node.leave(trio.current_time())
+            self._node.leave(self._now())
         except SequenceUnavailable as error:
             raise UsageError(f"not left: {error}") from None
         self._transmit.set()

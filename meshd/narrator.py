@@ -14,7 +14,9 @@ from meshd.log import EventLog
 from protocol.address import Prefix
 from protocol.events import (
     Accused,
+    BootKeyRenewed,
     CannotAnnounce,
+    Cloned,
     Converged,
     Event,
     Isolated,
@@ -23,6 +25,7 @@ from protocol.events import (
     PrefixesChanged,
     ReachabilityChanged,
     Refused,
+    Reinstated,
     Released,
     Revoked,
     ShardsMissing,
@@ -70,6 +73,16 @@ class Narrator:
                     sequence=event.sequence,
                     reason="the mesh holds a newer announcement of this node than its disk did",
                 )
+            case Cloned():
+                self._cloned(event)
+            case Reinstated():
+                self._log.emit(
+                    "reinstated",
+                    yielded_s=round(event.seconds, 1),
+                    reason="the other host with this node's key is silent: this one goes on",
+                )
+            case BootKeyRenewed():
+                self._log.emit("key-renewed", reason=event.reason)
             case Accused():
                 self._log.emit("accused", by=self._names(event.accusers), answered=event.answered)
             case ObservedElsewhere():
@@ -100,6 +113,18 @@ class Narrator:
                     )
             case Converged():
                 pass
+
+    def _cloned(self, event: Cloned) -> None:
+        goes_on = (
+            "it goes on, and nothing is announced here" if event.yielded else "this one goes on"
+        )
+        self._log.emit(
+            "cloned",
+            yielded=event.yielded,
+            endpoints=[str(where) for where in event.endpoints],
+            reason=f"another host runs with this node's key: {goes_on}; stop one of them,"
+            " and give it a key of its own (`meshd purge --state`, then `meshd join`)",
+        )
 
     def _peer(self, event: PeerChanged) -> None:
         fields: dict[str, object] = {

@@ -18,7 +18,8 @@ _NAME_WIDTH: Final = 16
 
 _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
-    "peer-failed": "31", "refused": "31", "isolated": "31", "error": "31", "warning": "33",
+    "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
+    "warning": "33",
 }  # fmt: skip
 """SGR codes (ECMA-48 section 8.3.117): green is good, yellow to be watched, red is bad."""
 

@@ -1,4 +1,4 @@
-"""Who speaks under which key: HELLO, STALE, sessions and what goes out.
+"""Who speaks under which key: HELLO, STALE, candidates and what goes out.
 
 Rules kept here:
 
@@ -7,14 +7,16 @@ Rules kept here:
   come: a HELLO can be replayed, a sealed datagram to our boot key cannot.
 - No datagram causes more than one answer, no answer to an unproven address is longer
   than what came from it, and answers are limited by source.
-- STALE ends nothing and proves nothing; it makes us say HELLO again.
+- STALE ends nothing but the grace of a boot key that was replaced, and proves nothing; it
+  makes us say HELLO again.
+- No datagram costs more with more members.
 
 What is in a sealed message is not looked at here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -22,21 +24,18 @@ from protocol import frames
 from protocol.address import Endpoint
 from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
+from protocol.greeting import Greetings
 from protocol.identity import BootKey
+from protocol.keyring import Keyring
 from protocol.limits import BySource, TokenBucket
 from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
 from protocol.objects import Announcement, Grant, Signed
-from protocol.session import Session, key_id
 from protocol.store import newer
-from protocol.timers import Timer
 from protocol.tuning import MAX_CANDIDATES
 
 _BAD_OBJECTS = 1024
 """Hashes of objects whose signature was wrong: not checked again (a bound, not a timer)."""
-
-_GREETING_LIFETIME = 30.0
-"""Seconds of unanswered HELLOs to one endpoint before the detector's verdict stands."""
 
 
 @attrs.frozen
@@ -66,65 +65,53 @@ class Opened:
     confirms: Candidate | None
 
 
-@attrs.define(eq=False)
-class _Greeting:
-    node: bytes
-    began: float
-    delay: float
-    timer: Timer | None = None
-
-
 class Contacts:
-    """The sessions of one node and its outbox."""
+    """Whom one node knows how to reach, and its outbox."""
 
     def __init__(
         self,
         common: Common,
         boot_key: BootKey,
         *,
-        on_contact: Callable[[bytes, float], None],
-        on_own_newer: Callable[[Announcement, float], None],
+        on_contact: Callable[[bytes, float], bool],
+        on_own_newer: Callable[[Announcement, Endpoint | None, float], None],
+        on_own_older: Callable[[Announcement, float], None],
         on_stale: Callable[[bytes, float], None],
     ) -> None:
-        self.boot_key = boot_key
-        self.key_id = key_id(common.mesh.id, common.me.public, boot_key.public)
+        """``on_own_newer`` is also given where it came from, if we had asked there."""
         self.outbox: list[Datagram] = []
         self.families: frozenset[int] = frozenset((4, 6))
         """Families we can send in: those of our own endpoints."""
+        self.own: Announcement | None = None
+        """What we said last, and say of ourselves in HELLO; another may stand in the store."""
         self._common = common
-        self._on_contact, self._on_own_newer, self._on_stale = on_contact, on_own_newer, on_stale
+        self._on_contact, self._on_stale = on_contact, on_stale
+        self._on_own_newer, self._on_own_older = on_own_newer, on_own_older
+        self._keys = Keyring(common, boot_key)
+        self._greetings = Greetings(common, say=self._ask, speak=on_contact, given_up=self._give_up)
         self._candidates: dict[bytes, Candidate] = {}
-        self._peers: dict[bytes, tuple[bytes, bytes]] = {}
-        """Key id to (node, boot key), of members and candidates."""
-        self._key_ids: dict[bytes, bytes] = {}
-        """Node to the key id of its stored announcement."""
-        self._sessions: dict[bytes, Session] = {}
         self._last: dict[bytes, tuple[int, Message]] = {}
         """Node to the last message sealed for it, with its counter: what STALE may draw."""
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
-        self._greetings: dict[Endpoint, _Greeting] = {}
-        self._asked: dict[Endpoint, None] = {}
-        """Where we said HELLO and asked, and have had no answer from yet."""
+        self._hushed = False
         self._bad: dict[bytes, None] = {}
         tuning = common.tuning
         self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
-        self._checks = TokenBucket(tuning.verify_rate, tuning.verify_burst)
-        self._member_checks = TokenBucket(tuning.verify_rate, tuning.verify_store)
+        self._checks = TokenBucket(tuning.stranger_verify_rate, tuning.stranger_verify_burst)
+        self._member_checks = TokenBucket(tuning.member_verify_rate, tuning.member_verify_burst)
         """Apart, so that no flood of strangers keeps members' news from being checked."""
 
-    # What the store says of boot keys.
+    # Boot keys.
 
-    def adopt(self, announcement: Announcement) -> None:
+    def renew(self, boot_key: BootKey, now: float, *, keep_old: bool) -> None:
+        """``boot_key`` is ours from now on. See ``Keyring.renew``."""
+        self._keys.renew(boot_key, now, keep_old=keep_old)
+
+    def adopt(self, announcement: Announcement, now: float) -> None:
         """``announcement`` is now its node's in the store: its boot key is the one."""
         node = announcement.node
-        new = key_id(self._common.mesh.id, node, announcement.boot_key)
-        old = self._key_ids.get(node)
-        if old != new:
-            self._key_ids[node] = new
-            self._peers[new] = (node, announcement.boot_key)
-            if old is not None:
-                self._drop(old)
+        self._keys.adopt(node, announcement.boot_key, now)
         candidate = self._candidates.get(node)
         if candidate is not None and not newer(candidate.announcement, announcement):
             self._forget_candidate(node)
@@ -132,71 +119,71 @@ class Contacts:
     def forget(self, node: bytes) -> None:
         """``node`` is revoked: nothing of it opens any more."""
         self._forget_candidate(node)
-        old = self._key_ids.pop(node, None)
-        if old is not None:
-            self._drop(old)
+        self._keys.forget(node)
+        self._greetings.heard(node)
         self._last.pop(node, None)
         self._held.pop(node, None)
 
     # Sending.
 
     def send(self, node: bytes, message: Message, now: float, to: Endpoint | None = None) -> bool:
-        """Seal ``message`` for ``node``; False when there is no key or no address for it."""
+        """Seal ``message`` for ``node``; False when no key or address is known, or hushed."""
         candidate = self._candidates.get(node)
-        peer_key_id = candidate.key_id if candidate else self._key_ids.get(node)
+        peer = candidate.key_id if candidate else self._keys.stored(node)
         if to is None:
             to = self._where(node)
-        if peer_key_id is None or to is None:
+        if peer is None or to is None or self._hushed:
             return False
-        session = self._session(peer_key_id, now)
+        session = self._keys.sealing(node, peer, now)
         datagram = session.seal(self._common.wire.encode(message))
         self._last[node] = (session.sent, message)
         self.outbox.append(Datagram(datagram, to))
         self._common.count(f"sent {type(message).__name__}")
         return True
 
-    def greet(self, to: Endpoint, now: float, node: bytes | None = None) -> None:
-        """Say HELLO and ask for an answer; for a ``node`` again and again until it comes."""
-        if to in self._greetings:
-            return
-        if node is not None:
-            greeting = _Greeting(node, now, self._common.tuning.hello_first)
-            self._greetings[to] = greeting
-            self._repeat_later(to, greeting, now)
-        self._ask(to)
+    def greet(self, to: Endpoint, now: float) -> None:
+        """Say HELLO at ``to`` and ask for an answer; again while we know nobody live."""
+        self._greetings.greet_address(to, now)
+
+    def greet_only(self, addresses: Iterable[Endpoint], now: float) -> None:
+        """Greet these, and no other address any longer."""
+        addresses = tuple(dict.fromkeys(addresses))
+        self._greetings.only(addresses)
+        for to in addresses:
+            self._greetings.greet_address(to, now)
+
+    def inquire(self, where: Iterable[Endpoint]) -> None:
+        """Ask, once, at ``where`` and at a member drawn at random what is known of us."""
+        common, asked = self._common, dict.fromkeys(where)
+        for key in common.members.live.draw(common.rng, 1):
+            to = choose_endpoint(common.store.announcements[key], self.families)
+            if to is not None:
+                asked[to] = None
+        for to in asked:
+            if self.own is None or to not in self.own.endpoints:
+                self._greetings.ask(to)
+
+    def hush(self, hushed: bool) -> None:
+        """Seal and greet nothing from now on, or no longer so: nobody knows our key id."""
+        self._hushed = hushed
+        if hushed:
+            self._greetings.stop()
+            self._held.clear()
 
     def _ask(self, to: Endpoint) -> None:
-        self._asked.pop(to, None)
-        if len(self._asked) >= MAX_CANDIDATES:
-            del self._asked[next(iter(self._asked))]
-        self._asked[to] = None
         self._say_hello(to, asks=True)
 
-    def _repeat_later(self, to: Endpoint, greeting: _Greeting, now: float) -> None:
-        def again(now: float) -> None:
-            if now - greeting.began > _GREETING_LIFETIME:
-                self._end_greeting(to)
-                self._held.pop(greeting.node, None)
-                return
-            greeting.delay = min(2 * greeting.delay, self._common.tuning.hello_max)
-            self._repeat_later(to, greeting, now)
-            self._ask(to)
-
-        greeting.timer = self._common.timers.after(greeting.delay, now, again)
-
-    def _end_greeting(self, to: Endpoint) -> None:
-        greeting = self._greetings.pop(to, None)
-        if greeting is not None and greeting.timer is not None:
-            greeting.timer.cancel()
+    def _give_up(self, node: bytes) -> None:
+        self._held.pop(node, None)
 
     def _say_hello(
         self, to: Endpoint, *, asks: bool, about: tuple[Grant, Announcement] | None = None
     ) -> None:
-        store, me = self._common.store, self._common.me.public
         if about is None:
-            if me not in store.announcements:
+            grant = self._common.store.grants.get(self._common.me.public)
+            if self.own is None or grant is None:
                 return  # we have nothing to say yet, or are revoked
-            about = (store.grants[me], store.announcements[me])
+            about = (grant, self.own)
         hello = Hello(self._common.mesh.id, asks, *about)
         self.outbox.append(Datagram(hello.encode(), to))
         self._common.count("sent HELLO")
@@ -226,94 +213,120 @@ class Contacts:
 
     def _sealed(self, datagram: bytes, source: Endpoint, now: float) -> Opened | None:
         head = frames.decode_sealed(datagram)
-        peer = self._peers.get(head.sender)
-        if head.recipient != self.key_id or peer is None:
+        found = self._keys.opening(head.recipient, head.sender, now)
+        if found is None:
             if self._answers.take(source, now):
                 self._common.count("sent STALE")
                 stale = Stale(head.recipient, head.counter)
                 self.outbox.append(Datagram(stale.encode(), source))
             return None
-        body = self._session(head.sender, now).open(datagram, head.counter)
+        node, session = found
+        body = session.open(datagram, head.counter)
+        if session.key_id == self._keys.key_id:
+            self._keys.knows_present(node)
         message = self._common.wire.decode(body)
-        node = peer[0]
         candidate = self._candidates.get(node)
         if candidate is not None and candidate.key_id == head.sender:
             return Opened(node, message, candidate)
         return Opened(node, message, None)
 
     def _stale(self, stale: Stale, source: Endpoint, now: float) -> None:
-        peer = self._peers.get(stale.recipient)
-        if peer is None:
+        node = self._keys.node(stale.recipient, now)
+        if node is None:
             return
-        node = peer[0]
         counter, message = self._last.get(node, (0, None))
         if counter != stale.counter or message is None:
             return  # only who sent that very datagram reacts
         self._common.count("heard STALE")
-        where = self._where(node) or source
+        candidate = self._candidates.get(node)
+        present = candidate.key_id if candidate else self._keys.stored(node)
+        if stale.recipient != present:
+            self.send(node, message, now)  # it had renewed its boot key, as we know meanwhile
+            return
+        # Who speaks under the boot key before that one is then not who has this one.
+        self._keys.end_grace(node)
         self._held[node] = message
         self._on_stale(node, now)
-        self.greet(where, now, node)
+        self._greetings.greet_node(node, self._where(node) or source, now)
 
     def _hello(self, hello: Hello, source: Endpoint, now: float) -> None:
         store, node = self._common.store, hello.announcement.node
+        answers = not hello.asks and self._greetings.answered(source, node, now)
         if node == self._common.me.public:
-            self._about_us(hello, now)
+            self._about_us(hello, source, answers, now)
             return
         if node in store.revocations:
             raise Rejected("HELLO of a revoked node")
         held = store.announcements.get(node)
-        answers = source in self._asked and not hello.asks
-        if answers:
-            del self._asked[source]
         if held is not None and newer(held, hello.announcement):
             # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.  Also
             # in return for an answer that we asked for: no stranger can draw it that way.
             if (hello.asks or answers) and self._answers.take(source, now):
                 self._say_hello(source, asks=False, about=(store.grants[node], held))
             return
-        self._check(hello.grant, store.grants.get(node), now)
         known = self._candidates.get(node)
         if known is not None and newer(known.announcement, hello.announcement):
             raise Rejected("HELLO older than the last")
-        if known is None or known.announcement.hash != hello.announcement.hash:
-            self._check(hello.announcement, held, now)
-            if held is None or held.hash != hello.announcement.hash:
-                self._add_candidate(hello, now)
-        for to, greeting in list(self._greetings.items()):
-            if greeting.node == node or to == source:
-                self._end_greeting(to)
+        verified: list[Signed | None] = [store.grants.get(node), held]
+        if known is not None:
+            verified += [known.grant, known.announcement]
+        self._check((hello.grant, hello.announcement), verified, now)
+        if not any(each and each.hash == hello.announcement.hash for each in verified):
+            self._add_candidate(hello, now)
         if hello.asks:
             if self._answers.take(source, now):
                 self._say_hello(source, asks=False)
             return
+        self._greetings.heard(node)
+        if answers:
+            self._keys.knows_present(node)  # our HELLO told it
         pending = self._held.pop(node, None)
         if pending is None or not self.send(node, pending, now):
             self._on_contact(node, now)
 
-    def _about_us(self, hello: Hello, now: float) -> None:
-        ours = self._common.store.announcements.get(self._common.me.public)
-        if ours is None or not newer(hello.announcement, ours):
+    def _about_us(self, hello: Hello, source: Endpoint, answers: bool, now: float) -> None:
+        own, told = self.own, hello.announcement
+        if own is None or told.hash == own.hash:
             return
-        self._check(hello.announcement, ours, now)
-        self._on_own_newer(hello.announcement, now)
+        if newer(told, own):
+            self._check((told,), [self._common.store.announcements.get(told.node)], now)
+            self._on_own_newer(told, source if answers else None, now)
+        elif hello.asks and told.boot_key != own.boot_key:
+            # From nobody but an earlier life of ours, or another host with our key.
+            self._check((told,), [], now)
+            if self._answers.take(source, now):
+                self._say_hello(source, asks=False)
+            self._on_own_older(told, now)
 
-    def _check(self, claimed: Signed, held: Signed | None, now: float) -> None:
-        """Raise ``Rejected`` unless ``claimed`` is what we hold, or is signed rightly."""
-        if held is not None and held.hash == claimed.hash:
-            return
-        if not self._verify(claimed, self._checks, now):
-            raise Rejected(f"{claimed.DOMAIN} not signed by who must sign it")
+    def _check(
+        self, claims: Iterable[Signed], verified: Iterable[Signed | None], now: float
+    ) -> None:
+        """Raise ``Rejected`` unless each claim is one that is ``verified``, or signed rightly."""
+        known = [each.hash for each in verified if each is not None]
+        unknown = [claim for claim in claims if claim.hash not in known]
+        for claim in unknown:
+            self._refuse_bad(claim, claim.hash not in self._bad)
+        if not self._checks.take(now, len(unknown)):
+            raise Rejected("too many signatures to check")
+        for claim in unknown:
+            self._refuse_bad(claim, self._verified(claim))
+
+    def _refuse_bad(self, claim: Signed, good: bool) -> None:
+        if not good:
+            raise Rejected(f"{claim.DOMAIN} not signed by who must sign it")
 
     def verify(self, claimed: Signed, now: float) -> bool:
-        """Check the signature of what a member sent; bad ones are remembered."""
-        return self._verify(claimed, self._member_checks, now)
+        """Check the signature of what a member sent; bad ones are remembered.
 
-    def _verify(self, claimed: Signed, checks: TokenBucket, now: float) -> bool:
+        ``Rejected`` when there were too many: that says nothing of ``claimed``.
+        """
         if claimed.hash in self._bad:
             return False
-        if not checks.take(now):
+        if not self._member_checks.take(now):
             raise Rejected("too many signatures to check")
+        return self._verified(claimed)
+
+    def _verified(self, claimed: Signed) -> bool:
         if self._common.wire.verify(claimed, self._common.mesh):
             return True
         if len(self._bad) >= _BAD_OBJECTS:
@@ -324,31 +337,15 @@ class Contacts:
     def _add_candidate(self, hello: Hello, now: float) -> None:
         node = hello.announcement.node
         self._forget_candidate(node)
-        for other, candidate in list(self._candidates.items()):
+        while self._candidates:
+            other, candidate = next(iter(self._candidates.items()))
             if candidate.expires > now and len(self._candidates) < MAX_CANDIDATES:
                 break  # they stand in the order of their expiry
             self._forget_candidate(other)
-        new = key_id(self._common.mesh.id, node, hello.announcement.boot_key)
-        self._peers[new] = (node, hello.announcement.boot_key)
+        key_id = self._keys.expect(node, hello.announcement.boot_key)
         expires = now + self._common.tuning.candidate_lifetime
-        self._candidates[node] = Candidate(hello.grant, hello.announcement, new, expires)
+        self._candidates[node] = Candidate(hello.grant, hello.announcement, key_id, expires)
 
     def _forget_candidate(self, node: bytes) -> None:
-        candidate = self._candidates.pop(node, None)
-        if candidate is not None and self._key_ids.get(node) != candidate.key_id:
-            self._drop(candidate.key_id)
-
-    def _session(self, peer_key_id: bytes, now: float) -> Session:
-        session = self._sessions.get(peer_key_id)
-        if session is None:
-            node, boot_key = self._peers[peer_key_id]
-            common = self._common
-            session = common.wire.session(
-                common.mesh.id, common.me.public, self.boot_key, node, boot_key, now
-            )
-            self._sessions[peer_key_id] = session
-        return session
-
-    def _drop(self, peer_key_id: bytes) -> None:
-        self._peers.pop(peer_key_id, None)
-        self._sessions.pop(peer_key_id, None)
+        if self._candidates.pop(node, None) is not None:
+            self._keys.expect_no_more(node)

@@ -79,6 +79,31 @@ class Superseded:
 
 
 @attrs.frozen
+class Cloned:
+    """Another host runs with this node's key."""
+
+    yielded: bool
+    """It goes on and we say nothing of ourselves; else we go on."""
+    endpoints: tuple[Endpoint, ...]
+    """Where it says it is."""
+
+
+@attrs.frozen
+class Reinstated:
+    """The other host with this node's key is silent: we announce ourselves again."""
+
+    seconds: float
+    """How long we had yielded."""
+
+
+@attrs.frozen
+class BootKeyRenewed:
+    """The key that seals our datagrams is a new one."""
+
+    reason: str
+
+
+@attrs.frozen
 class Accused:
     """Members called us silent; ``answered`` is the sequence that refutes them."""
 
@@ -141,4 +166,5 @@ class Released:
 Event = (
     PeerChanged | ReachabilityChanged | PrefixesChanged | ShardsMissing | Converged | Superseded
     | Accused | ObservedElsewhere | Refused | Revoked | CannotAnnounce | Isolated | Released
+    | Cloned | Reinstated | BootKeyRenewed
 )  # fmt: skip

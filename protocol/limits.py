@@ -24,13 +24,14 @@ class TokenBucket:
     def __attrs_post_init__(self) -> None:
         self._level = self.burst
 
-    def take(self, now: float) -> bool:
-        """Take one token; False when there is none at ``now`` (monotonic seconds)."""
+    def take(self, now: float, number: int = 1) -> bool:
+        """Take ``number`` tokens; False, and none taken, when there are fewer at ``now``
+        (monotonic seconds)."""
         self._level = min(self.burst, self._level + (now - self._at) * self.rate)
         self._at = now
-        if self._level < 1:
+        if self._level < number:
             return False
-        self._level -= 1
+        self._level -= number
         return True
 
 

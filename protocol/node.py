@@ -27,6 +27,7 @@ from protocol.agreement import Agreement
 from protocol.contacts import Candidate, Contacts, Datagram
 from protocol.errors import Rejected
 from protocol.events import (
+    BootKeyRenewed,
     Event,
     ObservedElsewhere,
     PeerChanged,
@@ -70,6 +71,7 @@ from protocol.reconcile import Reconciler
 from protocol.requests import Requests
 from protocol.shards import Shard, Shelf
 from protocol.store import Outcome, Store, newer, slot_id
+from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
 
@@ -105,13 +107,20 @@ class Node:
         self._common = common
         boot_key = BootKey.generate(rng.randbytes)
         self._originator = Originator(
-            common, boot_key.public, next_sequence=next_sequence, publish=self._publish
+            common,
+            boot_key.public,
+            next_sequence=next_sequence,
+            publish=self._publish,
+            copied=self._copied,
+            yields=self._yields,
+            inquire=self._inquire,
         )
         self._contacts = Contacts(
             common,
             boot_key,
             on_contact=self._contact,
             on_own_newer=self._originator.superseded,
+            on_own_older=self._originator.clones.older,
             on_stale=self._drew_stale,
         )
         send = self._contacts.send
@@ -147,6 +156,8 @@ class Node:
         ``join``: before it there is nothing to agree on."""
         self._unaware: dict[bytes, None] = {}
         """Members told of our departure that have not shown that they know."""
+        self._renewal: Timer | None = None
+        self._renew_later(now)
         self._recall(records, shards, now)
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
@@ -160,7 +171,7 @@ class Node:
             common.members.resume(me)
             for announcement in common.store.announcements.all():
                 if announcement.node != me:
-                    self._contacts.adopt(announcement)
+                    self._contacts.adopt(announcement, now)
                     if announcement.shards:
                         self._fetcher.named(announcement, now)
         else:
@@ -193,6 +204,7 @@ class Node:
         self._originator.announce(
             now, prefixes=prefixes, endpoints=endpoints, preference=preference
         )
+        self._contacts.own = self._originator.latest
         families = {where.family: None for where in self._endpoints}
         self._contacts.families = frozenset(families) or frozenset((4, 6))
 
@@ -202,14 +214,25 @@ class Node:
         self._seeds = {seed: None for seed in seeds if seed not in self._endpoints}
         for announcement in common.store.announcements.all():
             self._note_seed(announcement)
-        for seed in self._seeds:
-            self._contacts.greet(seed, now)
+        doors = dict.fromkeys(self._seeds)
         for key in common.members.unseen.draw(common.rng, common.tuning.start_members):
-            announcement = common.store.announcements[key]
-            where = choose_endpoint(announcement, self._contacts.families)
-            if where is not None and where not in self._seeds:
-                self._contacts.greet(where, now)
+            where = choose_endpoint(common.store.announcements[key], self._contacts.families)
+            if where is not None:
+                doors[where] = None
+        self._contacts.greet_only(doors, now)
         self._agreement.changed(now)
+
+    def renew_boot_key(self, now: float, *, keep_old: bool, reason: str = "by its owner") -> None:
+        """Seal under a new boot key from now on, and announce it; ``reason`` is for the log.
+
+        ``keep_old``: nobody notices. False when a copy of this machine may hold the old one
+        (it was resumed, or copied): nothing is sealed or opened with that one again.
+        """
+        boot_key = BootKey.generate(self._common.rng.randbytes)
+        self._contacts.renew(boot_key, now, keep_old=keep_old)
+        self._common.events.append(BootKeyRenewed(reason))
+        self._renew_later(now)
+        self._originator.renew(boot_key.public, now)
 
     def leave(self, now: float) -> None:
         """Announce our departure and go on telling it until ``departed``.
@@ -225,7 +248,8 @@ class Node:
     @property
     def departed(self) -> bool:
         """After ``leave``: the members we told it, at most 64, have shown that they know."""
-        return self._originator.content.departed and not self._unaware
+        silent = self._originator.clones.yielded or not self._unaware
+        return self._originator.content.departed and silent
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
         """Take one datagram. What is wrong with it is counted and told, never raised."""
@@ -290,8 +314,11 @@ class Node:
 
     @property
     def announcement(self) -> Announcement | None:
-        """Our own, as it stands in the store."""
-        return self._common.store.announcements.get(self._common.me.public)
+        """Our own, as we said it last; None when we are revoked, or never said any."""
+        if self.grant is None:
+            return None
+        held = self._common.store.announcements.get(self._common.me.public)
+        return self._originator.latest or held
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
@@ -337,6 +364,7 @@ class Node:
         return self._originator.content.endpoints
 
     def _publish(self, own: Announcement, shards: tuple[Shard, ...], now: float) -> None:
+        self._contacts.own = own
         before = self._common.store.root
         if self._merge(own, now, vouched=True) is Outcome.NEW:
             for shard in shards:
@@ -437,11 +465,11 @@ class Node:
     def _drew_stale(self, node: bytes, now: float) -> None:
         self._detector.prober.stale(node, now)
 
-    def _contact(self, node: bytes, now: float) -> None:
+    def _contact(self, node: bytes, now: float) -> bool:
         """``node`` answered our HELLO and nothing waits for it: speak sealed."""
         store, evidence = self._common.store, self._common.evidence
         probe = Probe(self._common.rng.getrandbits(32), store.root, evidence.digest)
-        self._contacts.send(node, probe, now)
+        return self._contacts.send(node, probe, now)
 
     def _welcome(self, candidate: Candidate, now: float) -> None:
         """A candidate has spoken under its boot key: what its HELLO carried is true."""
@@ -558,9 +586,10 @@ class Node:
             self._forget(store.evicted.pop(), now)
         if isinstance(record, Announcement):
             if record.node == self._common.me.public:
-                self._fetcher.named(record, now)
-                if record.boot_key != self._contacts.boot_key.public:
-                    self._originator.superseded(record, now)
+                if record is not self._originator.latest:
+                    self._originator.superseded(record, None, now)
+                if record is self._originator.latest or self._originator.latest is None:
+                    self._fetcher.named(record, now)  # not what another host wants announced
             else:
                 self._renew(before, record, now, vouched=vouched)
         elif isinstance(record, Revocation):
@@ -589,11 +618,13 @@ class Node:
             name = self._common.store.grants[new.node].name
             member = Member(new.node, new, name, since=now, shown_since=now)
             members.add(member)
-        elif before is not None and before.boot_key != new.boot_key:
-            member.seen = False  # whoever spoke under the old boot key is gone
+        elif before is not None and before.boot_key != new.boot_key and not member.live:
+            # Whoever spoke under the old boot key is gone.  One that lives has restarted or
+            # renewed its key, and the detector goes on watching it.
+            member.seen = False
         member.announcement = new
         member.seen = member.seen or vouched
-        self._contacts.adopt(new)
+        self._contacts.adopt(new, now)
         self._note_seed(new)
         self._common.evidence.clear(new.node)
         self._detector.renewed(member)
@@ -626,10 +657,35 @@ class Node:
                 member.seen = True
                 self._show(member, now)
 
+    # Boot keys and clones.
+
+    def _renew_later(self, now: float) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        jitter = 0.9 + 0.2 * self._common.rng.random()
+        self._renewal = self._common.timers.after(
+            jitter * self._common.tuning.boot_key_lifetime,
+            now,
+            lambda now: self.renew_boot_key(now, keep_old=True, reason="it was in use for a week"),
+        )
+
+    def _copied(self, now: float) -> None:
+        self.renew_boot_key(now, keep_old=False, reason="another host seals with it too")
+
+    def _yields(self, yielded: bool, now: float) -> None:
+        self._contacts.hush(yielded)
+        if yielded:
+            self._detector.late(now)  # what others do not answer us says nothing of them
+
+    def _inquire(self, where: Iterable[Endpoint]) -> None:
+        self._contacts.inquire(where)
+
     # Periodic.
 
     def _period(self, now: float) -> None:
         self._common.timers.after(self._common.tuning.probe_period, now, self._period)
+        if self._originator.clones.yielded:
+            return
         self._detector.probe_next(now)
         self._reconnect(now)
 

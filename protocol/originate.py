@@ -2,9 +2,10 @@
 
 The own announcement is self-originated state, as an OSPF router's own LSA is (RFC 2328
 section 13.4): only we can sign it, and whoever shows us a newer one of ours than we know
-makes us go above it.  It is made anew for three reasons: the owner wants other content, an
-earlier life of ours announced more, or members accuse us of silence.  The last two are
-answered soon at first and more and more slowly while they repeat.
+makes us go above it.  It is made anew for four reasons: the owner wants other content, the
+boot key is a new one, an earlier life of ours announced more, or members accuse us of
+silence.  The last two are answered soon at first and more and more slowly while they
+repeat.  While we yield to another host with our key, nothing is said.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 
 from protocol.address import Endpoint, Prefix
+from protocol.clones import Clones
 from protocol.errors import Rejected, SequenceUnavailable
 from protocol.events import Accused, CannotAnnounce, Superseded
 from protocol.members import Common
@@ -48,11 +50,20 @@ class Originator:
         *,
         next_sequence: Callable[[int], int],
         publish: Callable[[Announcement, tuple[Shard, ...], float], None],
+        copied: Callable[[float], None],
+        yields: Callable[[bool, float], None],
+        inquire: Callable[[Iterable[Endpoint]], None],
     ) -> None:
-        """``publish`` gets each announcement and the shards that it names."""
+        """``publish`` gets each announcement and the shards that it names.  ``copied`` is told
+        that another host holds our very boot key, ``yields`` whether we are to be still;
+        ``inquire`` is to ask at these endpoints what is known of us."""
         self.content = Content()
+        self.latest: Announcement | None = None
+        """What we said last in this life."""
+        self.clones = Clones(common, yields=yields, inquire=inquire, resume=self._say_again)
         self._common, self._boot_key = common, boot_key
         self._next_sequence, self._publish = next_sequence, publish
+        self._copied = copied
         self._floor = 0
         """The newest sequence of ours, by us or by whoever showed it to us."""
         self._accusers: dict[bytes, None] = {}
@@ -89,22 +100,35 @@ class Originator:
         said = self._sign(content, self._shards(content), own.sequence)
         if said.hash != own.hash:
             return False
-        self.content, self._floor = content, max(self._floor, own.sequence)
+        self.content, self.latest = content, own
+        self._floor = max(self._floor, own.sequence)
         return True
 
     def depart(self, now: float) -> None:
         """Say that we leave. ``SequenceUnavailable``: nothing was said."""
         self._say(attrs.evolve(self.content, departed=True), now)
 
-    def superseded(self, newest: Announcement, now: float) -> None:
-        """Our key has announced more than we know (our disk was lost): go above it."""
+    def renew(self, boot_key: bytes, now: float) -> None:
+        """``boot_key`` is ours from now on; say so, if we said anything yet."""
+        self._boot_key = boot_key
+        if self.latest is not None:
+            self._say_again(now)
+
+    def superseded(self, newest: Announcement, answered_by: Endpoint | None, now: float) -> None:
+        """Our key has announced what we have not: go above it, unless we yield to a clone.
+
+        ``answered_by``: where it came from, when it is the answer to a question of ours.
+        """
         self._floor = max(self._floor, newest.sequence)
-        self._common.events.append(Superseded(newest.sequence))
-        self._answer_later(now)
+        if newest.boot_key == self._boot_key and not self.clones.yielded:
+            self._copied(now)
+        elif self.clones.superseded(newest, self.latest, answered_by, now):
+            self._common.events.append(Superseded(newest.sequence))
+            self._answer_later(now)
 
     def accused(self, accusation: Accusation, now: float) -> None:
         """A member says that we were silent at our present sequence."""
-        if not self.content.departed:
+        if not self.content.departed and not self.clones.yielded:
             self._accusers[accusation.accuser] = None
             self._answer_later(now)
 
@@ -117,9 +141,13 @@ class Originator:
     def _say(self, content: Content, now: float) -> None:
         # What cannot be encoded is refused before a sequence is used.
         shards = self._shards(content)
+        if self.clones.yielded:
+            self.content = content
+            return
         self._floor = self._next_sequence(self._floor)
         self.content = content
-        self._publish(self._sign(content, shards, self._floor), shards, now)
+        own = self.latest = self._sign(content, shards, self._floor)
+        self._publish(own, shards, now)
 
     def _shards(self, content: Content) -> tuple[Shard, ...]:
         """What ``content`` must be cut into: nothing where it fits the announcement itself.
@@ -164,18 +192,23 @@ class Originator:
         self._pending = self._common.timers.after(delay, now, self._answer)
 
     def _answer(self, now: float) -> None:
-        self._pending = None
-        if self._common.me.public not in self._common.store.grants:
-            return  # revoked: nobody would take it
         self._answered_at = now
+        if self._say_again(now):
+            self._delay = min(2 * self._delay, self._common.tuning.refute_max)
+
+    def _say_again(self, now: float) -> bool:
+        """The same at a higher sequence; False when it must wait, or is nobody's to hear."""
+        self.cancel()
+        if self.clones.yielded or self._common.me.public not in self._common.store.grants:
+            return False  # another speaks under our key; or it is revoked: nobody would take it
         try:
             self._say(self.content, now)
         except SequenceUnavailable as error:
             self._common.events.append(CannotAnnounce(str(error)))
             self._delay = RETRY_SEQUENCE
             self._answer_later(now)
-            return
+            return False
         if self._accusers:
             self._common.events.append(Accused(tuple(self._accusers), self._floor))
             self._accusers.clear()
-        self._delay = min(2 * self._delay, self._common.tuning.refute_max)
+        return True

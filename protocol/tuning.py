@@ -16,8 +16,9 @@ MAX_MEMBERS: Final = 8192
 MAX_WAITING: Final = 256
 """Announcements held outside the store for want of a grant; the oldest goes first."""
 
-MAX_CANDIDATES: Final = 256
-"""Nodes that said HELLO and have not yet spoken under their boot key."""
+MAX_CANDIDATES: Final = 1024
+"""Nodes that said HELLO and have not yet spoken under their boot key; endpoints that were
+asked and have not yet answered. The oldest goes first."""
 
 MAX_ACCUSERS: Final = 8
 """Accusations kept per target: those with the smallest hashes."""
@@ -124,8 +125,12 @@ class Tuning:
     fetch_patience: float = 30.0
     """Shards that cannot be had for this long are reported and no longer waited for."""
     hello_first: float = 0.1
-    hello_max: float = 60.0
-    """An asking HELLO is repeated at 0, first, doubling to max, while something is pending."""
+    hello_max: float = 0.5
+    """An asking HELLO is repeated at 0, first, doubling: to an address, up to max and while
+    nobody live is known; to a node, without a max and for ``greeting_lifetime``. Each wait is
+    drawn between half and one and a half of that."""
+    greeting_lifetime: float = 30.0
+    """Unanswered HELLOs to a node for so long: the detector's verdict stands."""
     stale_grace: float = 1.0
     """A probe that drew STALE counts as missed only after this."""
     candidate_lifetime: float = 60.0
@@ -138,13 +143,20 @@ class Tuning:
     hello_rate: float = 20.0
     hello_burst: float = 40.0
     """Answers to HELLO and STALE per source address and second (/64 for IPv6)."""
-    verify_rate: float = 500.0
-    verify_burst: float = 1000.0
-    """Signature checks per second for strangers together, and for members together: at
-    170 us each, under a tenth of a core for either."""
-    verify_store: float = 16384.0
-    """... of members' saved up: the grants and announcements of a full store, 2.8 s of work,
-    so that a newcomer throws nothing away that it has asked for."""
+    stranger_verify_rate: float = 1000.0
+    stranger_verify_burst: float = 2000.0
+    """Signature checks per second for all HELLOs together, two for a newcomer: at 170 us each,
+    a sixth of a core; 1,000 newcomers at once and 500 a second."""
+    member_verify_rate: float = 2000.0
+    member_verify_burst: float = 4000.0
+    """... and for what members send: a third of a core; a mesh of 2,000 at once."""
+    boot_key_lifetime: float = 604_800.0
+    """A boot key is replaced after a week, 10 % more or less (DESIGN 4)."""
+    boot_key_grace: float = 60.0
+    """The boot key before still opens for so long, and seals for those who have not named the
+    new one: far above the seconds in which all who can be reached hear of it."""
+    clone_silence: float = 60.0
+    """Who yielded to another host with its key tries again after so long without a sign of it."""
 
     @classmethod
     def lan(cls) -> Tuning:
@@ -170,6 +182,7 @@ class Tuning:
             walk_delay=0.1,
             agree_period=0.5,
             request_timeout=1.0,
+            hello_max=1.0,
             fetch_first=0.1,
             stale_grace=3.0,
         )

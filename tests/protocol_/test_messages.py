@@ -34,6 +34,7 @@ from protocol.messages import (
     Shards,
     Slots,
     Subtree,
+    Suspect,
     Vouch,
     Walk,
 )
@@ -98,6 +99,7 @@ every: st.SearchStrategy[Message] = st.one_of(
     st.builds(Indirect, numbers, slots),
     st.builds(Reached, numbers),
     st.builds(Nack, numbers),
+    st.builds(Suspect, slots, st.integers(0, 2**64 - 1)),
     st.builds(Push, some),
     st.builds(Offer, st.lists(st.tuples(slots, starts), min_size=1, max_size=50).map(tuple)),
     st.builds(Pull, numbers, st.lists(slots, min_size=1, max_size=64).map(tuple)),
@@ -140,7 +142,7 @@ def test_a_message_cut_short_or_changed_is_refused_or_another_message(
     assert len(messages.encode(found)) <= len(body)
 
 
-@given(st.integers(0, 18), st.binary(max_size=MAX_BODY - 1))
+@given(st.integers(0, 19), st.binary(max_size=MAX_BODY - 1))
 def test_random_octets_raise_nothing_but_rejected(kind: int, rest: bytes) -> None:
     with contextlib.suppress(Rejected):
         messages.decode(bytes([kind]) + rest)
@@ -179,7 +181,7 @@ def test_an_answer_holds_as_many_shards_as_fit_from_the_first_on(found: list[byt
         assert portion
 
 
-@pytest.mark.parametrize("body", [b"", b"\0", b"\x12", b"\xff" * 100])
+@pytest.mark.parametrize("body", [b"", b"\0", b"\x7f", b"\xff" * 100])
 def test_a_message_of_unknown_type_is_refused(body: bytes) -> None:
     with pytest.raises(Rejected, match="message of unknown type"):
         messages.decode(body)

@@ -370,7 +370,7 @@ def broken(net: Network, host: Host, pieces: tuple[Shard, ...]) -> None:
     node = host.up
     assert node.announcement is not None
     sequence = node.announcement.sequence + 1
-    own = announcing(net, host, pieces, sequence, node._contacts.boot_key.public)
+    own = announcing(net, host, pieces, sequence, node.announcement.boot_key)
     node._originator._publish(own, pieces, host.clock())
     host.drain()
 
