@@ -13,6 +13,7 @@ nobody has moved on since.  Bits are members' claims, and no route hangs on them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from protocol.events import Converged
@@ -51,6 +52,8 @@ class Agreement:
         """Since when not everyone is known to have held our root; None when all are."""
         self._in_vain = 0
         self._delay = common.tuning.agree_period
+        self._owed = 0
+        """Rounds still to be made although our own set is complete."""
         self._timer: Timer | None = None
 
     @property
@@ -63,7 +66,7 @@ class Agreement:
         root = self._common.store.root
         if root != self._root:
             self._root, self._held, self._wanted = root, 0, (-1, 0)
-            self._in_vain, self._delay = 0, self._common.tuning.agree_period
+            self._in_vain, self._delay, self._owed = 0, self._common.tuning.agree_period, 0
             if self._diverged_at is None:
                 self._diverged_at = now
         if not self._held & (own := self._own_bit()) and self._holds_all():
@@ -73,8 +76,16 @@ class Agreement:
             return
         if self._diverged_at is None:
             self._diverged_at = now
-        if self._timer is None and self._common.members.live:
-            delay = self._delay * (1 + self._common.rng.random()) / 2
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        """The next round comes after a half to a whole of the period, or sooner."""
+        delay = self._delay * (1 + self._common.rng.random()) / 2
+        if self._timer is not None:
+            if self._timer.when <= now + self._delay:
+                return
+            self._timer.cancel()
+        if self._common.members.live:
             self._timer = self._common.timers.after(delay, now, self._round)
 
     def _own_bit(self) -> int:
@@ -101,12 +112,13 @@ class Agreement:
 
     def _round(self, now: float) -> None:
         self._timer = None
-        if self._diverged_at is None:
+        if self._diverged_at is None and not self._owed:
             return
         common = self._common
         for key in common.members.live.draw(common.rng, 1):
             size = len(common.store.announcements)
             self._send(key, Agree(False, self._root, self._held, size), now)
+            self._owed = max(0, self._owed - 1)
             self._in_vain += 1
             if self._in_vain > _PATIENCE:
                 self._delay = min(2 * self._delay, common.tuning.agree_max)
@@ -124,7 +136,15 @@ class Agreement:
         news = message.bits & ~self._held
         if news:
             self._held |= news
-            self._in_vain, self._delay = 0, self._common.tuning.agree_period
+            self._take_up(now)
             self.changed(now)
         if not message.answers and message.bits != self._held:
             self._send(member.key, Agree(True, self._root, self._held, size), now)
+
+    def _take_up(self, now: float) -> None:
+        """Somebody was heard of: go on. After a long wait nobody else asks for it soon, so
+        it is told to some who may not know, as news is, even when we lack nobody any more."""
+        if self._in_vain > _PATIENCE:
+            self._owed = math.ceil(math.log(len(self._common.members.live) + 1)) + 1
+        self._in_vain, self._delay = 0, self._common.tuning.agree_period
+        self._arm(now)

@@ -107,6 +107,17 @@ def test_while_somebody_is_missing_the_rounds_become_rare() -> None:
     assert hosts[0].up.counters["sent Agree"] - before <= 3 * 60 / net.tuning.agree_max + 3
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_was_waited_for_long_is_soon_known_to_all_when_it_hears_again(seed: int) -> None:
+    net, hosts = warm(seed, 40)
+    net.drop(lambda source, target, data: target is hosts[4] and len(data) > 79)
+    announce(hosts[3], "10.99.0.0/24")
+    net.run(60)
+    assert not any(host.up.converged for host in hosts if host is not hosts[4])
+    net.heal()
+    assert net.run_until(lambda: all(host.up.converged for host in hosts)) < 3, net
+
+
 # The rules, one by one.
 
 
