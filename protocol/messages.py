@@ -259,6 +259,11 @@ class Branches:
     children: tuple[bytes, ...]
 
 
+@attrs.frozen
+class Later:
+    """What a walk sees of a newcomer: it is being filled, and whoever walks it learns little."""
+
+
 def shown(subtree: Bucket[Record] | Branch[Record]) -> Slots | Branches:
     """What a walk is told of ``subtree``."""
     if isinstance(subtree, Branch):
@@ -273,12 +278,14 @@ class Subtree:
     TYPE: ClassVar[int] = 11
     request: int
     path: bytes
-    content: Slots | Branches | None
+    content: Slots | Branches | Later | None
 
     def body(self) -> bytes:
         head = _U32.pack(self.request) + bytes([len(self.path)]) + self.path
         if self.content is None:
             return head + b"\0"
+        if isinstance(self.content, Later):
+            return head + b"\3"
         if isinstance(self.content, Branches):
             return head + b"\1" + b"".join(self.content.children)
         slots = self.content.slots
@@ -290,6 +297,8 @@ class Subtree:
         kind, rest = rest[:1], rest[1:]
         if kind == b"\0" and not rest:
             return cls(request, path, None)
+        if kind == b"\3" and not rest:
+            return cls(request, path, Later())
         if kind == b"\1" and len(rest) == 16 * HASH_SIZE:
             return cls(request, path, Branches(_cut(rest, HASH_SIZE)))
         if kind == b"\2" and len(rest) <= BUCKET * (SLOT_SIZE + HASH_SIZE):

@@ -65,7 +65,7 @@ class _Sync:
     """When it began, or the last answer came."""
     taught: bool = False
     broken: bool = False
-    """Silence ended it: that nothing was learned says nothing about what there is."""
+    """It was ended by silence, or put off: nothing learned says nothing about what there is."""
 
 
 @attrs.define(eq=False)
@@ -219,6 +219,10 @@ class Reconciler:
     def _compare(self, sync: _Sync, asked: Walk, answer: Subtree) -> None:
         if answer.path != asked.path or answer.content is None or self._is_scanned(asked.path):
             return
+        if isinstance(answer.content, messages.Later):
+            sync.broken = True
+            sync.tasks.clear()
+            return
         tree = self._common.store.tree
         if not isinstance(answer.content, messages.Branches):
             slots = answer.content.slots
@@ -315,12 +319,13 @@ class Reconciler:
     # Answers to others: one each, within ``serve_rate``.
 
     def show(self, peer: bytes, walk: Walk, now: float) -> None:
-        """Answer a walk with our subtree at its path."""
+        """Answer a walk with our subtree at its path; not while we are being filled."""
         if not self._may_serve(now):
             return
         ours = self._common.store.tree.look(walk.path)
-        content = None if ours.hash == walk.hash else messages.shown(ours)
-        self._send(peer, Subtree(walk.request, walk.path, content), now)
+        content = messages.Later() if self._scanned else messages.shown(ours)
+        same = ours.hash == walk.hash
+        self._send(peer, Subtree(walk.request, walk.path, None if same else content), now)
 
     def give(self, peer: bytes, pull: Pull, now: float) -> None:
         """Answer a pull with as many of its slots as fit."""

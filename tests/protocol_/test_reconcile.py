@@ -315,6 +315,19 @@ def test_a_newcomer_pays_for_what_it_lacks_and_little_more() -> None:
     assert both.right.said["Scan"] > 100 > both.right.said["Walk"]
 
 
+def test_a_newcomer_that_is_being_filled_puts_off_whoever_walks_it() -> None:
+    both = two(1000)
+    both.right.common.store.tree = Store().tree
+    both.right.hold(grant(0), announcement(0), grant(1), announcement(1))
+    both.right.told_root(LEFT, both.left.common.store.root)
+    both.run(0.05)
+    assert not both.equal
+    both.left.told_root(RIGHT, both.right.common.store.root)
+    both.run(2)
+    assert both.equal
+    assert both.left.said["Walk"] == 1
+
+
 def test_no_more_questions_are_out_at_a_time_than_the_window_holds() -> None:
     made = side(1, 1000, Store())
     made.hold(grant(0), announcement(0), grant(1), announcement(1))

@@ -23,7 +23,7 @@ from protocol.evidence import Evidence
 from protocol.frames import Stale
 from protocol.identity import BootKey, Identity, Mesh, check_boot_key, check_public_key
 from protocol.merkle import Tree
-from protocol.messages import Agree, Branches, Message, Objects, Pull, Slots, Vouch, shown
+from protocol.messages import Agree, Branches, Later, Message, Objects, Pull, Slots, Vouch, shown
 from protocol.objects import Accusation, Announcement, Grant, Revocation
 from protocol.session import Session, key_id
 from protocol.shards import Shard, join
@@ -340,6 +340,8 @@ def plain(message: Message, field: str) -> Any:
     if field == "content":
         if value is None:
             return "same"
+        if isinstance(value, Later):
+            return "later"
         if isinstance(value, Slots):
             return {slot.hex(): held.hex() for slot, held in value.slots.items()}
         return [child.hex() for child in value.children]
