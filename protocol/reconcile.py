@@ -50,6 +50,10 @@ _PATIENCE = 3.5
 questions one by one, which happens once in 27 times where a quarter of all is lost."""
 
 
+_NEWCOMER = 8
+"""Subtrees scanned at a time by one that holds next to nothing: half of the root's children."""
+
+
 @attrs.define(eq=False)
 class _Sync:
     """One synchronisation with a peer: what is still to be asked, and how much at a time."""
@@ -323,7 +327,8 @@ class Reconciler:
         if not self._may_serve(now):
             return
         ours = self._common.store.tree.look(walk.path)
-        content = messages.Later() if self._scanned else messages.shown(ours)
+        being_filled = len(self._scanned) >= _NEWCOMER
+        content = messages.Later() if being_filled else messages.shown(ours)
         same = ours.hash == walk.hash
         self._send(peer, Subtree(walk.request, walk.path, None if same else content), now)
 

@@ -278,7 +278,7 @@ def _refused() -> list[tuple[str, bytes, str]]:
         ("WALK, one byte short", b"\x0a" + number + b"\0" + ROOT[:-1], walk),
         ("WALK, one byte long", b"\x0a" + number + b"\0" + ROOT + b"\0", walk),
         ("SUBTREE without content", b"\x0b" + number + b"\0", subtree),
-        ("SUBTREE of kind 3", b"\x0b" + number + b"\0\3", subtree),
+        ("SUBTREE of kind 4", b"\x0b" + number + b"\0\4", subtree),
         ("SUBTREE, equal and more", b"\x0b" + number + b"\0\0\0", subtree),
         ("SUBTREE, later and more", b"\x0b" + number + b"\0\3\0", subtree),
         ("SUBTREE of 15 children", b"\x0b" + number + b"\0\1" + ROOT * 15, subtree),
