@@ -31,6 +31,7 @@ from protocol.limits import BySource, TokenBucket
 from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
 from protocol.objects import Announcement, Grant, Signed
+from protocol.resumption import Resumption
 from protocol.store import newer
 from protocol.tuning import MAX_CANDIDATES
 
@@ -107,6 +108,10 @@ class Contacts:
     def renew(self, boot_key: BootKey, now: float, *, keep_old: bool) -> None:
         """``boot_key`` is ours from now on. See ``Keyring.renew``."""
         self._keys.renew(boot_key, now, keep_old=keep_old)
+
+    def resume(self, resumption: Resumption) -> None:
+        """Know the boot keys of all its members."""
+        self._keys.resume(resumption)
 
     def adopt(self, announcement: Announcement, now: float) -> None:
         """``announcement`` is now its node's in the store: its boot key is the one."""

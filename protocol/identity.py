@@ -140,17 +140,18 @@ class Mesh:
     """The authority's Ed25519 public key; ``Rejected`` if it is none that can be trusted."""
     next_hash: bytes
     """SHA-256 of the next authority's public key: only that key can sign a Successor."""
+    id: bytes = attrs.field(init=False)
+    """``mesh_id``, 16 bytes, authenticated in every datagram: two meshes never merge."""
+
+    @id.default
+    def _id(self) -> bytes:
+        material = b"meshd/1 mesh\0" + self.authority + self.next_hash
+        return hashlib.sha256(material).digest()[:16]
 
     @classmethod
     def founded_by(cls, authority: bytes, next_authority: bytes) -> Mesh:
         """The mesh of these two public keys; ``Rejected`` if one is no good."""
         return cls(authority, hashlib.sha256(check_public_key(next_authority)).digest())
-
-    @property
-    def id(self) -> bytes:
-        """``mesh_id``, 16 bytes, authenticated in every datagram: two meshes never merge."""
-        material = b"meshd/1 mesh\0" + self.authority + self.next_hash
-        return hashlib.sha256(material).digest()[:16]
 
 
 def short_id(key: bytes) -> str:

@@ -15,6 +15,7 @@ import attrs
 
 from protocol.identity import BootKey
 from protocol.members import Common
+from protocol.resumption import Overlay, Resumption
 from protocol.session import Session, key_id
 from protocol.timers import Timer
 
@@ -38,9 +39,9 @@ class Keyring:
         self._dropping: Timer | None = None
         self._lagging: dict[bytes, None] = {}
         """Nodes that may not know our present boot key yet."""
-        self._peers: dict[bytes, tuple[bytes, bytes]] = {}
+        self._peers: Overlay[tuple[bytes, bytes]] = Overlay()
         """Key id to (node, boot key)."""
-        self._stored: dict[bytes, bytes] = {}
+        self._stored: Overlay[bytes] = Overlay()
         """Node to the key id of its stored announcement."""
         self._expected: dict[bytes, bytes] = {}
         """Candidate to its key id."""
@@ -85,6 +86,11 @@ class Keyring:
 
     # The others' keys.
 
+    def resume(self, resumption: Resumption) -> None:
+        """Begin with all its members' keys but our own."""
+        self._peers, self._stored = Overlay(resumption.boot_keys), Overlay(resumption.key_ids)
+        self.forget(self._common.me.public)
+
     def adopt(self, node: bytes, boot_key: bytes, now: float) -> None:
         """``boot_key`` is now that of ``node``'s stored announcement."""
         new, old = self._name(node, boot_key), self._stored.get(node)
@@ -118,7 +124,7 @@ class Keyring:
 
     def forget(self, node: bytes) -> None:
         """``node`` is revoked: nothing of it opens any more."""
-        self._release(node, self._stored.pop(node, b""))
+        self._release(node, self._stored.pop(node) or b"")
         self.end_grace(node)
         self.expect_no_more(node)
         self._lagging.pop(node, None)
@@ -132,7 +138,7 @@ class Keyring:
         """``node``'s key id ``peer`` lost one of its three uses: drop it with the last."""
         before, _ = self._previous.get(node, (b"", 0.0))
         if peer not in (self._stored.get(node), self._expected.get(node), before):
-            self._peers.pop(peer, None)
+            self._peers.pop(peer)
             for own in (self._present, self._before):
                 if own is not None:
                     own.sessions.pop(peer, None)

@@ -8,7 +8,7 @@ about it: in a mesh of thousands most members have never done anything.
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from random import Random
 
 import attrs
@@ -19,6 +19,7 @@ from protocol.events import Event
 from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
 from protocol.objects import Accusation, Announcement, Record
+from protocol.resumption import Overlay, Resumption
 from protocol.store import Store
 from protocol.timers import Timers
 from protocol.tuning import Tuning
@@ -106,7 +107,7 @@ class Roster:
     def __init__(self) -> None:
         self._order: list[bytes] = []
         """Those before ``_turn`` have had their turn in this round."""
-        self._place: dict[bytes, int] = {}
+        self._place: Overlay[int] = Overlay()
         self._turn = 0
 
     def __len__(self) -> int:
@@ -118,10 +119,9 @@ class Roster:
     def __contains__(self, key: object) -> bool:
         return key in self._place
 
-    def fill(self, keys: list[bytes]) -> None:
-        """Begin with ``keys``, which are distinct."""
-        self._order = keys
-        self._place = dict(zip(keys, range(len(keys)), strict=True))
+    def fill(self, keys: Iterable[bytes], places: Mapping[bytes, int]) -> None:
+        """Begin with ``keys``, each of them in ``places`` with its place, which are shared."""
+        self._order, self._place = list(keys), Overlay(places)
 
     def add(self, key: bytes) -> None:
         """Put ``key`` in; it has its turn in this round."""
@@ -140,7 +140,7 @@ class Roster:
             place = self._turn
         self._swap(place, len(self._order) - 1)
         self._order.pop()
-        del self._place[key]
+        self._place.pop(key)
 
     def next(self, rng: Random) -> bytes | None:
         """The next of a shuffled round (SWIM 4.3): each once, then in another order."""
@@ -220,11 +220,13 @@ class Members(Mapping[bytes, Member]):
             member.shown = State.ALIVE.value
         return member
 
-    def resume(self, me: bytes) -> None:
+    def resume(self, resumption: Resumption, me: bytes) -> None:
         """Take all that the store knows for seen, except ``me``; nothing is noted of anyone."""
-        others = [each for each in self._store.announcements.all() if each.node != me]
-        self.live.fill([each.node for each in others if not each.has_left])
-        self.left.fill([each.node for each in others if each.has_left])
+        self.live.fill(resumption.live, resumption.places)
+        for key in resumption.left:
+            self.left.add(key)
+        self.live.discard(me)
+        self.left.discard(me)
 
     def add(self, member: Member) -> None:
         """A new member, with its record."""

@@ -69,6 +69,7 @@ from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.requests import Requests
+from protocol.resumption import Resumption
 from protocol.shards import Shard, Shelf
 from protocol.store import Outcome, Store, newer, slot_id
 from protocol.timers import Timer
@@ -84,7 +85,7 @@ class Node:
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
     the own grant must be in it; ``shards`` are what it held of those that they name.  A
-    whole ``Store`` is taken as verified, and its members as seen: a simulation of thousands
+    ``Resumption`` is taken as verified, and its members as seen: a simulation of thousands
     starts so.  ``next_sequence(above)`` returns a sequence that is larger than ``above``
     and than every one it returned before, in all lives of this node, or raises
     ``SequenceUnavailable``.  ``wire`` is for the simulator.
@@ -94,7 +95,7 @@ class Node:
         self,
         mesh: Mesh,
         identity: Identity,
-        records: Iterable[Record] | Store,
+        records: Iterable[Record] | Resumption,
         *,
         next_sequence: Callable[[int], int],
         rng: Random,
@@ -162,18 +163,17 @@ class Node:
         common.timers.after(rng.random() * common.tuning.probe_period, now, self._period)
 
     def _recall(
-        self, records: Iterable[Record] | Store, shards: Iterable[bytes], now: float
+        self, records: Iterable[Record] | Resumption, shards: Iterable[bytes], now: float
     ) -> None:
         """Take over what was known in an earlier life; it is no news and told to nobody."""
         common, me = self._common, self._common.me.public
-        if isinstance(records, Store):
+        if isinstance(records, Resumption):
             common.store.tree = records.tree
-            common.members.resume(me)
-            for announcement in common.store.announcements.all():
+            common.members.resume(records, me)
+            self._contacts.resume(records)
+            for announcement in records.sharded:
                 if announcement.node != me:
-                    self._contacts.adopt(announcement, now)
-                    if announcement.shards:
-                        self._fetcher.named(announcement, now)
+                    self._fetcher.named(announcement, now)
         else:
             for record in records:
                 if common.wire.verify(record, common.mesh):
@@ -212,7 +212,7 @@ class Node:
         """Contact ``seeds`` now, and for life: call again when they resolve anew."""
         common = self._common
         self._seeds = {seed: None for seed in seeds if seed not in self._endpoints}
-        for announcement in common.store.announcements.all():
+        for announcement in common.store.announcements.all() if self._seeds else ():
             self._note_seed(announcement)
         doors = dict.fromkeys(self._seeds)
         for key in common.members.unseen.draw(common.rng, common.tuning.start_members):

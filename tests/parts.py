@@ -13,6 +13,7 @@ from protocol.identity import Identity, Mesh
 from protocol.members import Common
 from protocol.messages import Message
 from protocol.objects import Announcement, Grant, Record
+from protocol.resumption import Resumption
 from protocol.store import Outcome, Store
 from protocol.tuning import Tuning
 
@@ -54,6 +55,12 @@ def mesh_store(number: int) -> Store:
     return store
 
 
+@cache
+def mesh_resumption(number: int) -> Resumption:
+    """What follows from ``mesh_store(number)``."""
+    return Resumption.of(mesh_store(number), MESH.id)
+
+
 @attrs.define(eq=False)
 class Parts:
     """What the parts of node ``me`` share in a mesh of ``size``, all of them live."""
@@ -68,7 +75,7 @@ class Parts:
     def __attrs_post_init__(self) -> None:
         self.common = Common(node(self.me), MESH, Tuning.lan(), Random(self.seed))
         self.common.store.tree = mesh_store(self.size).tree
-        self.common.members.resume(node(self.me).public)
+        self.common.members.resume(mesh_resumption(self.size), node(self.me).public)
 
     def send(self, peer: bytes, message: Message, now: float) -> bool:
         self.sent.append((peer, message))

@@ -23,7 +23,7 @@ from protocol.events import Event
 from protocol.frames import SEALED
 from protocol.node import Node
 from protocol.objects import Record
-from protocol.store import Store
+from protocol.resumption import Resumption
 from simulation.traffic import NAMES, Traffic, answers, kind_of
 from simulation.wire import Meter, MeteredIdentity, RealWire
 
@@ -178,7 +178,7 @@ class Host:
         )
         self.do(lambda node, now: node.join(seeds, now))
 
-    def make(self, records: Iterable[Record] | Store, rng: Random) -> None:
+    def make(self, records: Iterable[Record] | Resumption, rng: Random) -> None:
         """A node that remembers ``records`` and has not said anything yet."""
         self._rest()
         self.life += 1

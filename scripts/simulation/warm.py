@@ -11,6 +11,7 @@ from random import Random
 
 from protocol.identity import BootKey
 from protocol.objects import Announcement
+from protocol.resumption import Resumption
 from protocol.store import Store
 from simulation.host import Host
 from simulation.network import Network
@@ -41,8 +42,9 @@ def warm_mesh(
         for record in (*host.disk.records, own):
             store.merge(record)
         starting.append((host, rng))
+    resumption = Resumption.of(store, network.mesh.id)
     for host, rng in starting:
-        host.make(store, rng)
+        host.make(resumption, rng)
         where = [host.where]
         host.up.announce(host.clock(), prefixes=host.prefixes, endpoints=where)  # as it stands
         host.up.join([], host.clock())

@@ -183,7 +183,7 @@ def test_candidates_that_never_speak_make_room_the_oldest_first() -> None:
         crowd.says(hello)
     contacts = crowd.a.up._contacts
     assert len(contacts._candidates) == MAX_CANDIDATES
-    assert len(contacts._keys._peers) == MAX_CANDIDATES
+    assert len(contacts._keys._peers._own) == MAX_CANDIDATES
     assert hellos[19].announcement.node not in contacts._candidates
     assert hellos[20].announcement.node in contacts._candidates
     crowd.says(hellos[-1], after=Tuning.lan().candidate_lifetime)

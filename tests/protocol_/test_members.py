@@ -16,9 +16,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from parts import Parts, announcement, grant, mesh_store, node
+from parts import MESH, Parts, announcement, grant, mesh_resumption, mesh_store, node
 
 from protocol.members import Member, Members, Roster, State
+from protocol.resumption import Resumption
 from protocol.store import Store
 
 keys = st.integers(0, 12).map(lambda number: bytes([number]))
@@ -117,7 +118,7 @@ def test_everyone_is_drawn_about_as_often_as_anybody_else(number: int) -> None:
 def members_of(number: int) -> Members:
     """The members of a mesh, as node 0 holds them that has seen them all."""
     members = Members(Store(mesh_store(number).tree))
-    members.resume(node(0).public)
+    members.resume(mesh_resumption(number), node(0).public)
     return members
 
 
@@ -140,7 +141,7 @@ def test_who_left_before_is_held_as_left() -> None:
     store = Store(mesh_store(3).tree)
     store.merge(announcement(1, 2, left=True))
     members = Members(store)
-    members.resume(node(0).public)
+    members.resume(Resumption.of(store, MESH.id), node(0).public)
     assert (list(members.left), list(members.live)) == ([node(1).public], [node(2).public])
     assert members[node(1).public].state is State.LEFT
 

@@ -179,7 +179,7 @@ def test_what_a_peer_seals_with_its_key_of_before_opens_for_the_grace_and_no_lon
     net.run(70)
     renew(b, keep_old=True)
     net.run(1)
-    assert len(a.up._contacts._keys._peers) == 2, "the present one and the one before"
+    assert len(a.up._contacts._keys._peers._own) == 2, "the present one and the one before"
 
 
 def test_keys_are_renewed_weekly_each_at_its_own_time() -> None:
