@@ -34,6 +34,7 @@ MAX_METRIC: Final = 2**32 - 3
 """The guard stands at 2^32 - 2, and every mesh route must be better than its guard."""
 
 NAT: Final = ("auto", "exempt", "off")
+NETWORK: Final = ("lan", "wan")
 KERNEL: Final = ("auto", "linux", "memory")
 
 
@@ -55,6 +56,8 @@ class Config:
     """auto: exempt where the kernel can; exempt: or fail; off: no table of ours."""
     kernel: str = "auto"
     """auto: this system's; memory: no kernel is touched."""
+    network: str = "lan"
+    """lan, wan: whose timers the protocol keeps, ``Tuning.lan`` or ``Tuning.wan``."""
 
     def with_additions(
         self, seeds: Iterable[Seed], announce: Iterable[Prefix], advertise: Iterable[Endpoint]
@@ -217,4 +220,5 @@ _OPTIONS: Final[dict[str, Callable[[object, dict[str, Any]], object]]] = {
     "metric": _number(1, MAX_METRIC),
     "nat": _choice(NAT),
     "kernel": _choice(KERNEL),
+    "network": _choice(NETWORK),
 }

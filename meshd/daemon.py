@@ -43,9 +43,10 @@ from protocol.events import (
     Revoked,
 )
 from protocol.identity import short_id
-from protocol.members import Member, State
+from protocol.members import Member
 from protocol.node import Node
 from protocol.objects import Accusation, Record, decode
+from protocol.tuning import Tuning
 
 RESTART_WINDOW: Final = 30.0
 """Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
@@ -72,6 +73,9 @@ TABLE_EVENTS: Final = (
 
 SHARD_MARK: Final = b"\0"
 """Before a shard in the snapshot: no object is of kind 0."""
+
+TUNINGS: Final = {"lan": Tuning.lan, "wan": Tuning.wan}
+"""The timers of the option ``network``."""
 
 LAST_WORDS: Final = 0.2
 """Seconds for the answer to ``leave`` to be read before the socket goes."""
@@ -133,6 +137,7 @@ class Daemon:
             next_sequence=self._next_sequence,
             rng=SystemRandom(),
             now=trio.current_time(),
+            tuning=TUNINGS[options.config.network](),
         )
         self._now = WatchedClock(trio.current_time, time.time, self._jumped)
         """For everything that may make the node seal."""
@@ -329,24 +334,14 @@ class Daemon:
             self._host = reading.host
             self._announcer.follow(reading.host)
         now = trio.current_time()
-        origins = [self._origin(member, now) for member in self._node.members.values()]
-        return decide(origins, self._node.prefixes, self._host, time.time())
-
-    def _origin(self, member: Member, now: float) -> Origin:
-        failed = member.state is State.FAILED
-        return Origin(
-            key=member.key,
-            name=member.name,
-            grant=self._node.store.grants[member.key],
-            announcement=member.announcement,
-            prefixes=member.prefixes,
-            state=member.state.value,
-            seen=member.seen,
-            reachable=member.reachable,
-            failed_for=now - member.since if failed else 0.0,
-            held=self._why_held(member, now) if failed else "",
-            why=member.reason,
-        )
+        grants = self._node.store.grants
+        origins = [
+            Origin.of(member, grants[member.key], now, self._why_held(member, now))
+            for member in self._node.members.values()
+        ]
+        decision = decide(origins, self._node.prefixes, self._host, time.time())
+        self._narrator.clock(decision.clock_off)
+        return decision
 
     def _why_held(self, member: Member, now: float) -> str:
         sequence, until = self._windows.get(member.key, (-1, 0.0))
@@ -418,6 +413,7 @@ class Daemon:
         rows = self._reconciler.decision.routes
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
+        found["clock_off_s"] = self._reconciler.decision.clock_off
         uptime = trio.current_time() - self._started
         counters = {**self._node.counters, **self._sockets.counters}
         return {**found, "pid": os.getpid(), "uptime_s": round(uptime, 1), "counters": counters}

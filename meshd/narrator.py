@@ -46,6 +46,7 @@ class Narrator:
     def __init__(self, log: EventLog, name_of: Callable[[bytes], str]) -> None:
         self._log, self._name_of = log, name_of
         self._refusals: dict[str, tuple[float, int]] = {}
+        self._clock_off = False
 
     def tell(self, event: Event, now: float) -> None:
         """Log ``event``; ``Converged`` is the daemon's to tell, for the kernel belongs to it."""
@@ -113,6 +114,22 @@ class Narrator:
                     )
             case Converged():
                 pass
+
+    def clock(self, off: float | None) -> None:
+        """``policy.Decision.clock_off``, after each decision: told when it begins and ends."""
+        if (off is not None) == self._clock_off:
+            return
+        self._clock_off = off is not None
+        if off is None:
+            self._log.emit("clock-right", reason="it agrees with the members again")
+            return
+        days, where = abs(off) / 86_400, "ahead of" if off > 0 else "behind"
+        self._log.emit(
+            "clock-wrong",
+            days=round(days, 1),
+            reason=f"this host's clock is {days:.0f} days {where} what most members announce by:"
+            " set it; until then no grant ends here",
+        )
 
     def _cloned(self, event: Cloned) -> None:
         goes_on = (

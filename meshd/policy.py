@@ -17,6 +17,7 @@ import attrs
 from meshd.kernel.state import Host, Interface, KernelState, NextHop, order
 from protocol import identity
 from protocol.address import Address, Endpoint, Prefix
+from protocol.members import Member, State
 from protocol.objects import Announcement, Grant
 
 RouteState = Literal["installed", "standby", "unreachable", "refused", "shadowed"]
@@ -65,6 +66,24 @@ class Origin:
     """Failed, and why its routes stay all the same where nobody else offers them."""
     why: str = ""
 
+    @classmethod
+    def of(cls, member: Member, grant: Grant, now: float, held: str = "") -> Origin:
+        """``member`` as the automaton shows it at ``now``, in the automaton's seconds."""
+        failed = member.state is State.FAILED
+        return cls(
+            key=member.key,
+            name=member.name,
+            grant=grant,
+            announcement=member.announcement,
+            prefixes=member.prefixes,
+            state=member.state.value,
+            seen=member.seen,
+            reachable=member.reachable,
+            failed_for=now - member.since if failed else 0.0,
+            held=held if failed else "",
+            why=member.reason,
+        )
+
     @property
     def usable(self) -> bool:
         """A route may lead through it."""
@@ -89,6 +108,9 @@ class Decision:
 
     desired: KernelState
     routes: tuple[Route, ...]
+    clock_off: float | None = None
+    """Seconds that our clock is ahead of what most members say, behind if negative, where that
+    is too far to judge an end date by it; else None."""
 
 
 @attrs.frozen
@@ -110,15 +132,18 @@ class _Claim:
 def decide(
     origins: Iterable[Origin], local: Iterable[Prefix], host: Host, unix_now: float
 ) -> Decision:
-    """Judge every announced prefix. ``local`` is what this node announces itself."""
+    """Judge every announced prefix. ``local`` is what this node announces itself; ``unix_now``,
+    in seconds, ends grants unless ``Decision.clock_off`` says that it cannot be right."""
     local = tuple(local)
     present = [origin for origin in origins if _is_present(origin)]
+    clock_off = _clock_off(present, unix_now)
+    dated = unix_now if clock_off is None else None
     ground = _Ground(local, host, [o.announcement.endpoints for o in present])
     rows: list[Route] = []
     claims: list[_Claim] = []
     for origin in sorted(present, key=lambda each: each.key):
         for number, prefix in enumerate(origin.prefixes):
-            reason = _unauthorised(origin, prefix, number, unix_now) or ground.refuses(prefix)
+            reason = _unauthorised(origin, prefix, number, dated) or ground.refuses(prefix)
             if reason:
                 rows.append(_row(prefix, origin, None, "refused", reason))
             else:
@@ -144,7 +169,8 @@ def decide(
         local=outermost(local),
         mesh=outermost(guards),
     )
-    return Decision(desired, tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node))))
+    ordered = tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node)))
+    return Decision(desired, ordered, clock_off)
 
 
 def outermost(prefixes: Iterable[Prefix]) -> frozenset[Prefix]:
@@ -183,10 +209,30 @@ def _row(
 GRACE: Final = 86_400.0
 """Seconds that a grant is honoured beyond its end: clocks differ (DESIGN 3)."""
 
+CLOCK_TRUST: Final = 8 * 86_400.0
+"""Seconds between our clock and the members' sequences beyond which it is the clock that is
+wrong (DESIGN 3): a live member announces at least every 7.7 days, with a new boot key."""
 
-def _unauthorised(origin: Origin, prefix: Prefix, number: int, unix_now: float) -> str:
+
+def _clock_off(present: Sequence[Origin], unix_now: float) -> float | None:
+    """How far our clock is ahead of the median of the newest sequences, if too far.
+
+    Sequences are unix milliseconds where their owner's clock is right.  One that is gone says
+    nothing of today: those that were not seen count only while nobody was.
+    """
+    counted = [each for each in present if each.seen] or present
+    sequences = sorted(each.announcement.sequence for each in counted)
+    if not sequences:
+        return None
+    middle, odd = divmod(len(sequences), 2)
+    median = sequences[middle] if odd else (sequences[middle - 1] + sequences[middle]) / 2
+    ahead = unix_now - median / 1000
+    return ahead if abs(ahead) > CLOCK_TRUST else None
+
+
+def _unauthorised(origin: Origin, prefix: Prefix, number: int, unix_now: float | None) -> str:
     grant = origin.grant
-    if grant.until and unix_now > grant.until + GRACE:
+    if grant.until and unix_now is not None and unix_now > grant.until + GRACE:
         return "its grant has ended"
     if grant.at and not all(
         any(where.address in net for net in grant.at) for where in origin.announcement.endpoints

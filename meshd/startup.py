@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import attrs
 
@@ -22,6 +23,17 @@ from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Identity, Mesh
 from protocol.objects import Grant, decode
+
+_FIXED: Final = (
+    "authority",
+    "next_authority_hash",
+    "port",
+    "metric",
+    "nat",
+    "kernel",
+    "network",
+)
+"""Options that only a new start can change."""
 
 
 @attrs.frozen
@@ -61,7 +73,7 @@ class RunOptions:
         ``UsageError`` when it is wrong, or changes what only a new start can change.
         """
         fresh = load_config(self.paths, self.additions)
-        for key in ("authority", "next_authority_hash", "port", "metric", "nat", "kernel"):
+        for key in _FIXED:
             if getattr(fresh, key) != getattr(self.config, key):
                 raise UsageError(
                     f"{self.paths.config}: {key} cannot change while the daemon runs; restart it"

@@ -19,7 +19,7 @@ _NAME_WIDTH: Final = 16
 _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
     "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
-    "warning": "33",
+    "warning": "33", "clock-wrong": "31",
 }  # fmt: skip
 """SGR codes (ECMA-48 section 8.3.117): green is good, yellow to be watched, red is bad."""
 
@@ -95,6 +95,9 @@ def status(result: Json) -> str:
         ("learned", _count(prefixes.get("remote", 0), "prefix", "prefixes")),
         ("kernel", f"{_cell(kernel.get('backend'))}, {error or in_sync}"),
     ]
+    if (off := result.get("clock_off_s")) is not None:
+        days, where = abs(off) / 86_400, "ahead of" if off > 0 else "behind"
+        rows.append(("clock", f"{days:.0f} days {where} the members: set it"))
     if "uptime_s" in result:
         rows.append(("up", f"{since(result['uptime_s'])}, pid {result.get('pid')}"))
     return "\n".join(f"{name:<10} {_cell(value)}" for name, value in rows)

@@ -294,6 +294,15 @@ def test_status_for_people(meshd: Shell, daemon: Daemon) -> None:
     )
 
 
+def test_status_for_people_tells_of_a_clock_that_cannot_be_right(
+    meshd: Shell, daemon: Daemon
+) -> None:
+    daemon.answers["status"] = {**STATUS, "clock_off_s": -864_000.0}
+    with daemon.running():
+        _, out, _ = meshd("status")
+    assert "clock      10 days behind the members: set it\n" in out
+
+
 def test_peers_and_routes_for_people_line_up_and_are_escaped(meshd: Shell, daemon: Daemon) -> None:
     with daemon.running():
         _, peers, _ = meshd("peers")

@@ -76,6 +76,7 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ("metric = 4294967294", "metric = 4294967294: give a whole number from 1 to 4294967293"),
         ('nat = "maybe"', "choose one of auto, exempt, off"),
         ("nat = []", "choose one of auto, exempt, off"),
+        ('network = "man"', "choose one of lan, wan"),
         ('announce = "10.1.0.0/24"', 'not a list of strings; write ["..."]'),
         ("announce = [1]", "not a list of strings"),
         ('announce = ["10.1.0.1/24"]', "10.1.0.1/24 has host bits set; the network is 10.1.0.0/24"),

@@ -7,23 +7,28 @@ import os
 import pwd
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
+import trio
 
 from meshd import config as configuration
 from meshd import founding, values
+from meshd.daemon import Daemon
 from meshd.errors import StateError, UsageError
 from meshd.founding import GrantTerms, World
 from meshd.invitation import decode
 from meshd.kernel.memory import Memory
 from meshd.kernel.state import Interface
+from meshd.log import EventLog
 from meshd.paths import Paths
 from meshd.startup import Additions, RunOptions, prepare
 from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY, NODE_KEY, StateDirectory
+from meshd.udp import Sockets
 from protocol.identity import Identity
 from protocol.objects import Announcement, Grant, Revocation
+from protocol.tuning import Tuning
 
 NOW = 1_800_000_000.0
 HOUR = 3600
@@ -441,6 +446,23 @@ def test_what_the_command_line_adds_counts_again_at_each_reload(hosts: Hosts) ->
     hosts.a.config.write_text(text + "port = 7000\n")
     with pytest.raises(UsageError, match="port cannot change while the daemon runs; restart it"):
         options.reload()
+    hosts.a.config.write_text(text + 'network = "wan"\n')
+    with pytest.raises(UsageError, match="network cannot change while the daemon runs"):
+        options.reload()
     hosts.a.config.write_text(text.replace("10.1.0.0/24", "198.51.100.0/24"))
     with pytest.raises(UsageError, match="outside the grant"):
         options.reload()
+
+
+@pytest.mark.parametrize("network", configuration.NETWORK)
+def test_the_daemon_keeps_the_timers_of_its_network(hosts: Hosts, network: str) -> None:
+    hosts.init()
+    with hosts.a.config.open("a") as file:
+        file.write(f'network = "{network}"\n')
+    options = start(hosts.a, hosts.clock)
+
+    async def made() -> Daemon:
+        return Daemon(options, EventLog(), Memory(), cast(Sockets, None))
+
+    daemon = trio.run(made)
+    assert daemon._node._common.tuning == getattr(Tuning, network)()

@@ -91,3 +91,13 @@ def test_what_a_stranger_repeats_is_counted_and_told_once_in_a_while() -> None:
     assert len(lines) == 3
     assert [line.get("more", 0) for line in lines] == [0, 499, 499]
     assert len(told(noise, events.Refused(WHERE, None, "cut short"))) == 2
+
+
+def test_a_clock_that_cannot_be_right_is_told_once_and_so_is_its_mending() -> None:
+    output = io.StringIO()
+    narrator = Narrator(EventLog(output, "json"), str)
+    for off in (None, -9 * 86_400.0, -9.1 * 86_400, 70 * 86_400, None, None):
+        narrator.clock(off)
+    wrong, right = (json.loads(line) for line in output.getvalue().splitlines())
+    assert (wrong["event"], wrong["days"], right["event"]) == ("clock-wrong", 9.0, "clock-right")
+    assert "9 days behind what most members announce by: set it" in wrong["reason"]

@@ -51,6 +51,7 @@ def origin(
     until: int = 0,
     endpoints: tuple[str, ...] | None = None,
     preference: int = 100,
+    sequence: int = 1,
     **state: object,
 ) -> Origin:
     identity = IDENTITIES[number]
@@ -70,7 +71,7 @@ def origin(
     announcement = Announcement.sign(
         identity,
         MESH,
-        sequence=1,
+        sequence=sequence,
         boot_key=BOOT.public,
         preference=preference,
         endpoints=[endpoint(each, 6179) for each in endpoints],
@@ -154,11 +155,63 @@ def test_a_prefix_outside_the_grant_is_refused_with_what_the_grant_allows() -> N
     assert row(decision, "172.16.0.0/24").reason == "outside its grant, which allows 10.0.0.0/8"
 
 
+DAY = 86_400
+TODAY = 20_000 * DAY
+"""Unix seconds."""
+
+
 def test_a_grant_that_has_ended_is_honoured_for_a_day_more() -> None:
-    ended = origin(0, "10.2.0.0/24", until=1_000_000)
-    assert judge(ended, now=1_000_000 + 86_000).desired.routes
-    late = judge(ended, now=1_000_000 + 87_000)
+    ended = origin(0, "10.2.0.0/24", until=TODAY, sequence=TODAY * 1000)
+    assert judge(ended, now=TODAY + 86_000).desired.routes
+    late = judge(ended, now=TODAY + 87_000)
     assert row(late, "10.2.0.0/24").reason == "its grant has ended"
+    assert late.clock_off is None
+
+
+def aged(*days: float, **state: object) -> list[Origin]:
+    """Nodes that announced so many days ago; the first one's grant ended last week."""
+    return [
+        origin(
+            number,
+            f"10.{number + 2}.0.0/24",
+            until=0 if number else TODAY - 7 * DAY,
+            sequence=int((TODAY - each * DAY) * 1000),
+            **state,  # type: ignore[arg-type]
+        )
+        for number, each in enumerate(days)
+    ]
+
+
+@pytest.mark.parametrize("days", [0.0, 0.1, 7.9, -7.9])
+def test_a_clock_within_eight_days_of_most_members_ends_grants(days: float) -> None:
+    decision = judge(*aged(30, days, days, days, -9000), now=TODAY)
+    assert row(decision, "10.2.0.0/24").reason == "its grant has ended"
+    assert decision.clock_off is None
+
+
+@pytest.mark.parametrize("days", [8.1, -8.1, 20_000, -40_000])
+def test_a_clock_further_than_that_from_most_members_ends_no_grant_and_is_told(days: float) -> None:
+    decision = judge(*aged(0, days, days, days, 0), now=TODAY)
+    assert row(decision, "10.2.0.0/24").state == "installed"
+    assert decision.clock_off == pytest.approx(days * DAY)
+
+
+def test_of_an_even_number_of_members_the_median_lies_between_the_two_in_the_middle() -> None:
+    assert judge(*aged(0, 0, 15, 15), now=TODAY).clock_off is None
+    assert judge(*aged(0, 1, 16, 16), now=TODAY).clock_off == pytest.approx(8.5 * DAY)
+
+
+def test_who_was_not_seen_says_what_day_it_is_only_while_nobody_was() -> None:
+    unseen = aged(100, 100, 100, seen=False)
+    assert judge(*unseen, now=TODAY).clock_off == pytest.approx(100 * DAY)
+    met = origin(3, sequence=TODAY * 1000)
+    assert judge(*unseen, met, now=TODAY).clock_off is None
+    left = [attrs.evolve(each, seen=True, state="left") for each in unseen]
+    assert judge(*left, met, now=TODAY).clock_off is None
+
+
+def test_a_clock_is_not_judged_where_there_are_no_members() -> None:
+    assert judge(now=TODAY).clock_off is None
 
 
 def test_a_node_outside_its_granted_underlay_is_refused() -> None:
