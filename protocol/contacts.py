@@ -91,6 +91,8 @@ class Contacts:
         self._keys = Keyring(common, boot_key)
         self._greetings = Greetings(common, say=self._ask, speak=on_contact, given_up=self._give_up)
         self._candidates: dict[bytes, Candidate] = {}
+        self._encoded: tuple[Message | None, bytes] = (None, b"")
+        """The last message and its body: what is told to many is encoded once."""
         self._last: dict[bytes, tuple[int, Message]] = {}
         """Node to the last message sealed for it, with its counter: what STALE may draw."""
         self._held: dict[bytes, Message] = {}
@@ -139,8 +141,10 @@ class Contacts:
             to = self._where(node)
         if peer is None or to is None or self._hushed:
             return False
+        if message is not self._encoded[0]:
+            self._encoded = (message, self._common.wire.encode(message))
         session = self._keys.sealing(node, peer, now)
-        datagram = session.seal(self._common.wire.encode(message))
+        datagram = session.seal(self._encoded[1])
         self._last[node] = (session.sent, message)
         self.outbox.append(Datagram(datagram, to))
         self._common.count(f"sent {type(message).__name__}")

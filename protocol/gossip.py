@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import attrs
 
@@ -70,8 +71,7 @@ class Gossip:
             self.relay(news, self._common.me.public, now)
             return
         for portion in messages.fill(news):
-            for key in list(live):
-                self._send(key, Push(portion), now)
+            self._send_all(list(live), Push(portion), now)
 
     def relay(self, news: Iterable[News], source: bytes, now: float) -> None:
         """Pass on what was new to us; ``source`` had it."""
@@ -104,20 +104,21 @@ class Gossip:
         offered = math.ceil(math.log(max(size, 2))) - 1 if full else common.tuning.relay_full
         chosen = common.members.live.draw(common.rng, full + max(1, offered), knowing)
         accusations = [each for each in news if isinstance(each, Accusation)]
-        portions = list(messages.fill(news))[: tuning.relay_datagrams]
-        for key in chosen[:full]:
-            for portion in portions:
-                self._send(key, Push(portion), now)
+        for portion in islice(messages.fill(news), tuning.relay_datagrams):
+            self._send_all(chosen[:full], Push(portion), now)
         items = [
             (slot_id(each.KIND, each.node), each.hash[:OFFER_HASH])
             for each in news
             if not isinstance(each, Accusation)
         ][-MAX_OFFER:]
-        for key in chosen[full:]:
-            if items:
-                self._send(key, Offer(tuple(items)), now)
-            for part in messages.fill(accusations):
-                self._send(key, Push(part), now)
+        if items:
+            self._send_all(chosen[full:], Offer(tuple(items)), now)
+        for part in messages.fill(accusations):
+            self._send_all(chosen[full:], Push(part), now)
+
+    def _send_all(self, peers: list[bytes], message: Message, now: float) -> None:
+        for key in peers:
+            self._send(key, message, now)
 
     def _knowing(self) -> dict[bytes, None]:
         """Who has all of what is to be told: its only source, its origin, who offered it."""

@@ -762,6 +762,8 @@ class Node:
         else:
             member = self._common.members[node]
             before, member.prefixes = member.prefixes, prefixes
+        if prefixes == before:
+            return  # an announcement made anew; to compare is cheaper than to hash
         old, new = dict.fromkeys(before), dict.fromkeys(prefixes)
         added = tuple(prefix for prefix in new if prefix not in old)
         removed = tuple(prefix for prefix in old if prefix not in new)

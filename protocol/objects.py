@@ -76,8 +76,13 @@ class Signed:
         """The public key that must have signed this object in ``mesh``."""
         raise NotImplementedError
 
+    @property
+    def body(self) -> bytes:
+        """What is signed, without domain and mesh."""
+        return self.raw[_HEAD:]
+
     def verify(self, mesh: Mesh) -> bool:
-        message = _message(self.DOMAIN, mesh, self.raw[_HEAD:])
+        message = _message(self.DOMAIN, mesh, self.body)
         return identity.verify(self.signer(mesh), self.raw[1:_HEAD], message)
 
 
@@ -226,13 +231,45 @@ class Announcement(Signed):
         preference: int = 100,
     ) -> Announcement:
         """An announcement by ``node``. ``Rejected`` when it would be too long."""
+        draft = cls.draft(
+            node.public,
+            sequence=sequence,
+            boot_key=boot_key,
+            endpoints=endpoints,
+            prefixes=prefixes,
+            shards=shards,
+            state=state,
+            preference=preference,
+        )
+        return draft.signed(node, mesh)
+
+    @classmethod
+    def draft(
+        cls,
+        node: bytes,
+        *,
+        sequence: int,
+        boot_key: bytes,
+        endpoints: Iterable[Endpoint],
+        prefixes: Iterable[Prefix],
+        shards: Iterable[bytes] = (),
+        state: int = ALIVE,
+        preference: int = 100,
+    ) -> Announcement:
+        """What ``node`` might announce, with zeros for a signature: to see whether it may be
+        said, and whether it has been. ``Rejected`` when it would be too long."""
         prefixes = tuple(prefixes)
         fields = [
-            node.public, sequence, boot_key, state, preference,
+            node, sequence, boot_key, state, preference,
             sorted(pack_endpoint(where) for where in endpoints),
             pack_prefixes(prefixes, 4), pack_prefixes(prefixes, 6), list(shards),
         ]  # fmt: skip
-        return cls.decode(_seal(cls, node, mesh, fields))
+        return cls.decode(bytes([cls.KIND]) + bytes(SIGNATURE_SIZE) + pack(fields))
+
+    def signed(self, node: Identity, mesh: Mesh) -> Announcement:
+        """The same, signed by ``node``."""
+        signature = node.sign(_message(self.DOMAIN, mesh, self.body))
+        return attrs.evolve(self, raw=bytes([self.KIND]) + signature + self.body)
 
     @classmethod
     def decode(cls, raw: bytes) -> Announcement:

@@ -97,8 +97,7 @@ class Originator:
         own = self._common.store.announcements.get(self._common.me.public)
         if own is None or own.boot_key != self._boot_key or own.has_left:
             return False
-        said = self._sign(content, self._shards(content), own.sequence)
-        if said.hash != own.hash:
+        if self._draft(content, self._shards(content), own.sequence).body != own.body:
             return False
         self.content, self.latest = content, own
         self._floor = max(self._floor, own.sequence)
@@ -146,7 +145,8 @@ class Originator:
             return
         self._floor = self._next_sequence(self._floor)
         self.content = content
-        own = self.latest = self._sign(content, shards, self._floor)
+        draft = self._draft(content, shards, self._floor)
+        own = self.latest = draft.signed(self._common.me, self._common.mesh)
         self._publish(own, shards, now)
 
     def _shards(self, content: Content) -> tuple[Shard, ...]:
@@ -156,20 +156,19 @@ class Originator:
         """
         longest = max(self._floor, _LONG_SEQUENCE)
         try:
-            self._sign(content, (), longest)
+            self._draft(content, (), longest)
         except Rejected as error:
             if not error.reason.startswith("announcement longer"):
                 raise
         else:
             return ()
         shards = cut(content.prefixes)
-        self._sign(content, shards, longest)
+        self._draft(content, shards, longest)
         return shards
 
-    def _sign(self, content: Content, shards: tuple[Shard, ...], sequence: int) -> Announcement:
-        return Announcement.sign(
-            self._common.me,
-            self._common.mesh,
+    def _draft(self, content: Content, shards: tuple[Shard, ...], sequence: int) -> Announcement:
+        return Announcement.draft(
+            self._common.me.public,
             sequence=sequence,
             boot_key=self._boot_key,
             state=LEFT if content.departed else ALIVE,

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 import pytest
 from parts import MESH, Parts, announcement, grant, node
 
+from protocol import messages
 from protocol.gossip import Gossip
 from protocol.messages import Message, News, Objects, Offer, Pull, Push
+from protocol.node import Node
 from protocol.objects import Accusation, Announcement, Record
 from protocol.requests import Requests
 from protocol.store import slot_id
@@ -241,3 +243,27 @@ def test_an_update_reaches_100_nodes_in_a_tenth_of_a_second_in_a_few_datagrams_e
     assert took < 0.1, net
     after = sum(host.up.counters.get(kind, 0) for host in hosts for kind in kinds)
     assert after - before <= 14 * len(hosts), net
+
+
+def test_what_is_told_to_all_is_signed_once_and_encoded_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Network(1, cipher=False)
+    hosts = warm_mesh(net, 20)
+    origin, encoded, signed = hosts[7], [], []
+    assert origin.wire is not None
+
+    def encode(message: Message) -> bytes:
+        encoded.append(message)
+        return messages.encode(message)
+
+    def announce(node: Node, now: float) -> None:
+        node.announce(now, prefixes=())
+        signed.append(origin.meter.signed)
+
+    monkeypatch.setattr(origin.wire, "encode", encode)
+    before = origin.up.counters.get("sent Push", 0)
+    origin.do(announce)
+    assert origin.up.counters["sent Push"] - before == 19
+    assert len([each for each in encoded if isinstance(each, Push)]) == 1
+    assert signed == [1]

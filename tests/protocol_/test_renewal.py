@@ -237,7 +237,8 @@ def test_a_copy_that_announces_under_our_very_boot_key_makes_us_replace_it() -> 
     net, hosts = watched(8, 3)
     host, old = hosts[0], boot_key(hosts[0])
     originator = host.up._originator
-    copied = originator._sign(originator.content, (), originator._floor + 5)
+    draft = originator._draft(originator.content, (), originator._floor + 5)
+    copied = draft.signed(host.identity, net.mesh)
     node = hosts[1].up
     node._learn([(copied, True)], hosts[2].key, hosts[1].clock(), pass_on=True)
     hosts[1].drain()
