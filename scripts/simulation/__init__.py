@@ -1,9 +1,9 @@
 """The protocol's referee: the real ``Node`` by the thousand, in virtual time.
 
 ``network`` and ``host`` are the machines, ``links`` what is between them, ``wire`` what lets
-thousands share the work, ``referee`` what must be true of every run, ``faults`` what goes
-wrong; tests build meshes out of these.  ``scenarios`` are the runs that ``scripts/simulate``
-measures, ``report`` and ``plot`` what it makes of them.
+thousands share the work, ``referee`` and ``rules`` what must be true of every run, ``faults``
+what goes wrong; tests build meshes out of these.  ``scenarios`` are the runs that
+``scripts/simulate`` measures, ``report`` and ``plot`` what it makes of them.
 """
 
 from simulation.faults import Churn
@@ -11,6 +11,7 @@ from simulation.host import Costs, Disk, Host
 from simulation.links import Delay, Filter, Links, between, dead_links, one_way
 from simulation.network import Network
 from simulation.referee import InvariantBroken
+from simulation.rules import Rules, decision
 
 __all__ = [
     "Churn",
@@ -22,7 +23,9 @@ __all__ = [
     "InvariantBroken",
     "Links",
     "Network",
+    "Rules",
     "between",
     "dead_links",
+    "decision",
     "one_way",
 ]

@@ -16,6 +16,7 @@ from protocol.tuning import Tuning
 from simulation.host import Host
 from simulation.links import Delay
 from simulation.network import Network
+from simulation.rules import Rules
 from simulation.traffic import Traffic
 from simulation.warm import warm_mesh
 
@@ -84,6 +85,8 @@ class Run:
     case: Case
     truthful: bool
     network: Network = attrs.field(init=False)
+    rules: Rules = attrs.field(init=False)
+    """Kept once a second in a mesh with real ciphers: it is small enough."""
     rng: Random = attrs.field(init=False)
     """Chooses what happens to whom."""
     values: dict[str, float | None] = attrs.field(factory=dict)
@@ -107,6 +110,9 @@ class Run:
         )
         self.network.keep_events = False
         self.network.referee.every_pair = self.case.nodes <= EVERY_PAIR_UP_TO
+        self.rules = Rules(self.network)
+        if self.case.nodes <= CIPHERS_UP_TO:
+            self.rules.keep()
 
     def warm(self, prefixes: Callable[[int], list[str]] | None = None) -> list[Host]:
         """The mesh as it stands long after it converged, which it calls itself by then."""

@@ -9,7 +9,7 @@ from typing import Final
 from simulation.host import Disk, Host
 from simulation.links import Filter, apart, one_way
 from simulation.network import EPOCH, Network
-from simulation.referee import Sequences
+from simulation.rules import Rules
 
 _WALLS: Final = (0.0, 4_070_908_800.0)
 """Unix seconds that a wrong clock shows: 1970 and 2099."""
@@ -25,10 +25,10 @@ class Churn:
         self.network, self.hosts, self.rng = network, hosts, rng
         self._faults: list[Filter] = []
         self._copies: dict[str, Disk] = {}
-        self._sequences = Sequences(network)
+        self._rules = Rules(network)
 
     def step(self) -> None:
-        """One deed, a second or so, and nobody's sequences have gone down."""
+        """One deed, a second or so, and the rules hold."""
         self.rng.choice(
             (
                 *(self.kill, self.start, self.start, self.forget, self.restore, self.leave),
@@ -37,7 +37,7 @@ class Churn:
             )
         )()
         self.network.run(self.rng.expovariate(1.0))
-        self._sequences.check()
+        self._rules.check()
 
     def bring_up(self, host: Host, *, disk: bool | Disk = True) -> None:
         """Start ``host`` with a seed that is not itself."""
@@ -89,9 +89,10 @@ class Churn:
             self.network.kill(host.name)
 
     def announce(self) -> None:
-        """A node announces one prefix more."""
+        """A node announces one prefix more, inside its grant or not."""
         host = self.rng.choice(list(self.network.running()))
-        prefix = ipaddress.ip_network(f"10.200.{self.rng.randrange(250)}.0/24")
+        where = self.rng.choice(("10.200", "10.200", "172.16"))
+        prefix = ipaddress.ip_network(f"{where}.{self.rng.randrange(250)}.0/24")
         host.prefixes = (*host.prefixes[:4], prefix)
         host.do(lambda node, now: node.announce(now, prefixes=host.prefixes))
 

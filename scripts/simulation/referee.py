@@ -133,21 +133,3 @@ class Referee:
                 raise self.broken(
                     host, f"converged on {short_id(root)}, which {other.name} has not held"
                 )
-
-
-@attrs.define(eq=False)
-class Sequences:
-    """Nobody's stored sequence of anybody decreases while that node runs."""
-
-    network: Network
-    _highest: dict[tuple[str, int, bytes], int] = attrs.field(factory=dict)
-
-    def check(self) -> None:
-        """Look at every store: for small meshes, and not after every datagram."""
-        for host in self.network.running():
-            for key, announcement in host.up.store.announcements.items():
-                place = (host.name, host.life, key)
-                if announcement.sequence < self._highest.get(place, 0):
-                    told = f"a lower sequence of {short_id(key)} than before"
-                    raise self.network.referee.broken(host, told)
-                self._highest[place] = announcement.sequence

@@ -7,14 +7,10 @@ import ipaddress
 import attrs
 import pytest
 
-from meshd import kernel
-from meshd.kernel.state import Interface
-from meshd.policy import Decision, Origin, decide
 from protocol.address import Prefix
-from protocol.members import State
 from protocol.objects import Grant
 from protocol.tuning import Tuning
-from simulation import Disk, Host, Network
+from simulation import Disk, Host, Network, decision
 from simulation.network import POOL
 
 SHARED: Prefix = ipaddress.ip_network("10.99.0.0/16")
@@ -44,28 +40,6 @@ def mesh(seed: int) -> tuple[Network, list[Host]]:
     return net, hosts
 
 
-def decision(net: Network, host: Host) -> Decision:
-    """What the daemon on ``host`` would want of its kernel."""
-    node, now = host.up, host.clock()
-    origins = [
-        Origin(
-            key=member.key,
-            name=member.name,
-            grant=node.store.grants[member.key],
-            announcement=member.announcement,
-            prefixes=member.prefixes,
-            state=member.state.value,
-            seen=member.seen,
-            reachable=member.reachable,
-            failed_for=now - member.since if member.state is State.FAILED else 0.0,
-            held="held" if node.holds(member.key) else "",
-        )
-        for member in node.members.values()
-    ]
-    uplink = Interface("net0", 2, True, (ipaddress.ip_interface(f"{host.where.address}/16"),))
-    return decide(origins, host.prefixes, kernel.state.Host((uplink,), ()), 0.0)
-
-
 def sole(net: Network, but: Host) -> set[Prefix]:
     return {p for h in net.hosts.values() if h is not but for p in h.prefixes if p != SHARED}
 
@@ -77,13 +51,13 @@ def test_half_the_mesh_cut_off_is_held_and_healed_without_the_loss_of_a_route(se
     for _ in range(100):
         net.run(0.1)
         for host in hosts:
-            assert sole(net, host) <= decision(net, host).desired.routes.keys(), net
+            assert sole(net, host) <= decision(host).desired.routes.keys(), net
     assert all(net.state("n1", name) == "failed" for name in RIGHT), net
     net.heal(cut)
     for _ in range(50):
         net.run(0.1)
         for host in hosts:
-            assert sole(net, host) <= decision(net, host).desired.routes.keys(), net
+            assert sole(net, host) <= decision(host).desired.routes.keys(), net
     assert net.together(*hosts), net
 
 
@@ -94,7 +68,7 @@ def test_a_prefix_with_an_origin_on_this_side_switches_at_once() -> None:
     for host in hosts:
         if SHARED not in host.prefixes:
             near = net.hosts["n3" if host.name in LEFT else "n8"]
-            hop = decision(net, host).desired.routes[SHARED]
+            hop = decision(host).desired.routes[SHARED]
             assert str(hop.address) == near.where.host, net
 
 
@@ -102,8 +76,8 @@ def test_a_sole_origin_that_stays_away_is_held_no_longer_than_its_time() -> None
     net, hosts = mesh(4)
     net.cut(*LEFT)
     net.run(55)
-    assert sole(net, hosts[0]) <= decision(net, hosts[0]).desired.routes.keys()
+    assert sole(net, hosts[0]) <= decision(hosts[0]).desired.routes.keys()
     net.run(15)
     far = {p for name in RIGHT for p in net.hosts[name].prefixes if p != SHARED}
-    assert not far & decision(net, hosts[0]).desired.routes.keys()
-    assert far <= decision(net, hosts[0]).desired.guards
+    assert not far & decision(hosts[0]).desired.routes.keys()
+    assert far <= decision(hosts[0]).desired.guards

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import pytest
 
 from protocol.address import Endpoint
 from protocol.contacts import Datagram
 from protocol.events import Converged
 from protocol.messages import Nack
-from protocol.node import Node
-from protocol.objects import Announcement
 from simulation import Host, InvariantBroken, Network, referee
-from simulation.referee import Sequences
 
 
 def mesh(seed: int = 1, **given: Any) -> tuple[Network, Host, Host]:
@@ -119,19 +115,6 @@ def test_a_root_that_only_a_dead_member_never_held_counts() -> None:
     net.kill(other.name)
     net.run_until(lambda: net.state("n1", "n2") == "failed", 10)
     net.happened(one, net.now, [converged(bytes(16))])
-
-
-def test_a_stored_sequence_that_goes_down_ends_the_run() -> None:
-    net, one, other = mesh()
-    sequences = Sequences(net)
-    sequences.check()
-    held: dict[bytes, Announcement] = {}
-    for key, each in one.up.store.announcements.items():
-        held[key] = attrs.evolve(each, sequence=1) if key == other.key else each
-    assert isinstance(one.node, Node)
-    object.__setattr__(one.up.store, "announcements", held)
-    with pytest.raises(InvariantBroken, match="lower sequence"):
-        sequences.check()
 
 
 def test_roots_that_somebody_holds_are_not_forgotten_however_many_there_are(

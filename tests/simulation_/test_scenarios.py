@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from simulation.case import Case, Outcome
+from simulation.case import Case, Outcome, Run
 from simulation.measure import median, quantile
 from simulation.scenarios import SCENARIOS, perform
+
+ROOT = Path(__file__).parents[2]
 
 SECONDS = {"partition": 60.0, "churn": 30.0, "idle": 20.0, "stall": 120.0, "oneway": 60.0}
 """Less than the scenario's own, where that is long."""
@@ -50,6 +57,59 @@ def test_an_idle_mesh_costs_a_probe_and_an_ack_each_way() -> None:
     assert outcome.values["rate"] == pytest.approx(4 * (71 + 28), rel=0.02)
     # Two datagrams in and two out a period of half a second: 4 x 70 us.
     assert outcome.values["work"] == pytest.approx(0.28, rel=0.02)
+
+
+MENDED = {"partition": 20.0, "churn": 30.0, "idle": 5.0, "stall": 60.0, "oneway": 15.0}
+"""Seconds of the scenario's own phase that are enough for what comes after it."""
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_after_each_scenario_the_living_are_alive_everywhere_and_the_rules_hold(name: str) -> None:
+    # Rules are kept each second meanwhile, and the referee's after each datagram.
+    case = Case(name, 30, 0.02, 2, MENDED.get(name, 5.0), explicit=True)
+    run = Run(case, SCENARIOS[name].truthful)
+    SCENARIOS[name].run(run)
+    network = run.network
+    network.heal()
+    for host in network.running():
+        host.resume()
+    run.rules.settle()
+
+
+def test_rules_are_kept_while_a_small_case_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(Case("idle", 5, 0.0, 1, 5.0), True)
+    run.warm()
+    checked: list[float] = []
+    monkeypatch.setattr(type(run.rules), "check", lambda rules: checked.append(rules.network.now))
+    run.network.run(5)
+    assert len(checked) == 5
+
+
+HISTORIES = """
+from simulation.case import Case, Run
+from simulation.scenarios import SCENARIOS
+for name in SCENARIOS:
+    run = Run(Case(name, 8, 0.1, 3, 5.0, explicit=True), SCENARIOS[name].truthful)
+    run.network.digest_history()
+    SCENARIOS[name].run(run)
+    print(name, run.network.history, run.values)
+"""
+
+
+def test_every_scenario_has_one_history_for_a_seed_whatever_the_hash_seed() -> None:
+    def histories(hash_seed: str) -> list[str]:
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": hash_seed,
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}",
+        }
+        command = [sys.executable, "-c", HISTORIES]
+        run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        return run.stdout.splitlines()
+
+    first = histories("1")
+    assert len(first) == len(SCENARIOS)
+    assert histories("2") == first
 
 
 def test_the_same_case_has_the_same_outcome() -> None:
