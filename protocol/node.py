@@ -25,14 +25,12 @@ from random import Random
 from protocol.address import Endpoint, Prefix
 from protocol.agreement import Agreement
 from protocol.contacts import Candidate, Contacts, Datagram
+from protocol.departure import Departure
 from protocol.errors import Rejected
 from protocol.events import (
     BootKeyRenewed,
     Event,
     ObservedElsewhere,
-    PeerChanged,
-    PrefixesChanged,
-    ReachabilityChanged,
     Refused,
     Revoked,
 )
@@ -40,6 +38,7 @@ from protocol.evidence import Evidence
 from protocol.failure import Detector
 from protocol.fetch import Fetcher
 from protocol.gossip import Gossip
+from protocol.herald import Herald
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.isolation import Isolation
 from protocol.members import Common, Member, Members, State, choose_endpoint
@@ -70,14 +69,12 @@ from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.requests import Requests
 from protocol.resumption import Resumption
+from protocol.seeds import Seeds
 from protocol.shards import Shard, Shelf
 from protocol.store import Outcome, Store, newer, slot_id
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
-
-_DEPARTURE_REPEAT = 0.1
-"""Seconds between two tellings of our departure to those who have not confirmed it."""
 
 
 class Node:
@@ -148,15 +145,14 @@ class Node:
             send=send,
             heard=self._reconciler.heard,
             holds_all=lambda: not self._fetcher.waiting,
-            may_settle=self._has_met_others,
+            may_settle=lambda: self._seeds.met,
         )
         self._own_prefixes: tuple[Prefix, ...] = ()
         """Our own set in force."""
-        self._seeds: dict[Endpoint, bytes | None] | None = None
-        """Seed to the member that announces that endpoint, if we know one. None until
-        ``join``: before it there is nothing to agree on."""
-        self._unaware: dict[bytes, None] = {}
-        """Members told of our departure that have not shown that they know."""
+        knock = self._detector.prober.knock
+        self._seeds = Seeds(common, self._contacts, knock)
+        self._departure = Departure(common, self._contacts, knock)
+        self._herald = Herald(common, self._contacts)
         self._renewal: Timer | None = None
         self._renew_later(now)
         self._recall(records, shards, now)
@@ -210,16 +206,7 @@ class Node:
 
     def join(self, seeds: Iterable[Endpoint], now: float) -> None:
         """Contact ``seeds`` now, and for life: call again when they resolve anew."""
-        common = self._common
-        self._seeds = {seed: None for seed in seeds if seed not in self._endpoints}
-        for announcement in common.store.announcements.all() if self._seeds else ():
-            self._note_seed(announcement)
-        doors = dict.fromkeys(self._seeds)
-        for key in common.members.unseen.draw(common.rng, common.tuning.start_members):
-            where = choose_endpoint(common.store.announcements[key], self._contacts.families)
-            if where is not None:
-                doors[where] = None
-        self._contacts.greet_only(doors, now)
+        self._seeds.join(seeds, self._endpoints, now)
         self._agreement.changed(now)
 
     def renew_boot_key(self, now: float, *, keep_old: bool, reason: str = "by its owner") -> None:
@@ -240,15 +227,13 @@ class Node:
         ``SequenceUnavailable`` when none could be reserved: then we have not left.
         """
         self._originator.depart(now)
-        live = self._common.members.live
-        told = live.draw(self._common.rng, FANOUT_ALL)
-        self._unaware = dict.fromkeys(told)
-        self._repeat_departure(now)
+        if self._contacts.own is not None:
+            self._departure.begin(self._contacts.own, now)
 
     @property
     def departed(self) -> bool:
         """After ``leave``: the members we told it, at most 64, have shown that they know."""
-        silent = self._originator.clones.yielded or not self._unaware
+        silent = self._originator.clones.yielded or self._departure.known
         return self._originator.content.departed and silent
 
     def receive(self, data: bytes, source: Endpoint, now: float) -> None:
@@ -370,16 +355,6 @@ class Node:
             self._changed(before, (own,), now)
             self._gossip.publish((own,), now)
 
-    def _repeat_departure(self, now: float) -> None:
-        own = self.announcement
-        self._unaware = {key: None for key in self._unaware if key in self._common.members.live}
-        if own is None or not own.has_left or not self._unaware:
-            return
-        for key in self._unaware:
-            self._contacts.send(key, Push((own,)), now)
-            self._detector.prober.knock(self._common.members[key], now)
-        self._common.timers.after(_DEPARTURE_REPEAT, now, self._repeat_departure)
-
     # Listening.
 
     def _opened(self, peer: bytes, message: Message, source: Endpoint, now: float) -> None:
@@ -431,7 +406,7 @@ class Node:
             case Objects() | Subtree() | Vouch() | Shards():
                 requests.answered(peer, message.request, message, now)
             case Agree():
-                self._told_root(member, message.root)
+                self._shows_root(member, message.root)
                 self._agreement.told(member, message, now)
 
     def _acknowledge(self, member: Member, probe: Probe, source: Endpoint, now: float) -> None:
@@ -443,14 +418,13 @@ class Node:
 
     def _pulse(self, member: Member, message: Probe | Ack, now: float) -> None:
         """``member`` told what it holds."""
-        self._told_root(member, message.root)
+        self._shows_root(member, message.root)
         self._reconciler.heard(member, now, message.evidence)
         self._fetcher.heard(now)
 
-    def _told_root(self, member: Member, root: bytes) -> None:
+    def _shows_root(self, member: Member, root: bytes) -> None:
         member.root = root
-        if self._unaware and root == self._common.store.root:
-            self._unaware.pop(member.key, None)
+        self._departure.told_root(member.key, root)
 
     def _send_probe(self, node: bytes, message: Message, now: float, attempt: int = 0) -> bool:
         """Send for the detector: a second attempt goes to the node's other endpoint."""
@@ -624,7 +598,7 @@ class Node:
         member.announcement = new
         member.seen = member.seen or vouched
         self._contacts.adopt(new, now)
-        self._note_seed(new)
+        self._seeds.announced(new)
         self._common.evidence.clear(new.node)
         self._detector.renewed(member)
         state = State.LEFT if new.has_left else State.ALIVE
@@ -686,33 +660,7 @@ class Node:
         if self._originator.clones.yielded:
             return
         self._detector.probe_next(now)
-        self._reconnect(now)
-
-    def _reconnect(self, now: float) -> None:
-        """Serf's reconnect: with p = (failed + lost seeds) / (alive + 1), contact one."""
-        members, rng = self._common.members, self._common.rng
-        lost = [
-            seed for seed, owner in (self._seeds or {}).items()
-            if owner not in members.live and seed not in self._endpoints
-        ]  # fmt: skip
-        count = len(members.failed) + len(lost)
-        if not count or rng.random() >= count / (len(members.live) + 1):
-            return
-        which = rng.randrange(count)
-        if which < len(lost):
-            self._contacts.greet(lost[which], now)
-        else:
-            for key in members.failed.draw(rng, 1):
-                self._detector.prober.knock(members[key], now)
-
-    def _note_seed(self, announcement: Announcement) -> None:
-        for where in announcement.endpoints:
-            if self._seeds and where in self._seeds:
-                self._seeds[where] = announcement.node
-
-    def _has_met_others(self) -> bool:
-        """False while we were told of others and have met nobody yet."""
-        return self._seeds is not None and (not self._seeds or bool(self._common.members.live))
+        self._seeds.reconnect(self._endpoints, now)
 
     # Reporting.
 
@@ -721,7 +669,7 @@ class Node:
         members = self._common.members
         changes, was_live = members.changes, member.key in members.live
         members.place(member)
-        self._tell(member, now)
+        self._herald.tell(member, now)
         if members.changes == changes:
             return
         if was_live and member.key in members.failed:
@@ -730,31 +678,6 @@ class Node:
             self._isolation.found(member.key, now)
         self._agreement.changed(now)
 
-    def _tell(self, member: Member, now: float) -> None:
-        if member.seen and member.reachable != member.shown_reachable:
-            member.shown_reachable = member.reachable
-            told = ReachabilityChanged(member.key, member.name, member.reachable)
-            self._common.events.append(told)
-        shown = member.shown_state
-        if shown == member.shown or (member.shown is None and not member.seen):
-            return
-        previous, member.shown = member.shown, shown
-        accusers = tuple(each.accuser for each in self._common.evidence.against(member.key))
-        self._common.events.append(
-            PeerChanged(
-                node=member.key,
-                name=member.name,
-                state=shown,
-                previous=previous,
-                reason=member.reason,
-                endpoint=choose_endpoint(member.announcement, self._contacts.families),
-                accusers=accusers,
-                refused=member.refused,
-                seconds=now - member.shown_since,
-            )
-        )
-        member.shown_since = now
-
     def _in_force(self, node: bytes, prefixes: tuple[Prefix, ...]) -> None:
         """A whole set of ``node``'s prefixes replaces its last."""
         if node == self._common.me.public:
@@ -762,11 +685,4 @@ class Node:
         else:
             member = self._common.members[node]
             before, member.prefixes = member.prefixes, prefixes
-        if prefixes == before:
-            return  # an announcement made anew; to compare is cheaper than to hash
-        old, new = dict.fromkeys(before), dict.fromkeys(prefixes)
-        added = tuple(prefix for prefix in new if prefix not in old)
-        removed = tuple(prefix for prefix in old if prefix not in new)
-        if added or removed:
-            name = self._common.store.grants[node].name
-            self._common.events.append(PrefixesChanged(node, name, added, removed))
+        self._herald.tell_prefixes(node, before, prefixes)
