@@ -92,7 +92,10 @@ class Run:
     values: dict[str, float | None] = attrs.field(factory=dict)
     curve: tuple[float, ...] = ()
     of: int = 0
+    tell: Callable[[str], None] | None = None
+    """Told each virtual second how far the run is."""
     _marked: dict[str, Traffic] = attrs.field(factory=dict)
+    _heard: dict[str, Traffic] = attrs.field(factory=dict)
     _busy: dict[str, float] = attrs.field(factory=dict)
     _dropped: dict[str, int] = attrs.field(factory=dict)
 
@@ -113,6 +116,13 @@ class Run:
         self.rules = Rules(self.network)
         if self.case.nodes <= CIPHERS_UP_TO:
             self.rules.keep()
+        if self.tell is not None:
+            self._tell(self.tell, self.network.now)
+
+    def _tell(self, tell: Callable[[str], None], began: float) -> None:
+        network = self.network
+        tell(f"{network.now - began:.0f} virtual seconds")
+        network.push(network.now + 1.0, self._tell, tell, began)
 
     def warm(self, prefixes: Callable[[int], list[str]] | None = None) -> list[Host]:
         """The mesh as it stands long after it converged, which it calls itself by then."""
@@ -132,15 +142,20 @@ class Run:
         return self.network.now - began
 
     def mark(self) -> None:
-        """From now on ``sent_since``, ``busy_since`` and ``dropped_since`` count."""
+        """From now on what ends in ``_since`` counts."""
         for host in self.network.hosts.values():
             self._marked[host.name] = Traffic.of([host.sent])
+            self._heard[host.name] = Traffic.of([host.received])
             self._busy[host.name] = host.busy
             self._dropped[host.name] = host.dropped
 
     def sent_since(self, host: Host) -> Traffic:
         """What ``host`` has sent since the mark."""
         return host.sent - self._marked.get(host.name, Traffic())
+
+    def received_since(self, host: Host) -> Traffic:
+        """What has reached ``host`` since the mark."""
+        return host.received - self._heard.get(host.name, Traffic())
 
     def busy_since(self, host: Host) -> float:
         """Seconds of work since the mark."""

@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,6 +17,9 @@ import attrs
 from simulation import plot, report
 from simulation.case import NETWORKS, Case, Outcome
 from simulation.scenarios import SCENARIOS, perform
+
+_OFTEN = 5.0
+"""Seconds between two lines about a run under way."""
 
 _LARGE = 500
 """Nodes from which on a worker process is given up after each run, and its memory with it."""
@@ -167,29 +171,49 @@ def _performed(cases: list[Case], jobs: int) -> Iterator[Outcome]:
 def _attempt(case: Case) -> Outcome:
     """Perform it; an error of whatever kind is an outcome, that the others may go on."""
     try:
-        return perform(case)
+        return perform(case, _Heartbeat(case))
     except Exception as error:
         first = str(error).partition("\n")[0]
         failure = f"{type(error).__name__}: {first}"
         return Outcome(case, failure=failure, trace=traceback.format_exc())
 
 
+def _show(text: str) -> None:
+    """On one line of standard error, written anew; a whole line where that is no terminal."""
+    if sys.stderr.isatty():
+        print(f"\rsimulate: {text}\033[K", end="", file=sys.stderr, flush=True)
+    else:
+        print(f"simulate: {text}", file=sys.stderr, flush=True)
+
+
+def _named(case: Case) -> str:
+    return f"{case.scenario}, {case.nodes} nodes, seed {case.seed}"
+
+
+@attrs.define(eq=False)
+class _Heartbeat:
+    """Says how far a run is, where that takes long."""
+
+    case: Case
+    shown: float = attrs.field(factory=time.monotonic)
+
+    def __call__(self, how_far: str) -> None:
+        now = time.monotonic()
+        if now - self.shown >= _OFTEN:
+            self.shown = now
+            _show(f"{_named(self.case)}: {how_far}")
+
+
 @attrs.define(eq=False)
 class _Progress:
-    """One line on standard error, written anew; whole lines where that is no terminal."""
+    """Says which runs are done."""
 
     total: int
     done: int = 0
 
     def tell(self, outcome: Outcome) -> None:
         self.done += 1
-        case = outcome.case
-        what = f"{case.scenario}, {case.nodes} nodes, seed {case.seed}"
-        text = f"simulate: {self.done} of {self.total}: {what}"
-        if sys.stderr.isatty():
-            print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        _show(f"{self.done} of {self.total}: {_named(outcome.case)}")
 
     def end(self) -> None:
         if sys.stderr.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from typing import Final
 
 from simulation import failing, lasting, spreading
@@ -16,12 +17,15 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 }
 
 
-def perform(case: Case) -> Outcome:
-    """Run one case; an invariant that breaks is in the outcome, with the seed."""
+def perform(case: Case, tell: Callable[[str], None] | None = None) -> Outcome:
+    """Run one case; an invariant that breaks is in the outcome, with the seed.
+
+    ``tell`` is told each virtual second how far it is: nothing of that is in the outcome.
+    """
     scenario = SCENARIOS[case.scenario]
     gc.disable()  # the automaton makes no cycles, and looking for them among millions takes long
     try:
-        run = Run(case, scenario.truthful)
+        run = Run(case, scenario.truthful, tell=tell)
         scenario.run(run)
         return run.outcome()
     except InvariantBroken as broken:

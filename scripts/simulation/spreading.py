@@ -6,10 +6,12 @@ import ipaddress
 from collections.abc import Callable
 from typing import Final
 
+from protocol.address import Prefix
 from protocol.events import Converged, Event, PrefixesChanged
+from protocol.shards import MAX_PREFIXES
 from simulation.case import EACH, IN_TIME, Measure, Run, Scenario
 from simulation.host import Host
-from simulation.measure import Rate, Spread, mean
+from simulation.measure import Rate, Spread, mean, median, quantile
 
 _STRAGGLERS: Final = 1.0
 """Seconds for which what an update caused is still counted after it has arrived."""
@@ -41,6 +43,40 @@ def _update(run: Run) -> None:
         "ratio": mean(each.bodies("news") for each in sent) / len(own.raw),
         "wire ratio": mean(each.wire("news") for each in sent) / len(own.raw),
         "agreement": mean(each.wire("agreement") for each in sent),
+    }
+
+
+def _shards(run: Run) -> None:
+    network, hosts = run.network, run.warm()
+    origin = run.rng.choice(hosts)
+    first, *rest = (
+        ipaddress.ip_network(f"10.{128 + (number >> 8)}.{number & 255}.0/24")
+        for number in run.rng.sample(range(1 << 15), 1 + MAX_PREFIXES)
+    )
+
+    def announces(prefixes: tuple[Prefix, ...]) -> Spread:
+        holds = Spread(network, hosts, lambda host, event: _is_about(event, origin))
+        origin.prefixes = prefixes
+        origin.do(lambda node, now: node.announce(now, prefixes=prefixes))
+        run.until(lambda: holds.done, run.case.seconds)
+        return holds
+
+    announces(tuple(rest))
+    run.until(lambda: all(host.up.converged for host in hosts), run.case.seconds)
+    run.mark()
+    holds = announces((first, *rest[1:]))
+    network.run(_STRAGGLERS)
+    got = [run.received_since(host) for host in hosts if host is not origin]
+    both = [each.wire("news") + each.wire("shards") for each in got]
+    run.curve, run.of = tuple(sorted(holds.times.values())), len(hosts)
+    run.values |= {
+        "in force": holds.last,
+        "bytes": median(both),
+        "most bytes": max(both),
+        "p99 bytes": quantile(both, 0.99),
+        "news": mean(each.wire("news") for each in got),
+        "shards": mean(each.wire("shards") for each in got),
+        "origin sent": run.sent_since(origin).wire("news") + run.sent_since(origin).wire("shards"),
     }
 
 
@@ -186,5 +222,20 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             "seed's peak": Measure("B/s", "the seed's busiest tenth of a second"),
         },
         IN_TIME,
+    ),
+    "shards": Scenario(
+        "an origin with 1,000 prefixes changes one of them",
+        _shards,
+        {
+            "in force": Measure("s", "until every node has the new set in force"),
+            "bytes": Measure("B", "of news and shards received on the wire, the median node"),
+            "p99 bytes": Measure("B", "the same, the node that 99 % do not exceed"),
+            "most bytes": Measure("B", "of the node that received most"),
+            "news": Measure("B", "PUSH, OFFER, PULL and OBJECTS of that, each node's mean"),
+            "shards": Measure("B", "PULLSHARDS and SHARDS of that, each node's mean"),
+            "origin sent": Measure("B", "of both, by the origin"),
+        },
+        IN_TIME,
+        cost="bytes",
     ),
 }

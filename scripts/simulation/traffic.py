@@ -19,10 +19,13 @@ from protocol.messages import (
     Offer,
     Probe,
     Pull,
+    PullShards,
     Push,
     Reached,
     Scan,
+    Shards,
     Subtree,
+    Suspect,
     Vouch,
     Walk,
 )
@@ -44,14 +47,17 @@ NAMES: Final = (
 
 GROUPS: Final[dict[str, tuple[int, ...]]] = {
     "news": (Push.TYPE, Offer.TYPE, Pull.TYPE, Objects.TYPE),
-    "probes": (Probe.TYPE, Ack.TYPE, Indirect.TYPE, Reached.TYPE, Nack.TYPE),
+    "shards": (PullShards.TYPE, Shards.TYPE),
+    "probes": (Probe.TYPE, Ack.TYPE, Indirect.TYPE, Reached.TYPE, Nack.TYPE, Suspect.TYPE),
     "repair": (Walk.TYPE, Subtree.TYPE, Scan.TYPE, Vouch.TYPE, AskEvidence.TYPE),
     "agreement": (Agree.TYPE,),
     "greetings": (HELLO, STALE),
 }
-"""What the kinds are for. PULL and OBJECTS are asked and sent in repair too."""
+"""What the kinds are for, each in one group. PULL and OBJECTS are sent in repair too."""
 
-_ANSWERS: Final = frozenset((Ack.TYPE, Reached.TYPE, Nack.TYPE, Objects.TYPE, Subtree.TYPE, STALE))
+_ANSWERS: Final = frozenset(
+    (Ack.TYPE, Reached.TYPE, Nack.TYPE, Objects.TYPE, Subtree.TYPE, Shards.TYPE, STALE)
+)
 _ANSWERS_AT: Final = {Vouch.TYPE: 5, Agree.TYPE: 1}
 """Where in a message of such a kind the octet stands that says whether it answers."""
 _HELLO_FLAGS_AT: Final = 18

@@ -85,7 +85,7 @@ def test_a_picture_without_its_library_is_refused_before_anything_runs(
 def test_a_broken_invariant_exits_1_with_the_seed_and_the_command_that_makes_it_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(case: Case) -> Outcome:
+    def broken(case: Case, tell: object) -> Outcome:
         if case.seed == 2:
             return Outcome(case, failure="n1 at 1000.5: a datagram of 1201 bytes")
         return Outcome(case, dict.fromkeys(SCENARIOS["crash"].measures, 1.0))
@@ -109,7 +109,7 @@ def test_a_broken_invariant_exits_1_with_the_seed_and_the_command_that_makes_it_
 def test_an_error_in_one_run_lets_the_others_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(case: Case) -> Outcome:
+    def fails(case: Case, tell: object) -> Outcome:
         raise KeyError(f"seed {case.seed}")
 
     monkeypatch.setattr(command, "perform", fails)
@@ -118,6 +118,16 @@ def test_an_error_in_one_run_lets_the_others_go_on(
     assert "simulate: seed 1: KeyError: 'seed 1'" in err
     assert "Traceback" in err
     assert "simulate: again: scripts/simulate --scenario crash --nodes 9 --seed 2" in err
+
+
+def test_a_run_that_takes_long_says_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_OFTEN", 0.0)
+    assert main(["--scenario", "idle", "--nodes", "4", "--seed", "1", "--seconds", "2"]) == 0
+    captured = capsys.readouterr()
+    assert "simulate: idle, 4 nodes, seed 1: 2 virtual seconds" in captured.err
+    assert "virtual seconds" not in captured.out
 
 
 def test_what_never_came_about_is_worse_than_all_that_did() -> None:

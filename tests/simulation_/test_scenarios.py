@@ -12,6 +12,7 @@ import pytest
 from simulation.case import Case, Outcome, Run
 from simulation.measure import median, quantile
 from simulation.scenarios import SCENARIOS, perform
+from simulation.traffic import GROUPS, NAMES
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,3 +129,23 @@ def test_quantiles_are_nearest_ranks() -> None:
     assert (quantile(values, 0.2), quantile(values, 0.21), quantile(values, 1.0)) == (1, 2, 5)
     assert quantile(values, 0.99) == 5
     assert (median(values), median(values[:4])) == (3, 3)
+
+
+def test_a_changed_prefix_of_a_thousand_does_not_bring_the_thousand_again() -> None:
+    outcome = performed("shards", nodes=20)
+    assert 100 < (outcome.values["shards"] or 0) < 1000
+    assert outcome.curve[-1] == outcome.values["in force"]
+    assert outcome.of == 20
+
+
+def test_a_run_tells_each_virtual_second_how_far_it_is_and_is_no_other_run_for_it() -> None:
+    told: list[str] = []
+    case = Case("idle", 5, 0.1, 1, 3.0, explicit=True)
+    assert perform(case, told.append) == perform(case)
+    assert told[-3:] == [f"{second} virtual seconds" for second in range(len(told) - 3, len(told))]
+    assert len(told) > 3
+
+
+def test_every_kind_of_datagram_belongs_to_one_group() -> None:
+    kinds = [kind for group in GROUPS.values() for kind in group]
+    assert sorted(kinds) == [each for each, name in enumerate(NAMES) if "type" not in name]
