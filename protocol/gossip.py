@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from itertools import islice
 
 import attrs
 
@@ -100,12 +99,15 @@ class Gossip:
         self._untold.clear()
         common, tuning = self._common, self._common.tuning
         size = len(common.members.live)
-        full = tuning.relay_full if size > FANOUT_ALL else 0
-        offered = math.ceil(math.log(max(size, 2))) - 1 if full else common.tuning.relay_full
-        chosen = common.members.live.draw(common.rng, full + max(1, offered), knowing)
+        many = size > FANOUT_ALL
+        offered = max(1, math.ceil(math.log(size)) - 1) if many else 0
+        chosen = common.members.live.draw(common.rng, tuning.relay_full + offered, knowing)
         accusations = [each for each in news if isinstance(each, Accusation)]
-        for portion in islice(messages.fill(news), tuning.relay_datagrams):
-            self._send_all(chosen[:full], Push(portion), now)
+        first = next(messages.fill(news), ())
+        octets = sum(len(each.raw) for each in first)
+        copies = min(tuning.relay_full, tuning.relay_octets // max(1, octets))
+        full = copies if many and copies > 1 else 0
+        self._send_all(chosen[:full], Push(first), now)
         items = [
             (slot_id(each.KIND, each.node), each.hash[:OFFER_HASH])
             for each in news

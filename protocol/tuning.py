@@ -97,8 +97,9 @@ class Tuning:
     relay_rate: float = 20.0
     relay_burst: float = 8.0
     """News is passed on at once, that many times; under a flood, so many times a second."""
-    relay_datagrams: int = 1
-    """... and in full in at most this many datagrams for each of them."""
+    relay_octets: int = 540
+    """... but all copies together have this many octets at most: three of an announcement of
+    four prefixes. Where not even two fit, none: what is large is offered, and had once."""
     delta_delay: float = 0.01
     """Who shows a root that was ours is sent what came since, unless it has come by then."""
     walk_delay: float = 0.02
