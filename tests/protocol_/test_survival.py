@@ -83,7 +83,7 @@ def aged_mesh(seed: int) -> tuple[Network, list[Host], list[bytes], list[str]]:
     return net, hosts, hellos, [host.name for host in hosts[5:]]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_old_announcement_replayed_to_a_node_without_its_disk_ends_like_the_live_state(
     seed: int,
 ) -> None:
@@ -112,7 +112,7 @@ def test_every_old_announcement_replayed_to_a_node_without_its_disk_ends_like_th
     assert victim.up.store.root == others[0].up.store.root
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_old_announcements_that_an_innocent_peer_walks_to_a_node_make_no_route(seed: int) -> None:
     net, hosts, hellos, gone = aged_mesh(seed)
     # All restart without a disk but one, who was away, remembers everybody as they were and
@@ -301,7 +301,7 @@ def test_nothing_recorded_before_a_receiver_restarted_counts_after_it() -> None:
     for source, data in old:
         if source is not hosts[0]:
             net.deliver(host, data, source.where)
-    net.run(2)
+    net.run(0.1)
     assert len(old) > 30
     assert net.state("n2", "n1") == "alive"
     for other in hosts[2:]:
@@ -408,7 +408,7 @@ def crowd(net: Network, rng: Random, number: int) -> list[tuple[Grant, Announcem
     return rng.sample(found, number)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_number_of_departed_and_unknown_nodes_leave_every_table_at_its_bound_and_roots_equal(
     seed: int, bounded: Callable[[], None]
 ) -> None:
