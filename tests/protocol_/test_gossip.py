@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import pytest
 from parts import MESH, Parts, announcement, grant, node
 
 from protocol import messages
-from protocol.gossip import Gossip
+from protocol.gossip import Gossip, offers
 from protocol.messages import Message, News, Objects, Offer, Pull, Push
 from protocol.node import Node
 from protocol.objects import Accusation, Announcement, Record
@@ -88,7 +87,7 @@ def test_above_64_members_some_get_the_object_and_some_its_name(size: int) -> No
     full = [peer for peer, message in told if message == Push((announcement(1, 2),))]
     offered = [peer for peer, message in told if isinstance(message, Offer)]
     assert len(full) == made.common.tuning.relay_full
-    assert len(offered) == math.ceil(math.log(size - 1)) - 1
+    assert len(offered) == offers(size - 1)
     assert len(told) == len({peer for peer, _ in told}) == len(full) + len(offered)
 
 
@@ -110,7 +109,7 @@ def test_accusations_are_relayed_above_64_members_only_and_in_full() -> None:
         made.wait(1)
     assert few.sent == []
     assert {message for _, message in many.sent} == {Push((accusation,))}
-    assert len(many.sent) == 3 + math.ceil(math.log(FANOUT_ALL + 1)) - 1
+    assert len(many.sent) == 3 + offers(FANOUT_ALL + 1)
 
 
 def test_a_flood_of_news_is_told_at_a_limited_rate_and_the_newest_of_each_slot_last() -> None:
@@ -142,7 +141,7 @@ def test_one_telling_is_bounded_however_much_there_is_to_tell() -> None:
     for peer in dict(told):
         messages = [message for to, message in told if to == peer]
         assert len(messages) <= 1
-    assert len(dict(told)) == 3 + math.ceil(math.log(199)) - 1
+    assert len(dict(told)) == 3 + offers(199)
 
 
 # Offers.
