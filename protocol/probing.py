@@ -1,6 +1,7 @@
 """Probes: whether a member answers us, or others (SWIM, Das et al., DSN 2002, section 3.1).
 
-A member is probed directly, after a miss once more, and then through k others.  What comes
+A member is probed directly, after a miss once more (more often where probes are often lost),
+and then through k others.  What comes
 of it is told to the detector as one of three: it *answered* us, it is there but *only
 others reach it*, or it is *silent*.  How long an answer may take follows the round trips
 that were measured, and our own local health (Lifeguard, Dadgar et al., 2018, section IV-A).
@@ -8,6 +9,7 @@ that were measured, and our own local health (Lifeguard, Dadgar et al., 2018, se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from typing import Final, Protocol
 
@@ -20,6 +22,10 @@ from protocol.objects import Announcement
 from protocol.store import slot_id
 from protocol.timers import Timer
 from protocol.tuning import MAX_NONCES, MAX_RELAYED
+
+_RARE: Final = 1 / 500
+"""How seldom loss alone may make us ask relays: with those, and with one of four members told
+who must find the same, a false accusation is one in millions."""
 
 _RELAY_SHARE: Final = 1 / 3
 """Of ``indirect_timeout``: a relay's longest wait for each of its two acks, so that its nack
@@ -97,6 +103,30 @@ class RoundTrips:
         return None if self._smoothed is None else self._smoothed + 4 * self._variation
 
 
+@attrs.define(eq=False)
+class Misses:
+    """How often a first probe has no answer: loss, on the way there or back.
+
+    One miss is no sign of death where a fifth of all probes is lost, and what follows from
+    it costs others: so a member is tried directly until chance alone explains it badly.
+    """
+
+    rate: float = 0.0
+    """Smoothed over about 32 turns."""
+
+    def add(self, missed: bool) -> None:
+        """One more turn began."""
+        self.rate += (missed - self.rate) / 32
+
+    @property
+    def tries(self) -> int:
+        """Direct probes before relays are asked: that all are lost by chance happens once in
+        500 times; at least 2, at most 6, which is a fifth of a second more."""
+        if self.rate <= _RARE:
+            return 2
+        return min(6, max(2, math.ceil(math.log(_RARE) / math.log(self.rate))))
+
+
 class Prober:
     """The probes of one node, for itself and for others."""
 
@@ -112,6 +142,7 @@ class Prober:
         self._common, self._tuning = common, common.tuning
         self._findings, self._send, self._doubtful = findings, send, doubtful
         self._trips = RoundTrips()
+        self._misses = Misses()
         self._attempts: dict[bytes, Attempt] = {}
         self._nonces: dict[int, tuple[bytes, float]] = {}
         """Nonce of an own probe that may still be answered: target and when it was sent."""
@@ -189,9 +220,11 @@ class Prober:
         )
 
     def _missed(self, attempt: Attempt, now: float) -> None:
+        if attempt.drawn and attempt.tries == 1:
+            self._misses.add(True)
         if attempt.asked:
             self._conclude(attempt, now)
-        elif attempt.tries < 2:
+        elif attempt.tries < self._misses.tries:
             self._try(attempt, now)
         else:
             self._ask_relays(attempt, now)
@@ -238,7 +271,10 @@ class Prober:
         self._trips.add(trip)
         member.rtt = trip if member.rtt is None else member.rtt + (trip - member.rtt) / 8
         self._health = max(0, self._health - 1)
-        self._findings.answered(member, self.end(peer), now)
+        attempt = self.end(peer)
+        if attempt is not None and attempt.drawn and attempt.tries == 1:
+            self._misses.add(False)
+        self._findings.answered(member, attempt, now)
 
     def reached(self, peer: bytes, answer: Reached, now: float) -> None:
         """A relay reaches the target: it lives, though not for us."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.events import PeerChanged
+from protocol.events import Accused, PeerChanged
 from protocol.messages import Indirect, Suspect
 from protocol.objects import Accusation, Announcement
-from protocol.probing import Attempt
+from protocol.probing import Attempt, Misses
 from protocol.store import slot_id
 from simulation import Host, Network, dead_links
 from simulation.warm import warm_mesh
@@ -237,3 +237,22 @@ def test_one_who_has_requests_relayed_without_end_fills_no_table() -> None:
         hosts[0].up.datagrams_to_send()
     assert len(prober._relayed) <= MAX_RELAYED
     assert len(prober._nonces) <= MAX_NONCES
+
+
+def test_the_more_probes_are_lost_the_more_of_them_are_tried_before_others_are_asked() -> None:
+    misses = Misses()
+    assert misses.tries == 2
+    for share, tries in ((0.05, 3), (0.19, 4), (0.44, 6), (0.8, 6), (0.0, 2)):
+        for turn in range(3200):
+            misses.add(turn % 100 < 100 * share)
+        misses.rate = share  # what it swings around
+        assert misses.tries == tries
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_at_a_quarter_of_all_datagrams_lost_hardly_anybody_is_accused(seed: int) -> None:
+    net = Network(seed, loss=0.25, cipher=False)
+    hosts = warm_mesh(net, 60)
+    net.run(60)
+    assert sum(len(host.told(Accused)) for host in hosts) <= 2, net
+    assert not any(len(host.up.members.failed) for host in hosts), net
