@@ -13,7 +13,6 @@ from typing import Final
 
 import attrs
 
-from protocol import messages
 from protocol.address import Prefix
 from protocol.errors import Rejected
 from protocol.events import ShardsMissing
@@ -247,10 +246,3 @@ class Fetcher:
         name = self._common.members[node].name
         self._common.events.append(ShardsMissing(node, name, len(lacking)))
         self._settle(now)
-
-    # Serving.
-
-    def give(self, peer: bytes, pull: PullShards, now: float) -> None:
-        """Answer with as many as fit, in the order asked."""
-        found = (raw for each in pull.hashes if (raw := self._shelf.get(each)) is not None)
-        self._send(peer, Shards(pull.request, messages.fill_shards(found)), now)

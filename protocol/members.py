@@ -183,16 +183,23 @@ class Members(Mapping[bytes, Member]):
         self._store = store
         self._records: dict[bytes, Member] = {}
 
-    def __getitem__(self, key: bytes) -> Member:
+    def get(self, key: bytes) -> Member | None:  # type: ignore[override]
+        """The member of that key, None when there is none. Asked for each datagram."""
         member = self._records.get(key)
+        if member is None and key in self:
+            announcement = self._store.announcements.get(key)
+            if announcement is not None:  # None: it has just been evicted
+                member = self._records[key] = self._record(key, announcement)
+        return member
+
+    def __getitem__(self, key: bytes) -> Member:
+        member = self.get(key)
         if member is None:
-            if key not in self:
-                raise KeyError(key)
-            member = self._records[key] = self._record(key)
+            raise KeyError(key)
         return member
 
     def __contains__(self, key: object) -> bool:
-        return key in self.live or key in self.unseen or key in self.failed or key in self.left
+        return key in self._records or any(key in roster for roster in self._rosters)
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for roster in self._rosters for key in roster)
@@ -204,9 +211,8 @@ class Members(Mapping[bytes, Member]):
     def _rosters(self) -> tuple[Roster, ...]:
         return (self.live, self.unseen, self.failed, self.left)
 
-    def _record(self, key: bytes) -> Member:
+    def _record(self, key: bytes, announcement: Announcement) -> Member:
         """What is known of a member about whom nothing was noted yet."""
-        announcement = self._store.announcements[key]
         member = Member(
             key,
             announcement,

@@ -24,6 +24,7 @@ from random import Random
 
 from protocol.address import Endpoint, Prefix
 from protocol.agreement import Agreement
+from protocol.answering import Answerer
 from protocol.contacts import Candidate, Contacts, Datagram
 from protocol.departure import Departure
 from protocol.errors import Rejected
@@ -138,6 +139,12 @@ class Node:
             in_force=self._in_force,
             refused=lambda error, node: self._refused(error, None, node),
             settle=self._agree,
+        )
+        self._answerer = Answerer(
+            common,
+            self._fetcher.shelf,
+            send=send,
+            is_being_filled=lambda: self._reconciler.is_being_filled,
         )
         self._agreement = Agreement(
             common,
@@ -367,7 +374,7 @@ class Node:
             self._show(member, now)
         if member.state is State.FAILED:
             self._detector.prober.knock(member, now)
-        prober, reconciler, requests = self._detector.prober, self._reconciler, self._requests
+        prober = self._detector.prober
         match message:
             case Probe():
                 self._acknowledge(member, message, source, now)
@@ -391,20 +398,10 @@ class Node:
                 self._learn(items, peer, now, pass_on=True)
             case Offer():
                 self._gossip.offered(peer, message, now)
-            case Pull():
-                reconciler.give(peer, message, now)
-            case Scan():
-                reconciler.scan(peer, message, now)
-            case Walk():
-                reconciler.show(peer, message, now)
-            case AskEvidence():
-                reconciler.give_evidence(peer, message, now)
-            case Vouch(answers=False):
-                reconciler.vouch(peer, message, now)
-            case PullShards():
-                self._fetcher.give(peer, message, now)
+            case Walk() | Pull() | Scan() | AskEvidence() | Vouch(answers=False) | PullShards():
+                self._answerer.answer(peer, message, now)
             case Objects() | Subtree() | Vouch() | Shards():
-                requests.answered(peer, message.request, message, now)
+                self._requests.answered(peer, message.request, message, now)
             case Agree():
                 self._shows_root(member, message.root)
                 self._agreement.told(member, message, now)

@@ -9,6 +9,8 @@ cheapest that will do:
 - below a branch where both hold something: walk down where hashes differ (Merkle), and
   pull what differs in the end; the cost follows the difference, not the store;
 - below a branch where we hold nothing: scan, which costs what is there and nothing else.
+  What is to be scanned is shared out among the peers that have time, and who has little to
+  scan from asks further members that it has just heard of.
 
 Demers et al., "Epidemic algorithms for replicated database maintenance" (PODC 1987), with
 Merkle's tree for the comparison; the window grows and halves as TCP's does (RFC 5681).
@@ -28,7 +30,6 @@ from protocol.merkle import EMPTY, SLOT_SIZE, Branch
 from protocol.messages import (
     AskEvidence,
     Message,
-    News,
     Objects,
     Pull,
     Push,
@@ -37,7 +38,7 @@ from protocol.messages import (
     Vouch,
     Walk,
 )
-from protocol.objects import Announcement, Record
+from protocol.objects import Record
 from protocol.requests import Learn, Requests
 from protocol.store import slot_id
 from protocol.tuning import MAX_HISTORY, MAX_SYNCS
@@ -51,7 +52,11 @@ questions one by one, which happens once in 27 times where a quarter of all is l
 
 
 _NEWCOMER = 8
-"""Subtrees scanned at a time by one that holds next to nothing: half of the root's children."""
+"""Subtrees to be scanned by one that holds next to nothing: half of the root's children."""
+
+
+Task = Pull | Walk | Scan
+"""A question with request number 0: it gets one when it is sent."""
 
 
 @attrs.define(eq=False)
@@ -59,12 +64,12 @@ class _Sync:
     """One synchronisation with a peer: what is still to be asked, and how much at a time."""
 
     peer: bytes
-    tasks: list[Pull | Walk | Scan]
-    """With request number 0: it gets one when it is sent. The last is the next."""
+    tasks: list[Task]
+    """What only this peer is to be asked; the last is the next."""
     lacking: list[bytes] = attrs.field(factory=list)
     """Slots to pull."""
     out: int = 0
-    window: int = 2
+    window: int = 1
     heard: float = 0.0
     """When it began, or the last answer came."""
     taught: bool = False
@@ -95,17 +100,21 @@ class Reconciler:
         self._common, self._requests = common, requests
         self._tuning = common.tuning
         self._send, self._learn, self._vouched = send, learn, vouched
-        self._syncs: dict[bytes, _Sync | None] = {}
-        """Peer to what goes on with it; None while it is about to begin."""
+        self._syncs: dict[bytes, _Sync] = {}
+        self._awaited: dict[bytes, None] = {}
+        """Peers with which a synchronisation may soon begin."""
         self._scanned: dict[bytes, None] = {}
-        """Paths that are being scanned, at whomever."""
+        """Paths that are being scanned, at whomever, or are to be."""
+        self._scans: list[Scan] = []
+        """What any peer may be asked next; in no order, for others begin where we begin."""
         self._idle: dict[tuple[str, bytes], _Idle] = {}
+        self._put_off: dict[bytes, float] = {}
+        """Peer that was silent or said *later* to when it may be asked again, in that order."""
         self._history: dict[bytes, int] = {}
         """A root that was ours to the number of the first object that came since."""
         self._log: list[Record] = []
         self._logged = 0
         """Number of the first object in ``_log``."""
-        self._served = TokenBucket(self._tuning.serve_rate, self._tuning.serve_burst)
         self._begun = TokenBucket(self._tuning.sync_rate, self._tuning.sync_burst)
 
     # What a peer's root tells.
@@ -133,19 +142,17 @@ class Reconciler:
             del self._history[oldest]
 
     def _differs(self, member: Member, now: float) -> None:
-        if (
-            member.key in self._syncs
-            or len(self._syncs) >= MAX_SYNCS
-            or not self._rested("sync", member.key, now)
-        ):
+        taken = {*self._awaited, *self._syncs}
+        if member.key in taken or len(taken) >= MAX_SYNCS:
             return
-        self._syncs[member.key] = None
-        known = member.root in self._history
-        delay = self._tuning.delta_delay if known else self._tuning.walk_delay
-        self._common.timers.after(delay, now, lambda now: self._begin(member, now))
+        if self._may_ask(member.key, now):
+            known = member.root in self._history
+            delay = self._tuning.delta_delay if known else self._tuning.walk_delay
+            self._awaited[member.key] = None
+            self._common.timers.after(delay, now, lambda now: self._begin(member, now))
 
     def _begin(self, member: Member, now: float) -> None:
-        del self._syncs[member.key]
+        del self._awaited[member.key]
         root = self._common.store.root
         if member.root == root or member.key not in self._common.members:
             return
@@ -157,11 +164,23 @@ class Reconciler:
                 self._common.count("sent what came since")
                 self._send(member.key, Push(portions[0]), now)
                 return
-        if not self._begun.take(now):
-            return
-        sync = _Sync(member.key, [Walk(0, b"", root)], heard=now)
-        self._syncs[member.key] = sync
+        if len(self._syncs) < MAX_SYNCS and self._begun.take(now):
+            self._synchronise(member.key, [Walk(0, b"", root)], now)
+
+    def _synchronise(self, peer: bytes, tasks: list[Task], now: float) -> None:
+        sync = self._syncs[peer] = _Sync(peer, tasks, heard=now)
         self._fill(sync, now)
+
+    def _recruit(self, now: float) -> None:
+        """There is more to scan than has been asked for: one more member may have time."""
+        if self._scans and len(self._syncs) < MAX_SYNCS:
+            common = self._common
+            for key in common.members.live.draw(common.rng, 1, self._syncs):
+                if self._may_ask(key, now):
+                    self._synchronise(key, [], now)
+
+    def _may_ask(self, peer: bytes, now: float) -> bool:
+        return self._put_off.get(peer, 0.0) <= now and self._rested("sync", peer, now)
 
     def _since(self, number: int) -> list[Record]:
         """What came since, each still the newest in its slot and ours to tell."""
@@ -173,21 +192,37 @@ class Reconciler:
             and self._common.may_tell(each)
         ]
 
+    @property
+    def is_being_filled(self) -> bool:
+        """We hold next to nothing yet of what there is."""
+        return len(self._scanned) >= _NEWCOMER
+
     # Our requests.
 
     def _fill(self, sync: _Sync, now: float) -> None:
-        """Ask as much as the window allows, but two at a time: an answer draws no more. At the
-        end of the tasks, finish."""
+        """Ask as much as the window allows, but two at a time: an answer draws no more. When
+        there is nothing left to ask, finish."""
         for _ in range(min(2, sync.window - sync.out)):
-            if sync.lacking and (len(sync.lacking) >= _PULL_AT_ONCE or not sync.tasks):
-                asked, sync.lacking = sync.lacking[:_PULL_AT_ONCE], sync.lacking[_PULL_AT_ONCE:]
-                self._ask(sync, Pull(0, tuple(asked)), now)
-            elif sync.tasks:
-                self._ask(sync, sync.tasks.pop(), now)
+            task = self._next(sync)
+            if task is not None:
+                self._ask(sync, task, now)
         if not sync.out:
             self._finish(sync, now)
 
-    def _ask(self, sync: _Sync, task: Pull | Walk | Scan, now: float) -> None:
+    def _next(self, sync: _Sync) -> Task | None:
+        """What to ask its peer, taken from where it was noted."""
+        if sync.broken:
+            return None
+        if sync.lacking and (len(sync.lacking) >= _PULL_AT_ONCE or not sync.tasks):
+            asked, sync.lacking = sync.lacking[:_PULL_AT_ONCE], sync.lacking[_PULL_AT_ONCE:]
+            return Pull(0, tuple(asked))
+        if sync.tasks:
+            return sync.tasks.pop()
+        if self._scans:
+            return self._scans.pop(self._common.rng.randrange(len(self._scans)))
+        return None
+
+    def _ask(self, sync: _Sync, task: Task, now: float) -> None:
         if isinstance(task, Walk):  # what we hold there may have changed since it was noted
             task = Walk(0, task.path, self._common.store.tree.look(task.path).hash)
         sync.out += 1
@@ -202,17 +237,18 @@ class Reconciler:
             elif isinstance(message, Objects) and not isinstance(question, Walk):
                 self._take(sync, question, message, now)
             self._fill(sync, now)
+            self._recruit(now)
 
         def silence(now: float) -> None:
             sync.out -= 1
             sync.window = max(1, sync.window // 2)
-            if now - sync.heard < _PATIENCE * self._tuning.request_timeout:
-                sync.tasks.append(question)
+            sync.broken = now - sync.heard >= _PATIENCE * self._tuning.request_timeout
+            if isinstance(question, Scan):
+                self._scans.append(question)
             else:
-                sync.broken = True
-                sync.tasks.clear()
-                sync.lacking.clear()
+                sync.tasks.append(question)
             self._fill(sync, now)
+            self._recruit(now)
 
         def build(number: int) -> Message:
             return attrs.evolve(question, request=number)
@@ -225,7 +261,6 @@ class Reconciler:
             return
         if isinstance(answer.content, messages.Later):
             sync.broken = True
-            sync.tasks.clear()
             return
         tree = self._common.store.tree
         if not isinstance(answer.content, messages.Branches):
@@ -241,7 +276,7 @@ class Reconciler:
                 sync.tasks.append(Walk(0, path, ours.hash))
             else:
                 self._scanned[path] = None
-                sync.tasks.append(Scan(0, path, _first_slot(path)))
+                self._scans.append(Scan(0, path, _first_slot(path)))
 
     def _is_scanned(self, path: bytes) -> bool:
         """What is below ``path`` comes already, from whomever."""
@@ -258,21 +293,28 @@ class Reconciler:
             sync.lacking = answer.behind(list(asked.slots)) + sync.lacking
             return
         last = answer.items[-1][0] if answer.items else None
+        if answer.more and last is None:
+            sync.broken = True
+            self._scans.append(asked)
+            return
         if answer.more and isinstance(last, Record):
-            behind = int.from_bytes(slot_id(last.KIND, last.node), "big") + 1
-            start = behind.to_bytes(SLOT_SIZE, "big")
+            number = int.from_bytes(slot_id(last.KIND, last.node), "big") + 1
+            start = number.to_bytes(SLOT_SIZE, "big")
             if start > asked.start:
-                sync.tasks.append(Scan(0, asked.path, start))
+                self._scans.append(Scan(0, asked.path, start))
                 return
         self._scanned.pop(asked.path, None)
 
     def _finish(self, sync: _Sync, now: float) -> None:
         self._syncs.pop(sync.peer, None)
-        if not self._syncs:
+        if not self._syncs:  # what nobody gave, the next root that differs shows again
             self._scanned.clear()
+            self._scans.clear()
         member = self._common.members.get(sync.peer)
-        if not sync.taught and sync.broken:
-            self._idle[("sync", sync.peer)] = _Idle(now + self._tuning.idle_walk_min)
+        if sync.broken:
+            while self._put_off and next(iter(self._put_off.values())) <= now:
+                del self._put_off[next(iter(self._put_off))]
+            self._put_off[sync.peer] = now + self._tuning.idle_walk_min
         elif not sync.taught:
             self._postpone("sync", sync.peer, now)
         elif member is not None and member.root == self._common.store.root:
@@ -319,63 +361,6 @@ class Reconciler:
             answer=answer,
             silence=_nothing,
         )
-
-    # Answers to others: one each, within ``serve_rate``.
-
-    def show(self, peer: bytes, walk: Walk, now: float) -> None:
-        """Answer a walk with our subtree at its path; not while we are being filled."""
-        if not self._may_serve(now):
-            return
-        ours = self._common.store.tree.look(walk.path)
-        being_filled = len(self._scanned) >= _NEWCOMER
-        content = messages.Later() if being_filled else messages.shown(ours)
-        same = ours.hash == walk.hash
-        self._send(peer, Subtree(walk.request, walk.path, None if same else content), now)
-
-    def give(self, peer: bytes, pull: Pull, now: float) -> None:
-        """Answer a pull with as many of its slots as fit."""
-        store = self._common.store
-        found = [held for slot in pull.slots if (held := store.in_slot(slot)) is not None]
-        self._give(peer, pull.request, found, now)
-
-    def scan(self, peer: bytes, scan: Scan, now: float) -> None:
-        """Answer a scan with the next that fit."""
-        found = self._common.store.tree.from_slot(scan.path, scan.start)
-        self._give(peer, scan.request, found, now)
-
-    def give_evidence(self, peer: bytes, ask: AskEvidence, now: float) -> None:
-        """Answer with accusations that the peer did not name."""
-        self._give(peer, ask.request, self._common.evidence.others(ask.held), now)
-
-    def _give(self, peer: bytes, request: int, found: Iterable[News], now: float) -> None:
-        if not self._may_serve(now):
-            return
-        portions = messages.fill(found)
-        portion = next(portions, ())
-        more = next(portions, None) is not None
-        items = tuple((each, self._vouches(each)) for each in portion)
-        self._send(peer, Objects(request, more, items), now)
-
-    def _vouches(self, each: News) -> bool:
-        return isinstance(each, Announcement) and self._common.is_live(each.node)
-
-    def vouch(self, peer: bytes, ask: Vouch, now: float) -> None:
-        """Answer which members of the root we have seen, if it is our root too."""
-        if self._may_serve(now):
-            self._send(peer, self._vouch_answer(ask), now)
-
-    def _vouch_answer(self, ask: Vouch) -> Vouch:
-        common, store = self._common, self._common.store
-        if ask.root != store.root or common.me.public not in store.announcements:
-            return Vouch(ask.request, True, store.root, 0, 0)
-        bits = common.members.bits(also=common.me.public)
-        return Vouch(ask.request, True, store.root, bits, len(store.announcements))
-
-    def _may_serve(self, now: float) -> bool:
-        if self._served.take(now):
-            return True
-        self._common.count("answer withheld")
-        return False
 
     # Patience.
 

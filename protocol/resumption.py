@@ -42,7 +42,8 @@ class Overlay(Generic[Value]):
 
     def get(self, key: Any) -> Value | None:
         """What stands under ``key``, None if nothing does."""
-        return self._own[key] if key in self._own else self._under.get(key)
+        own = self._own
+        return own[key] if key in own else self._under.get(key)
 
     def __setitem__(self, key: bytes, value: Value) -> None:
         self._own[key] = value

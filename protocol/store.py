@@ -55,14 +55,18 @@ class Section(Mapping[bytes, AnyRecord], Generic[AnyRecord]):
     def __init__(self, store: Store, kind: type[AnyRecord]) -> None:
         self._store, self._kind = store, kind.KIND
 
+    def get(self, node: bytes) -> AnyRecord | None:  # type: ignore[override]
+        """``node``'s object, None when there is none. Asked for each datagram, several times."""
+        return cast("AnyRecord | None", self._store.tree.get(slot_id(self._kind, node)))
+
     def __getitem__(self, node: bytes) -> AnyRecord:
-        found = self._store.tree.get(slot_id(self._kind, node))
+        found = self.get(node)
         if found is None:
             raise KeyError(node)
-        return cast(AnyRecord, found)
+        return found
 
     def __contains__(self, node: object) -> bool:
-        return self._store.tree.get(slot_id(self._kind, cast(bytes, node))) is not None
+        return self.get(cast(bytes, node)) is not None
 
     def __iter__(self) -> Iterator[bytes]:
         return (each.node for each in self.all())

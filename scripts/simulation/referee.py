@@ -5,6 +5,7 @@ Whoever breaks a rule ends the run with ``InvariantBroken``, which names the see
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -48,8 +49,8 @@ class Referee:
     """Whether *converged* is held against what every node really has held."""
     every_pair: bool = True
     """False: only one in sixteen pairs of key ids is watched for counters that repeat."""
-    _counters: dict[bytes, int] = attrs.field(factory=dict)
-    _holders: dict[bytes, dict[str, None]] = attrs.field(factory=dict)
+    _counters: OrderedDict[bytes, int] = attrs.field(factory=OrderedDict)
+    _holders: OrderedDict[bytes, dict[str, None]] = attrs.field(factory=OrderedDict)
     """Root to the names of the hosts that have held it."""
     _holdings: int = 0
     _forgot: bool = False
@@ -74,7 +75,7 @@ class Referee:
         if counter <= self._counters.get(pair, 0):
             raise self.broken(host, f"counter {counter} again, or below one before it")
         if len(self._counters) >= _PAIRS:
-            del self._counters[next(iter(self._counters))]
+            self._counters.popitem(last=False)
         self._counters[pair] = counter
 
     def drew(self, host: Host, answers: int, drawn: int, kind: str) -> None:
@@ -107,8 +108,8 @@ class Referee:
         return holders
 
     def _forget(self) -> None:
-        for root in list(self._holders)[: len(self.network.roots) + 1]:
-            holders = self._holders.pop(root)
+        for _ in range(len(self.network.roots) + 1):
+            root, holders = self._holders.popitem(last=False)
             if root not in self.network.roots:
                 self._holdings -= len(holders)
                 self._forgot = True

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from parts import Parts, announcement, grant, mesh_store, node
 
 from protocol import messages
+from protocol.answering import Answerer
 from protocol.events import PeerChanged
 from protocol.messages import (
     AskEvidence,
@@ -21,6 +22,7 @@ from protocol.messages import (
     News,
     Objects,
     Pull,
+    PullShards,
     Push,
     Scan,
     Subtree,
@@ -30,6 +32,7 @@ from protocol.messages import (
 from protocol.objects import Announcement, Grant, Record
 from protocol.reconcile import Reconciler
 from protocol.requests import Requests
+from protocol.shards import Shelf
 from protocol.store import Store
 from simulation import Network
 from simulation.warm import warm_mesh
@@ -44,6 +47,12 @@ class Side(Parts):
         self.seen: list[bytes] = []
         self.reconciler = Reconciler(
             common, self.requests, send=self.send, learn=self.learn, vouched=self.note
+        )
+        self.answerer = Answerer(
+            common,
+            Shelf(),
+            send=self.send,
+            is_being_filled=lambda: self.reconciler.is_being_filled,
         )
         self.said: Counter[str] = Counter()
         self.octets = 0
@@ -80,21 +89,12 @@ class Side(Parts):
 
     def hear(self, peer: bytes, message: Message) -> None:
         """What the node does with each kind of message."""
-        reconciler = self.reconciler
         match message:
             case Push():
                 items = [(each, True) for each in message.objects]
                 self.learn(items, peer, self.now, pass_on=True)
-            case Pull():
-                reconciler.give(peer, message, self.now)
-            case Scan():
-                reconciler.scan(peer, message, self.now)
-            case Walk():
-                reconciler.show(peer, message, self.now)
-            case AskEvidence():
-                reconciler.give_evidence(peer, message, self.now)
-            case Vouch(answers=False):
-                reconciler.vouch(peer, message, self.now)
+            case Walk() | Pull() | Scan() | AskEvidence() | Vouch(answers=False) | PullShards():
+                self.answerer.answer(peer, message, self.now)
             case Objects() | Subtree() | Vouch():
                 self.requests.answered(peer, message.request, message, self.now)
 
@@ -106,19 +106,28 @@ class Side(Parts):
 
 @attrs.define(eq=False)
 class Two:
-    """Two sides, and a line between them that may lose."""
+    """Two sides, and a line between them that may lose.
+
+    Each stands for all other members too: those answer as it would.
+    """
 
     left: Side
     right: Side
     loss: float = 0.0
     rng: Random = attrs.field(factory=lambda: Random(1))
+    asked: dict[int, bytes] = attrs.field(factory=dict)
+    """Number of a request to who was asked."""
 
     def run(self, seconds: float) -> None:
         end = self.left.now + seconds
         while self.left.now < end:
             for side, other in ((self.left, self.right), (self.right, self.left)):
-                sender = node(side.me).public
-                for _, message in side.take():
+                for peer, message in side.take():
+                    sender = node(side.me).public
+                    if isinstance(message, Objects | Subtree):
+                        sender = self.asked[message.request]
+                    elif isinstance(message, Walk | Pull | Scan):
+                        self.asked[message.request] = peer
                     if self.rng.random() >= self.loss:
                         other.hear(sender, message)
             for side in (self.left, self.right):
@@ -320,7 +329,7 @@ def test_a_newcomer_that_is_being_filled_puts_off_whoever_walks_it() -> None:
     both.right.common.store.tree = Store().tree
     both.right.hold(grant(0), announcement(0), grant(1), announcement(1))
     both.right.told_root(LEFT, both.left.common.store.root)
-    both.run(0.05)
+    both.run(0.03)
     assert not both.equal
     both.left.told_root(RIGHT, both.right.common.store.root)
     both.run(2)
@@ -328,23 +337,89 @@ def test_a_newcomer_that_is_being_filled_puts_off_whoever_walks_it() -> None:
     assert both.left.said["Walk"] == 1
 
 
-def test_no_more_questions_are_out_at_a_time_than_the_window_holds() -> None:
-    made = side(1, 1000, Store())
-    made.hold(grant(0), announcement(0), grant(1), announcement(1))
-    server = side(0, 1000)
+def newcomer_to(server: Side, known: int = 2) -> Side:
+    """One that knows the first ``known`` nodes, and walks the first, which is ``server``."""
+    made = side(1, known)
     made.told_root(LEFT, server.common.store.root)
     made.wait(0.1)
-    most = 0
-    out = [message for _, message in made.take()]
+    return made
+
+
+def test_no_more_questions_are_out_at_a_time_than_the_window_holds() -> None:
+    server = side(0, 1000)
+    made = newcomer_to(server)
+    most = Counter[bytes]()
+    out = made.take()
     assert len(out) == 1
     while out:
-        most = max(most, len(out))
-        server.hear(RIGHT, out.pop(0))
+        most |= Counter(peer for peer, _ in out)
+        peer, message = out.pop(0)
+        server.hear(RIGHT, message)
         ((_, answer),) = server.take()
-        made.hear(LEFT, answer)
-        out += [message for _, message in made.take()]
+        made.hear(peer, answer)
+        out += made.take()
     assert made.common.store.root == server.common.store.root
-    assert most == made.common.tuning.window_max
+    assert max(most.values()) == made.common.tuning.window_max
+
+
+def test_a_newcomer_shares_out_what_it_scans_among_the_members_it_knows() -> None:
+    server = side(0, 1000)
+    made = newcomer_to(server, 6)
+    scanned = Counter[bytes]()
+    while out := made.take():
+        for peer, message in out:
+            scanned[peer] += isinstance(message, Scan)
+            server.hear(RIGHT, message)
+            ((_, answer),) = server.take()
+            made.hear(peer, answer)
+    assert made.common.store.root == server.common.store.root
+    assert len(scanned) == 4
+    assert max(scanned.values()) < 0.5 * sum(scanned.values())
+
+
+def test_what_a_silent_member_was_to_send_another_is_asked_for() -> None:
+    server = side(0, 200)
+    made = newcomer_to(server, 4)
+    asked = Counter[bytes]()
+    for _ in range(2000):
+        made.told_root(node(2).public, server.common.store.root)
+        for peer, message in made.take():
+            asked[peer] += 1
+            server.hear(RIGHT, message)
+            ((_, answer),) = server.take()
+            if peer != LEFT or asked[peer] < 3:  # the first falls silent
+                made.hear(peer, answer)
+        made.wait(0.001)
+    assert made.common.store.root == server.common.store.root
+    assert asked[LEFT] < 10
+
+
+def test_who_is_being_filled_says_later_to_a_scan_and_another_is_asked() -> None:
+    first, filled = side(0, 1000), side(2, 1000, Store())
+    filled.hold(*(make(each) for each in (0, 2) for make in (grant, announcement)))
+    filled.told_root(LEFT, first.common.store.root)
+    filled.wait(0.1)
+    ((_, walk),) = filled.take()
+    first.hear(node(2).public, walk)
+    ((_, answer),) = first.take()
+    filled.hear(LEFT, answer)
+    filled.take()
+
+    filled.hear(RIGHT, Scan(7, b"", bytes(12)))
+    ((_, later),) = filled.take()
+    assert later == Objects(7, True, ())
+
+    made = newcomer_to(first, 3)
+    said = Counter[bytes]()
+    while out := made.take():
+        for peer, message in out:
+            said[peer] += 1
+            server = filled if peer == node(2).public else first
+            server.hear(RIGHT, message)
+            ((_, answer),) = server.take()
+            made.hear(peer, answer)
+    assert made.common.store.root == first.common.store.root
+    assert said[node(2).public] <= 2
 
 
 def test_a_second_without_any_answer_ends_a_synchronisation_and_the_next_may_begin_soon() -> None:
@@ -410,14 +485,15 @@ def test_what_is_on_its_way_from_one_peer_is_not_fetched_from_another_that_shows
     assert sum(came.values()) < 1.05 * len(came)
 
 
-def test_answers_are_given_at_a_limited_rate() -> None:
+def test_answers_of_all_kinds_together_are_given_at_a_limited_rate() -> None:
     made, tuning = side(0, 100), Parts(2).common.tuning
-    for number in range(10_000):  # in a second
+    for number in range(5_000):  # in a second
         made.hear(RIGHT, Walk(number, b"", bytes(16)))
-        made.wait(0.0001)
-    assert made.said["Subtree"] <= tuning.serve_burst + tuning.serve_rate + 1
-    withheld = made.common.counters["answer withheld"]
-    assert made.said["Subtree"] + withheld == 10_000
+        made.hear(RIGHT, PullShards(number, (bytes(16),)))
+        made.wait(0.0002)
+    given = made.said["Subtree"] + made.said["Shards"]
+    assert tuning.serve_burst < given <= tuning.serve_burst + tuning.serve_rate + 1
+    assert given + made.common.counters["answer withheld"] == 10_000
 
 
 def test_an_answer_about_another_path_than_was_asked_teaches_nothing() -> None:

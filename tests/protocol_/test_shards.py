@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from protocol import originate
 from protocol.address import Prefix, pack_prefixes
+from protocol.answering import Question
 from protocol.errors import Rejected
 from protocol.events import Converged, PrefixesChanged, Refused, ShardsMissing
 from protocol.identity import BootKey
@@ -227,6 +228,23 @@ def test_exactly_what_is_named_and_has_come_since_is_held(
 
 # In a mesh.
 
+Give = Callable[[bytes, PullShards, float], None]
+
+
+def answers_pulls(host: Host, give: Give) -> Give:
+    """From now on ``host`` answers requests for shards as ``give`` does; how it did before."""
+    answerer = host.up._answerer
+    before = answerer.answer
+
+    def answer(peer: bytes, question: Question, now: float) -> None:
+        if isinstance(question, PullShards):
+            give(peer, question, now)
+        else:
+            before(peer, question, now)
+
+    answerer.answer = answer  # type: ignore[method-assign]
+    return before
+
 
 def everywhere(hosts: list[Host], of: Host, wanted: Iterable[Prefix]) -> bool:
     whole = ordered(wanted)
@@ -315,11 +333,11 @@ def test_answers_that_hold_other_shards_are_dropped_and_others_are_asked() -> No
         asked.append(peer)
         a.up._contacts.send(peer, Shards(pull.request, tuple(false[:3])), now)
 
-    a.up._fetcher.give = lie  # type: ignore[method-assign]
+    answers_pulls(a, lie)
     before = b.prefixes
     announce(net, b, map(four, range(400)))
     net.run_until(lambda: everywhere([a, b, c], b, b.prefixes))
-    c.up._fetcher.give = lambda peer, pull, now: None  # type: ignore[method-assign]
+    answers_pulls(c, lambda peer, pull, now: None)
     announce(net, a, map(four, range(1000, 1500)))
     while net.step(net.now + 5):
         assert b.up.prefixes_of(a.key) == ordered([four(1)]) != before
@@ -336,7 +354,7 @@ def test_an_answer_nobody_asked_for_is_dropped() -> None:
     a, b, c = net.mesh_of(3)
     first = cut(map(four, range(300)))[0].raw
     for host in (b, c):
-        host.up._fetcher.give = lambda peer, pull, now: None  # type: ignore[method-assign]
+        answers_pulls(host, lambda peer, pull, now: None)
     announce(net, b, map(four, range(300)))
     net.run_until(lambda: bool(a.up._fetcher._out))
     number = next(iter(a.up._requests._out))
@@ -355,13 +373,12 @@ def test_an_answer_nobody_asked_for_is_dropped() -> None:
 def test_who_has_them_a_moment_later_is_asked_again_soon() -> None:
     net = Network(18)
     a, b = net.mesh_of(2)
-    give = b.up._fetcher.give
 
     def not_yet(peer: bytes, pull: PullShards, now: float) -> None:
         b.up._contacts.send(peer, Shards(pull.request, ()), now)
-        b.up._fetcher.give = give  # type: ignore[method-assign]
+        answers_pulls(b, give)
 
-    b.up._fetcher.give = not_yet  # type: ignore[method-assign]
+    give = answers_pulls(b, not_yet)
     announce(net, b, map(four, range(1000)))
     assert net.run_until(lambda: everywhere([a], b, b.prefixes)) < 0.06, net
 
@@ -425,14 +442,14 @@ def test_shards_are_had_from_others_when_their_origin_gives_none() -> None:
     a, b = hosts[:2]
     pulse = 42 + 29  # of a PROBE or ACK: the others hear that it lives, and nothing else
     net.drop(lambda source, to, data: source is a and to is not b and len(data) != pulse)
-    give, asked = b.up._fetcher.give, set()
+    asked = set[bytes]()
 
     def once_deaf(peer: bytes, pull: PullShards, now: float) -> None:
         if peer in asked:
             give(peer, pull, now)
         asked.add(peer)
 
-    b.up._fetcher.give = once_deaf  # type: ignore[method-assign]
+    give = answers_pulls(b, once_deaf)
     announce(net, a, map(four, range(700)))
     net.run_until(lambda: everywhere([b], a, a.prefixes))
     net.run_until(lambda: everywhere(hosts[1:], a, a.prefixes), timeout=10)
@@ -443,7 +460,7 @@ def test_what_nobody_has_is_reported_once_and_asked_for_until_it_comes() -> None
     hosts = net.mesh_of(4)
     a, others = hosts[0], hosts[1:]
     before = a.up.prefixes_of(a.key)
-    a.up._fetcher.give = lambda peer, pull, now: None  # type: ignore[method-assign]
+    answers_pulls(a, lambda peer, pull, now: None)
     announce(net, a, map(four, range(700)))
     net.run(1.0)
     net.kill("n1")
