@@ -1,8 +1,8 @@
 """Answers to others' questions: one each, at most a datagram, at a limited rate.
 
-What is asked decides whether an answer is due, who asks does not: a member that is being
-filled has as good a claim as one that lost a push.  Beyond the rate a question stays
-without answer, and who asked turns to somebody else.
+Beyond the rate a question stays without answer, and who asked tries again or turns to
+somebody else.  A walk or a scan can be put off in a few octets: so a seed that thousands
+ask at once sends them to one another.
 """
 
 from __future__ import annotations
@@ -31,6 +31,19 @@ from protocol.shards import Shelf
 
 Question = Walk | Pull | Scan | AskEvidence | Vouch | PullShards
 
+_LATER = 0.1
+"""Of an answer is what *later* costs: a twelfth of the octets."""
+
+_SPARE = 100.0
+"""Answers kept to say *later* with."""
+
+
+def _later(question: Walk | Scan) -> Message:
+    """Ask somebody else, or me later."""
+    if isinstance(question, Walk):
+        return Subtree(question.request, question.path, Later())
+    return Objects(question.request, True, ())
+
 
 class Answerer:
     """What one node tells those who ask it."""
@@ -48,22 +61,27 @@ class Answerer:
         self._rate = TokenBucket(common.tuning.serve_rate, common.tuning.serve_burst)
 
     def answer(self, peer: bytes, question: Question, now: float) -> None:
-        """Answer what ``peer`` asks, within ``serve_rate``."""
-        if self._rate.take(now):
+        """Answer what ``peer`` asks, within ``serve_rate``; *later* to a newcomer's question
+        beyond it, or while we know next to nothing ourselves."""
+        later = _later(question) if isinstance(question, Walk | Scan) else None
+        being_filled = later is not None and self._is_being_filled()
+        if not being_filled and self._rate.take(now, spare=_SPARE):
             self._send(peer, self._answer(question), now)
+        elif later is not None and self._rate.take(now, _LATER):
+            self._send(peer, later, now)
         else:
             self._common.count("answer withheld")
 
     def _answer(self, question: Question) -> Message:
         store = self._common.store
         match question:
-            case Walk():
-                return self._subtree(question)
+            case Walk(request, path, theirs):
+                ours = store.tree.look(path)
+                same = ours.hash == theirs
+                return Subtree(request, path, None if same else messages.shown(ours))
             case Pull(request, slots):
                 held = [store.in_slot(slot) for slot in slots]
                 return self._objects(request, [each for each in held if each is not None])
-            case Scan(request) if self._is_being_filled():
-                return Objects(request, True, ())
             case Scan(request, path, start):
                 return self._objects(request, store.tree.from_slot(path, start))
             case AskEvidence(request, known):
@@ -73,14 +91,6 @@ class Answerer:
             case PullShards(request, hashes):
                 found = (raw for each in hashes if (raw := self._shelf.get(each)) is not None)
                 return Shards(request, messages.fill_shards(found))
-
-    def _subtree(self, walk: Walk) -> Subtree:
-        """Ours at its path; *later* while we know next to nothing ourselves."""
-        ours = self._common.store.tree.look(walk.path)
-        if ours.hash == walk.hash:
-            return Subtree(walk.request, walk.path, None)
-        content = Later() if self._is_being_filled() else messages.shown(ours)
-        return Subtree(walk.request, walk.path, content)
 
     def _objects(self, request: int, found: Iterable[News]) -> Objects:
         """As many as fit."""

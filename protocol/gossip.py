@@ -35,9 +35,9 @@ from protocol.tuning import FANOUT_ALL, MAX_OFFERERS, MAX_WANTED
 
 def offers(size: int) -> int:
     """To how many a relay offers news besides those that get it in full: ln n - 1 (DESIGN 5),
-    rounded up from .55: 7 for 5,000 members, who so pay less than four times the object, 6 for
-    1,000, 4 for 100 (with 3 one in 20 updates waited 0.08 s for the rounds of agreement)."""
-    return math.floor(math.log(size) - 0.55)
+    rounded up from .55: 4 for 100 members (with 3 one in 20 updates waited 0.08 s for the rounds
+    of agreement), 6 for 1,000; and no more, for with 7 of 5,000 each pays 4.05 times the object."""
+    return min(math.floor(math.log(size) - 0.55), 6)
 
 
 @attrs.define(eq=False)

@@ -24,12 +24,12 @@ class TokenBucket:
     def __attrs_post_init__(self) -> None:
         self._level = self.burst
 
-    def take(self, now: float, number: int = 1) -> bool:
-        """Take ``number`` tokens; False, and none taken, when there are fewer at ``now``
-        (monotonic seconds)."""
+    def take(self, now: float, number: float = 1, *, spare: float = 0.0) -> bool:
+        """Take ``number`` tokens; False, and none taken, when that would leave fewer than
+        ``spare`` at ``now`` (monotonic seconds)."""
         self._level = min(self.burst, self._level + (now - self._at) * self.rate)
         self._at = now
-        if self._level < number:
+        if self._level < number + spare:
             return False
         self._level -= number
         return True

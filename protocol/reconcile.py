@@ -242,9 +242,10 @@ class Reconciler:
         def silence(now: float) -> None:
             sync.out -= 1
             sync.window = max(1, sync.window // 2)
-            sync.broken = now - sync.heard >= _PATIENCE * self._tuning.request_timeout
+            sync.broken |= now - sync.heard >= _PATIENCE * self._tuning.request_timeout
             if isinstance(question, Scan):
                 self._scans.append(question)
+                sync.broken |= len(self._syncs) > 1  # others have time, and this one has not
             else:
                 sync.tasks.append(question)
             self._fill(sync, now)
