@@ -15,7 +15,6 @@ from parts import Parts, announcement, grant, mesh_store, node
 
 from protocol import messages
 from protocol.answering import Answerer
-from protocol.events import PeerChanged
 from protocol.messages import (
     AskEvidence,
     Later,
@@ -35,8 +34,6 @@ from protocol.reconcile import Reconciler
 from protocol.requests import Requests
 from protocol.shards import Shelf
 from protocol.store import Store
-from simulation import Network
-from simulation.warm import warm_mesh
 
 
 class Side(Parts):
@@ -572,27 +569,3 @@ def test_an_announcement_is_vouched_for_and_a_grant_is_not() -> None:
     vouched = {each.node for each, said in answer.items if said and isinstance(each, Announcement)}
     assert vouched == {node(number).public for number in (0, 1, 3)}
     assert not any(said for each, said in answer.items if isinstance(each, Grant))
-
-
-# In a mesh.
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_a_joiner_of_a_mesh_of_200_sends_and_receives_at_most_half_more_than_it_lacked(
-    seed: int,
-) -> None:
-    net = Network(seed, cipher=False)
-    hosts = warm_mesh(net, 200, prefixes=lambda n: [f"10.{n}.{k}.0/24" for k in range(4)])
-    net.run_until(lambda: all(host.up.converged for host in hosts))
-    net.recording = True
-    joiner = net.add("joiner")
-    net.start("joiner", "n1")
-    took = net.run_until(lambda: all(host.up.converged for host in (joiner, *hosts)), 10)
-    assert took < 3, net
-    assert net.together(*hosts, joiner), net
-    lacked = sum(len(each.raw) for each in joiner.up.store if each.node != joiner.key)
-    carried = sum(len(data) for _, *ends, data in net.tap if "joiner" in ends)
-    assert carried <= 1.5 * lacked, net
-    told = joiner.told(PeerChanged)
-    assert {event.state for event in told} == {"alive"}
-    assert len(told) == 200
