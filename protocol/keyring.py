@@ -16,7 +16,7 @@ import attrs
 from protocol.identity import BootKey
 from protocol.members import Common
 from protocol.resumption import Overlay, Resumption
-from protocol.session import Session, key_id
+from protocol.session import Ends, Session, key_id
 from protocol.timers import Timer
 
 
@@ -179,8 +179,6 @@ class Keyring:
         if session is None:
             node, boot_key = self._peers[peer]
             common = self._common
-            session = common.wire.session(
-                common.mesh.id, common.me.public, own.boot_key, node, boot_key, now
-            )
-            own.sessions[peer] = session
+            ends = Ends(common.mesh.id, common.me.public, own.boot_key, node, boot_key)
+            session = own.sessions[peer] = common.wire.session(ends, now)
         return session

@@ -15,6 +15,7 @@ import hashlib
 from functools import lru_cache
 from typing import Final
 
+import attrs
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -36,27 +37,44 @@ def key_id(mesh_id: bytes, node: bytes, boot_key: bytes) -> bytes:
     return hashlib.sha256(material).digest()[:8]
 
 
+@attrs.frozen
+class Ends:
+    """``node`` with its ``boot_key``, and ``peer`` with the public half of its own."""
+
+    mesh_id: bytes
+    node: bytes
+    boot_key: BootKey
+    peer: bytes
+    peer_boot_key: bytes
+
+    @property
+    def key_id(self) -> bytes:
+        """That of ``node``'s boot key."""
+        return key_id(self.mesh_id, self.node, self.boot_key.public)
+
+    @property
+    def peer_key_id(self) -> bytes:
+        """That of ``peer``'s boot key."""
+        return key_id(self.mesh_id, self.peer, self.peer_boot_key)
+
+    def keys(self) -> tuple[bytes, bytes]:
+        """With which ``node`` seals, and opens: 32 bytes each."""
+        theirs = X25519PublicKey.from_public_bytes(self.peer_boot_key)
+        shared = self.boot_key.private.exchange(theirs)
+        here, there = self.node + self.boot_key.public, self.peer + self.peer_boot_key
+        info = b"meshd/1 seal\0" + min(here, there) + max(here, there)
+        keys = HKDF(SHA256(), 64, salt=self.mesh_id, info=info).derive(shared)
+        low, high = keys[:32], keys[32:]
+        return (low, high) if here < there else (high, low)
+
+
 class Session:
     """One node's end of the channel between two boot keys."""
 
-    def __init__(
-        self,
-        mesh_id: bytes,
-        node: bytes,
-        boot_key: BootKey,
-        peer: bytes,
-        peer_boot_key: bytes,
-        now: float,
-    ) -> None:
-        """The channel of ``node`` to ``peer``, as from ``now`` (monotonic seconds)."""
-        shared = boot_key.private.exchange(X25519PublicKey.from_public_bytes(peer_boot_key))
-        ours, theirs = node + boot_key.public, peer + peer_boot_key
-        info = b"meshd/1 seal\0" + min(ours, theirs) + max(ours, theirs)
-        keys = HKDF(SHA256(), 64, salt=mesh_id, info=info).derive(shared)
-        low, high = ChaCha20Poly1305(keys[:32]), ChaCha20Poly1305(keys[32:])
-        self._seal, self._open = (low, high) if ours < theirs else (high, low)
-        self.key_id = key_id(mesh_id, node, boot_key.public)
-        self.peer_key_id = key_id(mesh_id, peer, peer_boot_key)
+    def __init__(self, ends: Ends, now: float) -> None:
+        """The channel of ``ends.node`` to ``ends.peer``, as from ``now`` (monotonic seconds)."""
+        self._seal, self._open = map(ChaCha20Poly1305, ends.keys())
+        self.key_id, self.peer_key_id = ends.key_id, ends.peer_key_id
         self.sent = int(now * 1e6)
         """Counter of the last datagram sealed."""
         self._highest = 0

@@ -9,26 +9,18 @@ from __future__ import annotations
 
 from protocol import frames, messages
 from protocol.frames import Hello
-from protocol.identity import BootKey, Mesh
+from protocol.identity import Mesh
 from protocol.messages import Message
 from protocol.objects import Signed
-from protocol.session import Session
+from protocol.session import Ends, Session
 
 
 class Wire:
     """Real encodings, real keys."""
 
-    def session(
-        self,
-        mesh_id: bytes,
-        node: bytes,
-        boot_key: BootKey,
-        peer: bytes,
-        peer_boot_key: bytes,
-        now: float,
-    ) -> Session:
+    def session(self, ends: Ends, now: float) -> Session:
         """The channel between two boot keys; see ``Session``."""
-        return Session(mesh_id, node, boot_key, peer, peer_boot_key, now)
+        return Session(ends, now)
 
     def encode(self, message: Message) -> bytes:
         """The body of a SEALED datagram."""

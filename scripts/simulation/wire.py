@@ -16,10 +16,10 @@ import attrs
 from protocol import frames, messages, objects
 from protocol.errors import Rejected
 from protocol.frames import SEALED_HEAD, Hello, pack_sealed_head
-from protocol.identity import BootKey, Identity, Mesh
+from protocol.identity import Identity, Mesh
 from protocol.messages import Message, News
 from protocol.objects import Signed
-from protocol.session import WINDOW, Session, key_id
+from protocol.session import WINDOW, Ends, Session
 from protocol.wire import Wire
 
 _TAG: Final = b"simulated-cipher"
@@ -66,16 +66,8 @@ class RealWire(Wire):
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
-    def session(
-        self,
-        mesh_id: bytes,
-        node: bytes,
-        boot_key: BootKey,
-        peer: bytes,
-        peer_boot_key: bytes,
-        now: float,
-    ) -> Session:
-        return _MeteredSession(mesh_id, node, boot_key, peer, peer_boot_key, now, self._meter)
+    def session(self, ends: Ends, now: float) -> Session:
+        return _MeteredSession(ends, now, self._meter)
 
     def verify(self, claimed: Signed, mesh: Mesh) -> bool:
         self._meter.verified += 1
@@ -87,17 +79,8 @@ class RealWire(Wire):
 
 
 class _MeteredSession(Session):
-    def __init__(
-        self,
-        mesh_id: bytes,
-        node: bytes,
-        boot_key: BootKey,
-        peer: bytes,
-        peer_boot_key: bytes,
-        now: float,
-        meter: Meter,
-    ) -> None:
-        super().__init__(mesh_id, node, boot_key, peer, peer_boot_key, now)
+    def __init__(self, ends: Ends, now: float, meter: Meter) -> None:
+        super().__init__(ends, now)
         self._meter = meter
 
     def seal(self, body: bytes) -> bytes:
@@ -156,16 +139,8 @@ class SimulatedWire(RealWire):
         super().__init__(meter)
         self._shared = shared
 
-    def session(
-        self,
-        mesh_id: bytes,
-        node: bytes,
-        boot_key: BootKey,
-        peer: bytes,
-        peer_boot_key: bytes,
-        now: float,
-    ) -> Session:
-        return _OpenSession(mesh_id, node, boot_key, peer, peer_boot_key, now)
+    def session(self, ends: Ends, now: float) -> Session:
+        return _OpenSession(ends, now)
 
     def decode(self, body: bytes) -> Message:
         return messages.decode(body, self._shared.decode_object)
@@ -188,17 +163,8 @@ class _OpenSession(Session):
     between simulated nodes is what has another key id.
     """
 
-    def __init__(
-        self,
-        mesh_id: bytes,
-        node: bytes,
-        boot_key: BootKey,
-        peer: bytes,
-        peer_boot_key: bytes,
-        now: float,
-    ) -> None:
-        self.key_id = key_id(mesh_id, node, boot_key.public)
-        self.peer_key_id = key_id(mesh_id, peer, peer_boot_key)
+    def __init__(self, ends: Ends, now: float) -> None:
+        self.key_id, self.peer_key_id = ends.key_id, ends.peer_key_id
         self.sent = int(now * 1e6)
         self._highest = 0
         self._window = 0

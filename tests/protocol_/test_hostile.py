@@ -42,7 +42,7 @@ from protocol.messages import (
 )
 from protocol.node import Node
 from protocol.objects import Accusation, Announcement, Grant, Record
-from protocol.session import Session
+from protocol.session import Ends, Session
 from protocol.store import slot_id
 from protocol.tuning import Tuning
 
@@ -111,7 +111,7 @@ def pair(seed: int = 1) -> Pair:
     node.join([], 1000.0)
     assert node.announcement is not None
     theirs = node.announcement.boot_key
-    session = Session(mesh.id, peer.public, boot, me.public, theirs, 1000.0)
+    session = Session(Ends(mesh.id, peer.public, boot, me.public, theirs), 1000.0)
     absent = Announcement.sign(
         third, mesh, sequence=1, boot_key=BootKey.generate(rng.randbytes).public,
         endpoints=[Endpoint("192.0.2.3", 6179)], prefixes=(),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from protocol.errors import Rejected
 from protocol.frames import MAX_BODY, MAX_DATAGRAM, SEALED_OVERHEAD, decode_sealed
 from protocol.identity import BootKey
-from protocol.session import WINDOW, Session, key_id
+from protocol.session import WINDOW, Ends, Session, key_id
 
 MESH_ID = hashlib.sha256(b"mesh").digest()[:16]
 A, B = b"\xaa" * 32, b"\xbb" * 32
@@ -20,7 +20,7 @@ BOOT = {name: BootKey.generate(Random(name[0]).randbytes) for name in (A, B)}
 
 
 def session(node: bytes, peer: bytes, *, now: float = 1000.0, mesh_id: bytes = MESH_ID) -> Session:
-    return Session(mesh_id, node, BOOT[node], peer, BOOT[peer].public, now)
+    return Session(Ends(mesh_id, node, BOOT[node], peer, BOOT[peer].public), now)
 
 
 def pair() -> tuple[Session, Session]:
@@ -77,7 +77,7 @@ def test_a_datagram_does_not_open_for_whom_it_is_not() -> None:
 def test_another_boot_key_of_the_same_node_opens_nothing() -> None:
     a, _ = pair()
     renewed = BootKey.generate(Random(99).randbytes)
-    after = Session(MESH_ID, B, renewed, A, BOOT[A].public, 1000.0)
+    after = Session(Ends(MESH_ID, B, renewed, A, BOOT[A].public), 1000.0)
     assert after.key_id != session(B, A).key_id
     with pytest.raises(Rejected, match="not sealed by that key"):
         opened(after, a.seal(b"x"))

@@ -25,7 +25,7 @@ from protocol.identity import BootKey, Identity, Mesh, check_boot_key, check_pub
 from protocol.merkle import Tree
 from protocol.messages import Agree, Branches, Later, Message, Objects, Pull, Slots, Vouch, shown
 from protocol.objects import Accusation, Announcement, Grant, Revocation
-from protocol.session import Session, key_id
+from protocol.session import Ends, Session, key_id
 from protocol.shards import Shard, join
 from protocol.store import Outcome, Store, slot_id
 
@@ -281,7 +281,7 @@ def sessions(now: float) -> dict[str, Session]:
         other = ends[peer]
         mesh_id, node = octets(vectors["mesh_id"]), octets(ends[name]["node"])
         theirs = octets(other["node"]), octets(other["boot_key"])
-        return Session(mesh_id, node, boot_key, *theirs, now)
+        return Session(Ends(mesh_id, node, boot_key, *theirs), now)
 
     return {"a": session("a", "b"), "b": session("b", "a")}
 
