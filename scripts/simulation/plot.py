@@ -89,10 +89,12 @@ def _draw_cost(axes: Any, groups: Sequence[Group]) -> None:
 
 
 def _logarithmic(axes: Any) -> None:
-    """Along x, with plain numbers at the steps of ten and of two and five between them."""
+    """Along x, with plain numbers at the steps of ten; and of two and five between them, where
+    there are few of ten."""
     axes.set_xscale("log", subs=(2, 5))
+    left, right = axes.get_xlim()
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}" if right < 300 * left else "")
     axes.grid(alpha=0.3)
 
 
