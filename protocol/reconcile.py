@@ -156,6 +156,8 @@ class Reconciler:
         root = self._common.store.root
         if member.root == root or member.key not in self._common.members:
             return
+        if member.key in self._syncs:  # it was recruited meanwhile
+            return
         since = self._history.get(member.root) if member.root is not None else None
         if since is not None:
             lacking = self._since(since)

@@ -10,6 +10,7 @@ from sides import LEFT, RIGHT, newcomer_to, side, two
 from protocol import messages
 from protocol.messages import (
     Later,
+    Message,
     Objects,
     PullShards,
     Scan,
@@ -90,6 +91,23 @@ def test_what_a_silent_member_was_to_send_another_is_asked_for() -> None:
         made.wait(0.001)
     assert made.common.store.root == server.common.store.root
     assert asked[LEFT] < 10
+
+
+def test_who_was_asked_for_scans_meanwhile_is_not_synchronised_with_twice() -> None:
+    server = side(0, 1000)
+    made = newcomer_to(server, 3)
+    made.told_root(node(2).public, server.common.store.root)  # its walk begins a little later
+    asked = list[Message]()
+    for _ in range(100):
+        for peer, message in made.take():
+            asked += [message] if peer == node(2).public else []
+            server.hear(RIGHT, message)
+            ((_, answer),) = server.take()
+            made.hear(peer, answer)
+        made.wait(0.001)
+    assert made.common.store.root == server.common.store.root
+    assert any(isinstance(each, Scan) for each in asked)
+    assert not any(isinstance(each, Walk) and not each.path for each in asked)
 
 
 def test_who_is_being_filled_says_later_to_a_scan_and_another_is_asked() -> None:
