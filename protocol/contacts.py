@@ -1,4 +1,4 @@
-"""Who speaks under which key: HELLO, STALE, candidates and what goes out.
+"""Who speaks under which key: HELLO, STALE, NOTICE, candidates and what goes out.
 
 Rules kept here:
 
@@ -23,16 +23,16 @@ import attrs
 from protocol import frames
 from protocol.address import Endpoint
 from protocol.errors import Rejected
-from protocol.frames import Hello, Stale
+from protocol.frames import Hello, Notice, Stale
 from protocol.greeting import Greetings
 from protocol.identity import BootKey
 from protocol.keyring import Keyring
 from protocol.limits import BySource, TokenBucket
 from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
-from protocol.objects import Announcement, Grant, Signed
+from protocol.objects import Announcement, Grant, Revocation, Signed, Successor
 from protocol.resumption import Resumption
-from protocol.store import newer
+from protocol.store import newer, slot_of
 from protocol.tuning import MAX_CANDIDATES
 
 _BAD_OBJECTS = 1024
@@ -78,6 +78,7 @@ class Contacts:
         on_own_newer: Callable[[Announcement, Endpoint | None, float], None],
         on_own_older: Callable[[Announcement, float], None],
         on_stale: Callable[[bytes, float], None],
+        on_notice: Callable[[Revocation | Successor, float], None],
     ) -> None:
         """``on_own_newer`` is also given where it came from, if we had asked there."""
         self.outbox: list[Datagram] = []
@@ -85,9 +86,12 @@ class Contacts:
         """Families we can send in: those of our own endpoints."""
         self.own: Announcement | None = None
         """What we said last, and say of ourselves in HELLO; another may stand in the store."""
+        self.grant: Grant | None = None
+        """Our newest, also after it was taken away: so others know to whom they say so."""
         self._common = common
         self._on_contact, self._on_stale = on_contact, on_stale
         self._on_own_newer, self._on_own_older = on_own_newer, on_own_older
+        self._on_notice = on_notice
         self._keys = Keyring(common, boot_key)
         self._greetings = Greetings(common, say=self._ask, speak=on_contact, given_up=self._give_up)
         self._candidates: dict[bytes, Candidate] = {}
@@ -189,11 +193,11 @@ class Contacts:
         self, to: Endpoint, *, asks: bool, about: tuple[Grant, Announcement] | None = None
     ) -> None:
         if about is None:
-            grant = self._common.store.grants.get(self._common.me.public)
-            if self.own is None or grant is None:
-                return  # we have nothing to say yet, or are revoked
-            about = (grant, self.own)
-        hello = Hello(self._common.mesh.id, asks, *about)
+            if self.own is None or self.grant is None:
+                return  # we have nothing to say yet
+            about = (self.grant, self.own)
+        mesh = self._common.mesh
+        hello = Hello(mesh.id, asks, mesh.generation, *about)
         self.outbox.append(Datagram(hello.encode(), to))
         self._common.count("sent HELLO")
 
@@ -216,6 +220,9 @@ class Contacts:
             self._hello(hello, source, now)
         elif kind == frames.STALE:
             self._stale(frames.decode_stale(datagram), source, now)
+        elif kind == frames.NOTICE:
+            notice = frames.decode_notice(datagram, self._common.mesh.id)
+            self._notice(notice.word, source, now)
         else:
             raise Rejected("frame of unknown type")
         return None
@@ -264,8 +271,15 @@ class Contacts:
         if node == self._common.me.public:
             self._about_us(hello, source, answers, now)
             return
-        if node in store.revocations:
-            raise Rejected("HELLO of a revoked node")
+        word = self._must_know(hello)
+        if word is not None:
+            if (hello.asks or answers) and self._answers.take(source, now):
+                self._common.count("sent NOTICE")
+                notice = Notice(self._common.mesh.id, word)
+                self.outbox.append(Datagram(notice.encode(), source))
+            if isinstance(word, Revocation):
+                raise Rejected("HELLO of a revoked node")
+            return
         held = store.announcements.get(node)
         if held is not None and newer(held, hello.announcement):
             # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.  Also
@@ -276,12 +290,13 @@ class Contacts:
         known = self._candidates.get(node)
         if known is not None and newer(known.announcement, hello.announcement):
             raise Rejected("HELLO older than the last")
+        grant = self._standing(hello, source, now)
         verified: list[Signed | None] = [store.grants.get(node), held]
         if known is not None:
             verified += [known.grant, known.announcement]
-        self._check((hello.grant, hello.announcement), verified, now)
+        self._check((grant, hello.announcement), verified, now)
         if not any(each and each.hash == hello.announcement.hash for each in verified):
-            self._add_candidate(hello, now)
+            self._add_candidate(grant, hello.announcement, now)
         if hello.asks:
             if self._answers.take(source, now):
                 self._say_hello(source, asks=False)
@@ -292,6 +307,41 @@ class Contacts:
         pending = self._held.pop(node, None)
         if pending is None or not self.send(node, pending, now):
             self._on_contact(node, now)
+
+    def _must_know(self, hello: Hello) -> Revocation | Successor | None:
+        """What the sender of ``hello`` must hear before anything else means something to it."""
+        store = self._common.store
+        successor = store.successor(hello.generation + 1)
+        if successor is not None and hello.generation < self._common.mesh.generation:
+            return successor
+        revocation = store.revocations.get(hello.grant.node)
+        if revocation is not None and revocation.generation >= hello.grant.generation:
+            return revocation
+        return None
+
+    def _standing(self, hello: Hello, source: Endpoint, now: float) -> Grant:
+        """The newer of the grant that a HELLO brought and the one that we hold."""
+        held = self._common.store.grants.get(hello.grant.node)
+        if held is not None and newer(held, hello.grant):
+            return held
+        if hello.grant.generation < self._common.store.generation:
+            raise Rejected("grant that the present authority has not renewed")
+        if hello.grant.generation > self._common.mesh.generation:
+            if hello.asks and self._answers.take(source, now):
+                self._say_hello(source, asks=False)  # which shows that we must be told
+            raise Rejected("grant of an authority that is not known here")
+        return hello.grant
+
+    def _notice(self, word: Revocation | Successor, source: Endpoint, now: float) -> None:
+        held, mesh = self._common.store.in_slot(slot_of(word)), self._common.mesh
+        if held is not None and not newer(word, held):
+            return
+        if word.signer(mesh) is None:
+            raise Rejected(f"{word.DOMAIN} of an authority that is not known here")
+        self._check((word,), [], now)
+        self._on_notice(word, now)
+        if isinstance(word, Successor):
+            self._greetings.ask(source)
 
     def _about_us(self, hello: Hello, source: Endpoint, answers: bool, now: float) -> None:
         own, told = self.own, hello.announcement
@@ -343,17 +393,17 @@ class Contacts:
         self._bad[claimed.hash] = None
         return False
 
-    def _add_candidate(self, hello: Hello, now: float) -> None:
-        node = hello.announcement.node
+    def _add_candidate(self, grant: Grant, announcement: Announcement, now: float) -> None:
+        node = announcement.node
         self._forget_candidate(node)
         while self._candidates:
             other, candidate = next(iter(self._candidates.items()))
             if candidate.expires > now and len(self._candidates) < MAX_CANDIDATES:
                 break  # they stand in the order of their expiry
             self._forget_candidate(other)
-        key_id = self._keys.expect(node, hello.announcement.boot_key)
+        key_id = self._keys.expect(node, announcement.boot_key)
         expires = now + self._common.tuning.candidate_lifetime
-        self._candidates[node] = Candidate(hello.grant, hello.announcement, key_id, expires)
+        self._candidates[node] = Candidate(grant, announcement, key_id, expires)
 
     def _forget_candidate(self, node: bytes) -> None:
         if self._candidates.pop(node, None) is not None:

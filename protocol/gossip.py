@@ -26,9 +26,9 @@ from protocol.messages import (
     Pull,
     Push,
 )
-from protocol.objects import Accusation
+from protocol.objects import Accusation, Revocation, Successor
 from protocol.requests import Learn, Requests
-from protocol.store import slot_id
+from protocol.store import slot_of
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, MAX_OFFERERS, MAX_WANTED
 
@@ -38,6 +38,12 @@ def offers(size: int) -> int:
     rounded up from .55: 4 for 100 members (with 3 one in 20 updates waited 0.08 s for the rounds
     of agreement), 6 for 1,000; and no more, for with 7 of 5,000 each pays 4.05 times the object."""
     return min(math.floor(math.log(size) - 0.55), 6)
+
+
+def _is_urgent(news: News) -> bool:
+    """It takes something away, so it is told before all else, and beyond any pace: an authority
+    has few such words, and each comes but once."""
+    return isinstance(news, Revocation | Successor)
 
 
 @attrs.define(eq=False)
@@ -81,16 +87,20 @@ class Gossip:
 
     def relay(self, news: Iterable[News], source: bytes, now: float) -> None:
         """Pass on what was new to us; ``source`` had it."""
+        urgent = False
         for each in news:
+            urgent = urgent or _is_urgent(each)
             if not isinstance(each, Accusation):
-                name = slot_id(each.KIND, each.node)
+                name = slot_of(each)
             elif len(self._common.members.live) > FANOUT_ALL:
                 name = each.hash
             else:
                 continue  # its accuser told everyone
             self._untold.pop(name, None)
             self._untold[name] = (each, source)
-        if self._untold and self._timer is None:
+        if urgent:
+            self._tell(now)
+        elif self._untold and self._timer is None:
             if self._pace.take(now):
                 self._tell(now)
             else:
@@ -99,9 +109,10 @@ class Gossip:
 
     def _tell(self, now: float) -> None:
         if self._timer is not None:
+            self._timer.cancel()
             self._pace.take(now)
         self._timer = None
-        news = [each for each, _ in self._untold.values()]
+        news = sorted((each for each, _ in self._untold.values()), key=_is_urgent, reverse=True)
         knowing = self._knowing()
         self._untold.clear()
         common, tuning = self._common, self._common.tuning
@@ -116,8 +127,8 @@ class Gossip:
         full = copies if many and copies > 1 else 0
         self._send_all(chosen[:full], Push(first), now)
         items = [
-            (slot_id(each.KIND, each.node), each.hash[:OFFER_HASH])
-            for each in news
+            (slot_of(each), each.hash[:OFFER_HASH])
+            for each in sorted(news, key=_is_urgent)
             if not isinstance(each, Accusation)
         ][-MAX_OFFER:]
         if items:
@@ -136,7 +147,7 @@ class Gossip:
             return knowing
         for slot, (each, source) in self._untold.items():
             knowing[source] = None
-            knowing[each.accuser if isinstance(each, Accusation) else each.node] = None
+            knowing[each.accuser if isinstance(each, Accusation) else each.subject] = None
             wanted = self._wanted.get(slot)
             if wanted is not None:
                 knowing.update(dict.fromkeys(wanted.offerers))

@@ -34,6 +34,7 @@ from protocol.events import (
     ObservedElsewhere,
     Refused,
     Revoked,
+    Succession,
 )
 from protocol.evidence import Evidence
 from protocol.failure import Detector
@@ -65,14 +66,22 @@ from protocol.messages import (
     Vouch,
     Walk,
 )
-from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
+from protocol.objects import (
+    MAX_GENERATION,
+    Accusation,
+    Announcement,
+    Grant,
+    Record,
+    Revocation,
+    Successor,
+)
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.requests import Requests
 from protocol.resumption import Resumption
 from protocol.seeds import Seeds
 from protocol.shards import Shard, Shelf
-from protocol.store import Outcome, Store, newer, slot_id
+from protocol.store import Outcome, Store, newer, slot_id, slot_of
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
@@ -82,7 +91,7 @@ class Node:
     """One member of a mesh.
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
-    the own grant must be in it; ``shards`` are what it held of those that they name.  A
+    the own grant must be in it, be it revoked by now; ``shards`` are what it held of those that they name.  A
     ``Resumption`` is taken as verified, and its members as seen: a simulation of thousands
     starts so.  ``next_sequence(above)`` returns a sequence that is larger than ``above``
     and than every one it returned before, in all lives of this node, or raises
@@ -121,6 +130,7 @@ class Node:
             on_own_newer=self._originator.superseded,
             on_own_older=self._originator.clones.older,
             on_stale=self._drew_stale,
+            on_notice=self._noticed,
         )
         send = self._contacts.send
         self._detector = Detector(
@@ -178,10 +188,11 @@ class Node:
                 if announcement.node != me:
                     self._fetcher.named(announcement, now)
         else:
-            for record in records:
+            for record in sorted(records, key=_authorities_first):
                 if common.wire.verify(record, common.mesh):
                     self._merge(record, now, vouched=False)
-        if me not in common.store.grants:
+        self._contacts.grant = self._contacts.grant or self.grant
+        if self._contacts.grant is None:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")
         for raw in shards:
             self._fetcher.keep(raw, now)
@@ -227,6 +238,22 @@ class Node:
         self._common.events.append(BootKeyRenewed(reason))
         self._renew_later(now)
         self._originator.renew(boot_key.public, now)
+
+    def hear(self, words: Iterable[Record], now: float) -> list[Outcome | None]:
+        """Take what an authority signed, from the owner's hand, and tell it; what became of
+        each. None: it is not signed by an authority that is known here."""
+        outcomes: list[Outcome | None] = []
+        before, news = self._common.store.root, []
+        for word in words:
+            outcome = None
+            if self._common.wire.verify(word, self._common.mesh):
+                outcome = self._merge(word, now, vouched=False)
+                if outcome is Outcome.NEW:
+                    news.append(word)
+            outcomes.append(outcome)
+        self._changed(before, news, now)
+        self._gossip.publish(tuple(news), now)
+        return outcomes
 
     def leave(self, now: float) -> None:
         """Announce our departure and go on telling it until ``departed``.
@@ -326,6 +353,11 @@ class Node:
     def shards(self) -> Shelf:
         """The shards that are held, to be given to the next life; not to be changed."""
         return self._fetcher.shelf
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh, with the authorities that are known here."""
+        return self._common.mesh
 
     @property
     def grant(self) -> Grant | None:
@@ -454,6 +486,13 @@ class Node:
             self._changed(before, news, now)
             self._gossip.relay(news, node, now)
 
+    def _noticed(self, word: Revocation | Successor, now: float) -> None:
+        """Somebody shows us what we must know of our authorities before all else."""
+        before = self._common.store.root
+        if self._merge(word, now, vouched=False) is Outcome.NEW:
+            self._changed(before, (word,), now)
+            self._gossip.relay((word,), self._common.me.public, now)
+
     # Learning.
 
     def _learn(
@@ -500,10 +539,14 @@ class Node:
     ) -> bool:
         """Keep ``record`` if it is newest; note in ``lacking`` what it cannot stand without."""
         store = self._common.store
-        held = store.in_slot(slot_id(record.KIND, record.node))
+        held = store.in_slot(slot_of(record))
         if held is not None and not newer(record, held):
             if isinstance(record, Announcement) and held.hash == record.hash and vouched:
                 self._vouched((record.node,), now)
+            return False
+        before = self._authorities_before(record)
+        if before:
+            lacking.update(dict.fromkeys((*before, slot_of(record))))
             return False
         if not self._contacts.verify(record, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
@@ -511,8 +554,19 @@ class Node:
         if outcome is Outcome.WAITING:
             # The announcement once more, for only with it comes whether ``source`` has seen it.
             for kind in (Grant.KIND, Announcement.KIND):
-                lacking[slot_id(kind, record.node)] = None
+                lacking[slot_id(kind, record.subject)] = None
         return outcome is Outcome.NEW
+
+    def _authorities_before(self, record: Record) -> list[bytes]:
+        """The slots of the Successors that must be known before ``record`` can be judged."""
+        known = self._common.mesh.generation
+        if isinstance(record, Announcement):
+            return []
+        needed = record.generation - (1 if isinstance(record, Successor) else 0)
+        return [
+            slot_id(Successor.KIND, bytes([generation]))
+            for generation in range(known + 1, needed + 1)
+        ]
 
     def _learn_accusation(
         self, accusation: Accusation, lacking: dict[bytes, None], now: float
@@ -547,8 +601,11 @@ class Node:
     def _merge(self, record: Record, now: float, *, vouched: bool) -> Outcome:
         """The only place where the store changes; what follows from it follows here."""
         store = self._common.store
+        if isinstance(record, Successor):
+            return self._merge_successor(record, now)
         before = store.announcements.get(record.node)
         self._common.members.get(record.node)  # made by now, it tells what we held until now
+        generation = store.generation
         outcome = store.merge(record)
         if outcome is not Outcome.NEW:
             return outcome
@@ -563,12 +620,50 @@ class Node:
             else:
                 self._renew(before, record, now, vouched=vouched)
         elif isinstance(record, Revocation):
-            member = self._forget(record.node, now)
-            name = member.name if member is not None else ""
-            self._common.events.append(Revoked(record.node, name))
+            self._expel(record.node, now)
+        elif record.node == self._common.me.public:
+            self._contacts.grant = record
+            if record.node not in store.announcements:
+                self._contacts.hush(self._originator.clones.yielded)
+                self._originator.admitted(now)
         elif record.node in self._common.members:
             self._common.members[record.node].name = record.name
+        if store.generation != generation:
+            self._took_effect(now)
         return outcome
+
+    def _merge_successor(self, record: Successor, now: float) -> Outcome:
+        store, common = self._common.store, self._common
+        generation = store.generation
+        outcome = store.merge(record)
+        if outcome is Outcome.NEW:
+            common.mesh = common.mesh.succeeded_by(record.made)
+            if self.grant is None:  # this authority may think otherwise of us: listen
+                self._contacts.hush(False)
+            if store.generation != generation:
+                self._took_effect(now)
+            elif store.pending is record:
+                common.events.append(Succession(record.generation, record.count, in_effect=False))
+        return outcome
+
+    def _took_effect(self, now: float) -> None:
+        """Another authority's word alone counts from now on."""
+        store = self._common.store
+        made = store.successor(store.generation)
+        count = made.count if made is not None else 0
+        self._common.events.append(Succession(store.generation, count, in_effect=True))
+        while store.lapsed:
+            self._expel(store.lapsed.pop(), now, lapsed=True)
+
+    def _expel(self, node: bytes, now: float, *, lapsed: bool = False) -> None:
+        """The authority has ended ``node``'s membership."""
+        member = self._forget(node, now)
+        name = member.name if member is not None else ""
+        if node == self._common.me.public and self._contacts.grant is not None:
+            name = self._contacts.grant.name
+            self._contacts.hush(True)
+            self._detector.late(now)  # what others do not answer us says nothing of them
+        self._common.events.append(Revoked(node, name, lapsed))
 
     def _changed(self, before: bytes, learned: Iterable[Record], now: float) -> None:
         """The store held ``before`` until now."""
@@ -656,6 +751,9 @@ class Node:
         self._common.timers.after(self._common.tuning.probe_period, now, self._period)
         if self._originator.clones.yielded:
             return
+        if self.grant is None:
+            self._seeds.plead(self._endpoints, now)
+            return
         self._detector.probe_next(now)
         self._seeds.reconnect(self._endpoints, now)
 
@@ -683,3 +781,8 @@ class Node:
             member = self._common.members[node]
             before, member.prefixes = member.prefixes, prefixes
         self._herald.tell_prefixes(node, before, prefixes)
+
+
+def _authorities_first(record: Record) -> int:
+    """The order in which all can be judged: each generation's authority before its word."""
+    return record.generation if isinstance(record, Successor) else MAX_GENERATION + 1

@@ -157,6 +157,8 @@ class Tuning:
     boot_key_grace: float = 60.0
     """The boot key before still opens for so long, and seals for those who have not named the
     new one: far above the seconds in which all who can be reached hear of it."""
+    plea_period: float = 60.0
+    """Who is no member any more asks so often whether there is another authority."""
     clone_silence: float = 60.0
     """Who yielded to another host with its key tries again after so long without a sign of it."""
 

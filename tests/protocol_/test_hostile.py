@@ -117,7 +117,7 @@ def pair(seed: int = 1) -> Pair:
         endpoints=[Endpoint("192.0.2.3", 6179)], prefixes=(),
     )  # fmt: skip
     made = Pair(node, mesh, me, peer, boot, own, session, (grants[2], absent))
-    node.receive(Hello(mesh.id, True, grants[1], own).encode(), PEER_AT, 1000.0)
+    node.receive(Hello(mesh.id, True, 0, grants[1], own).encode(), PEER_AT, 1000.0)
     made.say(Probe(7, bytes(16), bytes(8)))
     assert peer.public in node.members
     node.events()
@@ -187,7 +187,7 @@ def test_every_bit_of_a_members_hello_flipped_changes_nothing() -> None:
         PAIR.peer, PAIR.mesh, sequence=9, boot_key=PAIR.boot.public,
         endpoints=[PEER_AT], prefixes=(),
     )  # fmt: skip
-    hello = Hello(PAIR.mesh.id, False, grant, newer).encode()
+    hello = Hello(PAIR.mesh.id, False, 0, grant, newer).encode()
     for bit in range(8 * len(hello)):
         if bit % 1000 == 0:
             made = pair()  # more signatures are not checked at all
@@ -359,11 +359,11 @@ def test_a_hello_of_another_mesh_is_not_answered() -> None:
     grant = other.node.store.grants[other.peer.public]
     before = state(PAIR.node)
     PAIR.node.receive(
-        Hello(other.mesh.id, True, grant, other.announcement).encode(), STRANGER, PAIR.now
+        Hello(other.mesh.id, True, 0, grant, other.announcement).encode(), STRANGER, PAIR.now
     )
     assert PAIR.node.datagrams_to_send() == []
     assert state(PAIR.node) == before
-    forged = Hello(PAIR.mesh.id, True, grant, other.announcement).encode()
+    forged = Hello(PAIR.mesh.id, True, 0, grant, other.announcement).encode()
     PAIR.node.receive(forged, STRANGER, PAIR.now)
     assert PAIR.node.datagrams_to_send() == []
     assert state(PAIR.node) == before
@@ -383,7 +383,7 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     for number in range(8000):  # for two seconds, far more than may be checked
         made.now += 1 / 4000
         forged = Grant.decode(b"\x01" + rng.randbytes(63) + b"\0" + body)
-        hello = Hello(made.mesh.id, False, forged, own).encode()
+        hello = Hello(made.mesh.id, False, 0, forged, own).encode()
         made.node.receive(hello, STRANGER, made.now)
         if number % 1000 == 999:
             news = Announcement.sign(
