@@ -11,8 +11,8 @@ from typing import Final
 
 import attrs
 
-from protocol.errors import Rejected
 from protocol import objects
+from protocol.errors import Rejected
 from protocol.objects import (
     MAX_ANNOUNCEMENT,
     MAX_GENERATION,

@@ -40,10 +40,8 @@ def offers(size: int) -> int:
     return min(math.floor(math.log(size) - 0.55), 6)
 
 
-def _is_urgent(news: News) -> bool:
-    """It takes something away, so it is told before all else, and beyond any pace: an authority
-    has few such words, and each comes but once."""
-    return isinstance(news, Revocation | Successor)
+Untold = dict[bytes, tuple[News, bytes]]
+"""Slot, or an accusation's hash, to news and who told us."""
 
 
 @attrs.define(eq=False)
@@ -69,8 +67,8 @@ class Gossip:
         self._send, self._learn = send, learn
         tuning = common.tuning
         self._pace = TokenBucket(tuning.relay_rate, tuning.relay_burst)
-        self._untold: dict[bytes, tuple[News, bytes]] = {}
-        """Slot, or an accusation's hash, to what is to be told next and who told us."""
+        self._untold: Untold = {}
+        """What is to be told next."""
         self._timer: Timer | None = None
         self._wanted: dict[bytes, _Wanted] = {}
 
@@ -86,10 +84,16 @@ class Gossip:
             self._send_all(list(live), Push(portion), now)
 
     def relay(self, news: Iterable[News], source: bytes, now: float) -> None:
-        """Pass on what was new to us; ``source`` had it."""
-        urgent = False
+        """Pass on what was new to us; ``source`` had it.
+
+        What takes something away goes first and beyond any pace: an authority has few such
+        words, and each comes but once.
+        """
+        urgent: Untold = {}
         for each in news:
-            urgent = urgent or _is_urgent(each)
+            if isinstance(each, Revocation | Successor):
+                urgent[slot_of(each)] = (each, source)
+                continue
             if not isinstance(each, Accusation):
                 name = slot_of(each)
             elif len(self._common.members.live) > FANOUT_ALL:
@@ -99,8 +103,8 @@ class Gossip:
             self._untold.pop(name, None)
             self._untold[name] = (each, source)
         if urgent:
-            self._tell(now)
-        elif self._untold and self._timer is None:
+            self._pass_on(urgent, now)
+        if self._untold and self._timer is None:
             if self._pace.take(now):
                 self._tell(now)
             else:
@@ -109,12 +113,14 @@ class Gossip:
 
     def _tell(self, now: float) -> None:
         if self._timer is not None:
-            self._timer.cancel()
             self._pace.take(now)
         self._timer = None
-        news = sorted((each for each, _ in self._untold.values()), key=_is_urgent, reverse=True)
-        knowing = self._knowing()
-        self._untold.clear()
+        untold, self._untold = self._untold, {}
+        self._pass_on(untold, now)
+
+    def _pass_on(self, untold: Untold, now: float) -> None:
+        news = [each for each, _ in untold.values()]
+        knowing = self._knowing(untold)
         common, tuning = self._common, self._common.tuning
         size = len(common.members.live)
         many = size > FANOUT_ALL
@@ -128,7 +134,7 @@ class Gossip:
         self._send_all(chosen[:full], Push(first), now)
         items = [
             (slot_of(each), each.hash[:OFFER_HASH])
-            for each in sorted(news, key=_is_urgent)
+            for each in news
             if not isinstance(each, Accusation)
         ][-MAX_OFFER:]
         if items:
@@ -140,12 +146,12 @@ class Gossip:
         for key in peers:
             self._send(key, message, now)
 
-    def _knowing(self) -> dict[bytes, None]:
+    def _knowing(self, untold: Untold) -> dict[bytes, None]:
         """Who has all of what is to be told: its only source, its origin, who offered it."""
         knowing: dict[bytes, None] = {}
-        if len(self._untold) > 2:  # a grant and its announcement at most: others lack a part
+        if len(untold) > 2:  # a grant and its announcement at most: others lack a part
             return knowing
-        for slot, (each, source) in self._untold.items():
+        for slot, (each, source) in untold.items():
             knowing[source] = None
             knowing[each.accuser if isinstance(each, Accusation) else each.subject] = None
             wanted = self._wanted.get(slot)

@@ -91,11 +91,11 @@ class Node:
     """One member of a mesh.
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
-    the own grant must be in it, be it revoked by now; ``shards`` are what it held of those that they name.  A
-    ``Resumption`` is taken as verified, and its members as seen: a simulation of thousands
-    starts so.  ``next_sequence(above)`` returns a sequence that is larger than ``above``
-    and than every one it returned before, in all lives of this node, or raises
-    ``SequenceUnavailable``.  ``wire`` is for the simulator.
+    the own grant must be in it, be it revoked by now; ``shards`` are what it held of those
+    that they name.  A ``Resumption`` is taken as verified, and its members as seen: a
+    simulation of thousands starts so.  ``next_sequence(above)`` returns a sequence that is
+    larger than ``above`` and than every one it returned before, in all lives of this node, or
+    raises ``SequenceUnavailable``.  ``wire`` is for the simulator.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ from protocol.messages import (
 from protocol.node import Node
 from protocol.objects import Accusation, Announcement, Grant, Record
 from protocol.session import Ends, Session
-from protocol.store import slot_id
+from protocol.store import slot_id, slot_of
 from protocol.tuning import Tuning
 
 POOL = [ipaddress.ip_network("10.0.0.0/8")]
@@ -404,7 +404,7 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
 def gives(made: Pair, *items: tuple[Record, bool]) -> None:
     """The peer has another root, and answers the walk that this draws with ``items``."""
     walk = walk_of(made)
-    slots = Slots({slot_id(each.KIND, each.node): each.hash for each, _ in items})
+    slots = Slots({slot_of(each): each.hash for each, _ in items})
     (pull,) = made.say(Subtree(walk.request, b"", slots))
     assert isinstance(pull, Pull)
     made.say(Objects(pull.request, False, items))
