@@ -25,6 +25,7 @@ from random import Random
 from protocol.address import Endpoint, Prefix
 from protocol.agreement import Agreement
 from protocol.answering import Answerer
+from protocol.authorities import Authorities, judging_order
 from protocol.contacts import Candidate, Contacts, Datagram
 from protocol.departure import Departure
 from protocol.errors import Rejected
@@ -33,8 +34,6 @@ from protocol.events import (
     Event,
     ObservedElsewhere,
     Refused,
-    Revoked,
-    Succession,
 )
 from protocol.evidence import Evidence
 from protocol.failure import Detector
@@ -67,7 +66,6 @@ from protocol.messages import (
     Walk,
 )
 from protocol.objects import (
-    MAX_GENERATION,
     Accusation,
     Announcement,
     Grant,
@@ -136,6 +134,13 @@ class Node:
         self._detector = Detector(
             common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
         )
+        self._authorities = Authorities(
+            common,
+            self._contacts,
+            self._originator,
+            forget=self._forget,
+            silenced=self._detector.late,  # what others do not answer us says nothing of them
+        )
         self._isolation = Isolation(common)
         self._requests = Requests(common, send)
         self._gossip = Gossip(common, self._requests, send=send, learn=self._learn)
@@ -188,7 +193,7 @@ class Node:
                 if announcement.node != me:
                     self._fetcher.named(announcement, now)
         else:
-            for record in sorted(records, key=_authorities_first):
+            for record in sorted(records, key=judging_order):
                 if common.wire.verify(record, common.mesh):
                     self._merge(record, now, vouched=False)
         self._contacts.grant = self._contacts.grant or self.grant
@@ -243,14 +248,13 @@ class Node:
         """Take what an authority signed, from the owner's hand, and tell it; what became of
         each. None: it is not signed by an authority that is known here."""
         outcomes: list[Outcome | None] = []
-        before, news = self._common.store.root, []
+        news: list[Record] = []
+        before = self._common.store.root
         for word in words:
-            outcome = None
-            if self._common.wire.verify(word, self._common.mesh):
-                outcome = self._merge(word, now, vouched=False)
-                if outcome is Outcome.NEW:
-                    news.append(word)
-            outcomes.append(outcome)
+            good = self._common.wire.verify(word, self._common.mesh)
+            outcomes.append(self._merge(word, now, vouched=False) if good else None)
+            if outcomes[-1] is Outcome.NEW:
+                news += (word, *self._no_longer_waiting(word, now))
         self._changed(before, news, now)
         self._gossip.publish(tuple(news), now)
         return outcomes
@@ -515,10 +519,7 @@ class Node:
                 self._refused(error, None, source)
                 continue
             if new:
-                learned.append(each)
-                waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
-                if waiting and self._merge(waiting, now, vouched=False) is Outcome.NEW:
-                    learned.append(waiting)
+                learned += (each, *self._no_longer_waiting(each, now))
         for each in learned:
             if isinstance(each, Announcement):
                 self._fetcher.brought(each.node, source, now)
@@ -529,6 +530,13 @@ class Node:
             told = [each for each in learned if self._common.may_tell(each)]
             self._gossip.relay(told, source, now)
         return bool(learned)
+
+    def _no_longer_waiting(self, news: News, now: float) -> tuple[Announcement, ...]:
+        """The announcement that ``news`` was lacking, if there is one: it is in the store now."""
+        waiting = isinstance(news, Grant) and self._common.store.take_waiting(news.node)
+        if waiting and self._merge(waiting, now, vouched=False) is Outcome.NEW:
+            return (waiting,)
+        return ()
 
     def _refused(self, error: Rejected, source: Endpoint | None, peer: bytes | None) -> None:
         self._common.count(f"refused: {error.reason}")
@@ -544,9 +552,9 @@ class Node:
             if isinstance(record, Announcement) and held.hash == record.hash and vouched:
                 self._vouched((record.node,), now)
             return False
-        before = self._authorities_before(record)
-        if before:
-            lacking.update(dict.fromkeys((*before, slot_of(record))))
+        authorities = self._authorities.lacking(record)
+        if authorities:
+            lacking.update(dict.fromkeys((*authorities, slot_of(record))))
             return False
         if not self._contacts.verify(record, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
@@ -556,17 +564,6 @@ class Node:
             for kind in (Grant.KIND, Announcement.KIND):
                 lacking[slot_id(kind, record.subject)] = None
         return outcome is Outcome.NEW
-
-    def _authorities_before(self, record: Record) -> list[bytes]:
-        """The slots of the Successors that must be known before ``record`` can be judged."""
-        known = self._common.mesh.generation
-        if isinstance(record, Announcement):
-            return []
-        needed = record.generation - (1 if isinstance(record, Successor) else 0)
-        return [
-            slot_id(Successor.KIND, bytes([generation]))
-            for generation in range(known + 1, needed + 1)
-        ]
 
     def _learn_accusation(
         self, accusation: Accusation, lacking: dict[bytes, None], now: float
@@ -601,69 +598,23 @@ class Node:
     def _merge(self, record: Record, now: float, *, vouched: bool) -> Outcome:
         """The only place where the store changes; what follows from it follows here."""
         store = self._common.store
-        if isinstance(record, Successor):
-            return self._merge_successor(record, now)
-        before = store.announcements.get(record.node)
-        self._common.members.get(record.node)  # made by now, it tells what we held until now
-        generation = store.generation
+        before = store.announcements.get(record.subject)
+        self._common.members.get(record.subject)  # made by now, it tells what we held until now
         outcome = store.merge(record)
         if outcome is not Outcome.NEW:
             return outcome
         while store.evicted:
             self._forget(store.evicted.pop(), now)
-        if isinstance(record, Announcement):
-            if record.node == self._common.me.public:
-                if record is not self._originator.latest:
-                    self._originator.superseded(record, None, now)
-                if record is self._originator.latest or self._originator.latest is None:
-                    self._fetcher.named(record, now)  # not what another host wants announced
-            else:
-                self._renew(before, record, now, vouched=vouched)
-        elif isinstance(record, Revocation):
-            self._expel(record.node, now)
-        elif record.node == self._common.me.public:
-            self._contacts.grant = record
-            if record.node not in store.announcements:
-                self._contacts.hush(self._originator.clones.yielded)
-                self._originator.admitted(now)
-        elif record.node in self._common.members:
-            self._common.members[record.node].name = record.name
-        if store.generation != generation:
-            self._took_effect(now)
+        if not isinstance(record, Announcement):
+            self._authorities.spoke(record, now)
+        elif record.node != self._common.me.public:
+            self._renew(before, record, now, vouched=vouched)
+        else:
+            if record is not self._originator.latest:
+                self._originator.superseded(record, None, now)
+            if record is self._originator.latest or self._originator.latest is None:
+                self._fetcher.named(record, now)  # not what another host wants announced
         return outcome
-
-    def _merge_successor(self, record: Successor, now: float) -> Outcome:
-        store, common = self._common.store, self._common
-        generation = store.generation
-        outcome = store.merge(record)
-        if outcome is Outcome.NEW:
-            common.mesh = common.mesh.succeeded_by(record.made)
-            if self.grant is None:  # this authority may think otherwise of us: listen
-                self._contacts.hush(False)
-            if store.generation != generation:
-                self._took_effect(now)
-            elif store.pending is record:
-                common.events.append(Succession(record.generation, record.count, in_effect=False))
-        return outcome
-
-    def _took_effect(self, now: float) -> None:
-        """Another authority's word alone counts from now on."""
-        store = self._common.store
-        made = store.successor(store.generation)
-        count = made.count if made is not None else 0
-        self._common.events.append(Succession(store.generation, count, in_effect=True))
-        while store.lapsed:
-            self._expel(store.lapsed.pop(), now, lapsed=True)
-
-    def _expel(self, node: bytes, now: float, *, lapsed: bool = False) -> None:
-        """The authority has ended ``node``'s membership."""
-        member = self._forget(node, now)
-        name = member.name if member is not None else ""
-        if node == self._common.me.public and self._contacts.grant is not None:
-            name = self._contacts.grant.name
-            self._contacts.hush(True)
-            self._detector.late(now)  # what others do not answer us says nothing of them
-        self._common.events.append(Revoked(node, name, lapsed))
 
     def _changed(self, before: bytes, learned: Iterable[Record], now: float) -> None:
         """The store held ``before`` until now."""
@@ -781,8 +732,3 @@ class Node:
             member = self._common.members[node]
             before, member.prefixes = member.prefixes, prefixes
         self._herald.tell_prefixes(node, before, prefixes)
-
-
-def _authorities_first(record: Record) -> int:
-    """The order in which all can be judged: each generation's authority before its word."""
-    return record.generation if isinstance(record, Successor) else MAX_GENERATION + 1

@@ -40,6 +40,7 @@ from protocol.messages import (
     Walk,
 )
 from protocol.objects import Accusation, Grant, Record, Revocation
+from protocol.store import slot_of
 from protocol.tuning import MAX_MEMBERS
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
