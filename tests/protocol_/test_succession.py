@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from reigns import Reign
 
 from protocol.events import PeerChanged, PrefixesChanged, Revoked, Succession
+from protocol.frames import HELLO, NOTICE
 from protocol.identity import Identity, Mesh
+from protocol.messages import Push
 from protocol.objects import Announcement, Grant, Record
 from protocol.store import Outcome, Store, slot_of
 from simulation import Disk, Host, Network
@@ -147,6 +149,13 @@ def test_whom_the_authority_before_revoked_the_new_one_may_admit() -> None:
         assert not store.revocations
 
 
+def test_whom_the_new_authority_admits_is_a_member_before_it_is_in_effect() -> None:
+    store = hear(REIGN.revoke(A.public), SUCCESSOR, NEW[0], announcement(A))
+    assert store.pending is SUCCESSOR
+    assert A.public in store.announcements
+    assert A.public not in store.revocations
+
+
 def test_whom_the_new_authority_revokes_no_grant_of_its_own_brings_back() -> None:
     store = hear(SUCCESSOR, *NEW, NEXT.revoke(A.public, since=1))
     assert store.merge(NEXT.grant(A.public, "a", 99, since=1)) is Outcome.REVOKED
@@ -281,6 +290,55 @@ def test_a_newcomer_whose_grant_was_not_renewed_stays_out() -> None:
     net.start("stranger", "n2")
     net.run(10)
     assert all(stranger.key not in host.up.members for host in others)
+
+
+def test_who_is_shown_a_successor_asks_at_once_for_more() -> None:
+    net = Network(7)
+    others = net.mesh_of(4)
+    newcomer = net.add("newcomer")
+    _, words = hand_on(reign_of(net), others[0])
+    tell(others[0], words)
+    net.run_until(lambda: in_effect(1, *others), 5)
+    net.recording = True
+    net.start("newcomer", "n1")
+    net.run(1)
+    told = [(when, data[1]) for when, *ends, data in net.tap if newcomer.name in ends]
+    shown = next(when for when, kind in told if kind == NOTICE)
+    asked = [when for when, kind in told if kind == HELLO]
+    assert any(shown < when < shown + 0.01 for when in asked)
+
+
+def test_who_hears_an_authority_it_does_not_know_asks_who_made_it() -> None:
+    net = Network(8)
+    hosts = net.mesh_of(3)
+    cut = net.cut("n3")
+    _, words = hand_on(reign_of(net), hosts[0])
+    tell(hosts[0], words)
+    net.run(1)
+    net.heal(cut)
+    net.recording = True
+    grant = words[1]
+    assert isinstance(grant, Grant)
+    hosts[0].up._contacts.send(hosts[2].key, Push((grant,)), hosts[0].clock())
+    hosts[0].drain()
+    net.run(0.01)
+    assert grant.hash in [each.hash for each in hosts[2].up.store]
+    assert hosts[2].up.mesh.generation == 1
+
+
+def test_who_is_admitted_again_announces_itself_though_nobody_remembers_it() -> None:
+    net = Network(9)
+    host = net.add("n1")
+    net.start("n1")
+    net.run(1)
+    grants, reign = held_grants(host), reign_of(net)
+    tell(host, [reign.revoke(host.key)])
+    assert host.up.announcement is None
+    following, successor = reign.succeed([host.key], 1000)
+    tell(host, [successor, *following.renew(grants, 1000)])
+    net.run(1)
+    assert host.up.announcement is not None
+    assert host.up.store.announcements[host.key].prefixes == host.prefixes
 
 
 def test_two_halves_that_change_their_authority_apart_are_one_mesh_afterwards() -> None:
