@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
-from meshd import __version__, commands, text
+from meshd import __version__, authority_commands, commands, text
 from meshd.errors import Refused, UsageError
 from meshd.paths import Paths
 
@@ -163,9 +163,11 @@ def _grant_options(parser: argparse.ArgumentParser) -> None:
         parser, "--allow", "P", "it may announce subnets inside P; without it, inside the pool"
     )
     _list_option(parser, "--at", "UNDERLAY", "its own address must lie in this prefix")
-    parser.add_argument("--limit", metavar="N", help="it may announce at most N subnets")
+    parser.add_argument("--limit", metavar="N", help="it may announce at most N subnets, or none")
     parser.add_argument(
-        "--until", metavar="DATE", help="its membership ends: 2027-01-31, or 2027-01-31T12:00Z"
+        "--until",
+        metavar="DATE",
+        help="its membership ends: 2027-01-31, or 2027-01-31T12:00Z, or never",
     )
 
 
@@ -185,17 +187,78 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
 
 def _invite_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="the new member's name")
+    _token_options(parser)
+
+
+def _token_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--valid",
         metavar="TIME",
         default="24h",
         help="how long the token can be used to join: 30m, 24h, 7d (default: 24h)",
     )
+    _list_option(
+        parser,
+        "--seed",
+        "HOST[:PORT]",
+        "a member that the new one is to ask; without it, this host, if it is one",
+    )
     _grant_options(parser)
+    _authority_option(parser)
+
+
+def _grant_command_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("key", metavar="KEY", help="what `meshd key` printed on the new router")
+    parser.add_argument("--name", required=True, help="the new member's name")
+    _token_options(parser)
+
+
+def _authority_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--authority",
+        metavar="FILE",
+        help="the authority's key, with its ledger beside it; without it, in this node's state",
+    )
+
+
+def _renew_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("nodes", metavar="NODE", nargs="+", help="a member's name or key")
+    _grant_options(parser)
+    _authority_option(parser)
+
+
+def _revoke_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("node", metavar="NODE", help="a member's name or key")
+    _authority_option(parser)
+
+
+def _grants_options(parser: argparse.ArgumentParser) -> None:
+    _json_option(parser)
+    _authority_option(parser)
+
+
+def _succeed_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--next", metavar="FILE", required=True, help="the authority-next.key that was set aside"
+    )
+    _list_option(parser, "--drop", "NODE", "do not take over this member, by name or key")
+    _list_option(parser, "--keep", "NODE", "take over this member, though no ledger names it")
+    parser.add_argument(
+        "--authority",
+        metavar="FILE",
+        help="where the new authority's key goes, with its ledger; without it, this node's state",
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _deliver_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a bundle, or - to read it")
 
 
 def _join_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("token", metavar="TOKEN", help="what invite printed, or - to read it")
+    parser.add_argument(
+        "token", metavar="TOKEN", help="what invite or grant printed, or - to read it"
+    )
     _announce_option(parser)
     _advertise_option(parser)
 
@@ -245,12 +308,31 @@ COMMANDS: Final = (
     ),
     _Command(
         "invite",
-        commands.invite,
+        authority_commands.invite,
         _invite_options,
         "print a token with which another router can join",
-        "Runs where the mesh was made. The token is the only thing on standard output, and is a\n"
-        "secret: it holds the new member's key. Pass it through ssh, not through a chat.\n\n"
+        "Runs where the authority's key is. The token is the only thing on standard output, and\n"
+        "is a secret: it holds the new member's key. Pass it through ssh, not through a chat.\n\n"
         "example:\n  meshd invite b --allow 10.2.0.0/16 |\n"
+        "    ssh b meshd join - --announce 10.2.0.0/24",
+    ),
+    _Command(
+        "key",
+        authority_commands.key,
+        _no_options,
+        "print this router's public key, made if there is none",
+        "The careful way to join: the secret key never leaves this host. `meshd grant` makes a\n"
+        "token of what is printed.\n\n"
+        "example:\n  meshd key",
+    ),
+    _Command(
+        "grant",
+        authority_commands.grant,
+        _grant_command_options,
+        "print a token for a router that has made its own key",
+        "Runs where the authority's key is. The token is no secret: only the host with that key\n"
+        "can use it. For a key that has a grant it is given anew.\n\n"
+        "example:\n  meshd grant $(ssh b meshd key) --name b --allow 10.2.0.0/16 |\n"
         "    ssh b meshd join - --announce 10.2.0.0/24",
     ),
     _Command(
@@ -260,6 +342,52 @@ COMMANDS: Final = (
         "make this router the member that a token was made for",
         "Writes this router's key and config; `meshd run` then starts it.\n\n"
         "example:\n  meshd join - --announce 10.2.0.0/24 < token",
+    ),
+    _Command(
+        "grants",
+        authority_commands.grants,
+        _grants_options,
+        "list who may announce what, at which addresses, how much, until when",
+        "member: it has joined. invited: its token can be used. unused: it can be no more. ended:\n"
+        "its date is past. revoked. lapsed: the present authority has not taken it over. Where\n"
+        "the ledger is, by that and by the mesh; elsewhere by the mesh alone.\n\n"
+        "example:\n  meshd grants",
+        "0 shown, 1 no daemon, 2 usage or config",
+    ),
+    _Command(
+        "renew",
+        authority_commands.renew,
+        _renew_options,
+        "give members new grants; what is not said stays as it is",
+        "Runs where the authority's key is. The members take it up while they run.\n\n"
+        "example:\n  meshd renew b c --until 2028-01-31",
+    ),
+    _Command(
+        "revoke",
+        authority_commands.revoke,
+        _revoke_options,
+        "end a membership for good",
+        "Runs where the authority's key is. All members drop its routes at once, and its key is\n"
+        "never a member again while this authority lasts. Its name is free.\n\n"
+        "example:\n  meshd revoke b",
+    ),
+    _Command(
+        "succeed",
+        authority_commands.succeed,
+        _succeed_options,
+        "make a new authority with the key that was set aside, and take the members over",
+        "For when the authority's key is lost or stolen. Runs on a member's host, or offline with\n"
+        "a copy of its config and snapshot. Shows first whom it takes over, and asks. What the\n"
+        "old authority gave to others, or took, is void. docs/authority.md has every step.\n\n"
+        "example:\n  meshd succeed --next /mnt/authority-next.key --drop laptop",
+    ),
+    _Command(
+        "deliver",
+        authority_commands.deliver,
+        _deliver_options,
+        "tell the mesh what its authority has signed on another machine",
+        "Takes what revoke, renew or succeed printed where no daemon runs. Twice is harmless.\n\n"
+        "example:\n  meshd deliver succession-1",
     ),
     _Command(
         "run",
@@ -362,7 +490,7 @@ COMMANDS: Final = (
         _purge_options,
         "remove everything of ours from the kernel, when no daemon runs",
         "For after a daemon that is gone for good; `meshd leave` does it in good order. --state\n"
-        "also removes this node's directory and config, but never the authority's keys.\n\n"
+        "also removes this node's directory and config, but never what is the authority's.\n\n"
         "example:\n  meshd purge",
     ),
 )

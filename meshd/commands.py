@@ -20,7 +20,8 @@ from meshd.errors import Refused, UsageError
 from meshd.paths import Paths
 
 if TYPE_CHECKING:
-    from meshd.founding import GrantTerms, World
+    from meshd.terms import GrantTerms
+    from meshd.world import World
 
 DONE: Final = 0
 
@@ -33,24 +34,42 @@ LEAVE_TIMEOUT: Final = 120.0
 # -- commands that make a node: they need the protocol, and load it ---------------------------
 
 
-def _world() -> World:
+def world() -> World:
     import time
 
-    from meshd.founding import World
+    from meshd.world import World
 
     return World(time.time, os.urandom)
 
 
-def _terms(options: argparse.Namespace) -> GrantTerms:
-    from meshd import values
-    from meshd.founding import GrantTerms
+def terms(options: argparse.Namespace) -> GrantTerms:
+    """The grant options of ``init``, ``invite`` and ``grant``."""
+    from meshd.terms import GrantTerms
 
-    return GrantTerms(
-        tuple(_read("--allow", values.prefix, options.allow)),
-        tuple(_read("--at", values.prefix_or_address, options.at)),
-        _whole("--limit", options.limit, 1, 1_000_000) if options.limit is not None else 0,
-        _read("--until", values.until, [options.until])[0] if options.until is not None else 0,
-    )
+    return GrantTerms(**given_terms(options))
+
+
+def given_terms(options: argparse.Namespace) -> dict[str, Any]:
+    """Those grant options that were given, as fields of ``GrantTerms``."""
+    from meshd import values
+
+    given = {
+        "allow": tuple(read("--allow", values.prefix, options.allow)),
+        "at": tuple(read("--at", values.prefix_or_address, options.at)),
+        "limit": _limit(options.limit) if options.limit is not None else None,
+        "until": _until(options.until) if options.until is not None else None,
+    }
+    return {name: value for name, value in given.items() if value not in ((), None)}
+
+
+def _limit(value: str) -> int:
+    return 0 if value == "none" else _whole("--limit", value, 1, 1_000_000)
+
+
+def _until(value: str) -> int:
+    from meshd import values
+
+    return 0 if value == "never" else int(read("--until", values.until, [value])[0])
 
 
 def init(options: argparse.Namespace, paths: Paths) -> int:
@@ -58,12 +77,12 @@ def init(options: argparse.Namespace, paths: Paths) -> int:
 
     mesh, node = founding.init(
         paths,
-        _world(),
+        world(),
         name=options.name,
-        announce=_read("--announce", values.prefix, options.announce),
-        pool=_read("--pool", values.prefix, options.pool),
-        advertise=_read("--advertise", values.advertised, options.advertise),
-        terms=_terms(options),
+        announce=read("--announce", values.prefix, options.announce),
+        pool=read("--pool", values.prefix, options.pool),
+        advertise=read("--advertise", values.advertised, options.advertise),
+        terms=terms(options),
     )
     print(
         f"mesh {mesh.id.hex()} made, with this node as its first member:"
@@ -83,44 +102,18 @@ def init(options: argparse.Namespace, paths: Paths) -> int:
     return DONE
 
 
-def invite(options: argparse.Namespace, paths: Paths) -> int:
-    from meshd import founding, values
-
-    (valid,) = _read("--valid", values.duration, [options.valid])
-    token, invitation = founding.invite(
-        paths,
-        _world(),
-        name=options.name,
-        valid=valid,
-        terms=_terms(options),
-        endpoints=lambda config: founding.own_endpoints(paths, config),
-    )
-    print(token, flush=True)
-    allowed = ", ".join(map(str, invitation.grant.allow))
-    print(
-        f"meshd: this token is a secret: it holds the key of {options.name}. Who has it can be"
-        f" {options.name}.\n"
-        f"meshd: valid until {values.moment(invitation.valid_until)}; {options.name} may announce"
-        f" inside {allowed}.\n"
-        f"meshd: on the new router: meshd join - --announce SUBNET, and paste it there;"
-        " then: meshd run",
-        file=sys.stderr,
-    )
-    return DONE
-
-
 def join(options: argparse.Namespace, paths: Paths) -> int:
     from meshd import founding, values
 
     invitation = founding.join(
         paths,
-        _world(),
+        world(),
         _read_token() if options.token == "-" else options.token,
-        announce=_read("--announce", values.prefix, options.announce),
-        advertise=_read("--advertise", values.advertised, options.advertise),
+        announce=read("--announce", values.prefix, options.announce),
+        advertise=read("--advertise", values.advertised, options.advertise),
     )
     print(
-        f"this node is {invitation.grant.name} {invitation.identity.public.hex()}"
+        f"this node is {invitation.grant.name} {invitation.grant.node.hex()}"
         f" of mesh {invitation.mesh.id.hex()}\n"
         f"  config           {paths.config}\n"
         f"  this node's key  {paths.state / 'node.key'}\n"
@@ -147,9 +140,9 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
     from meshd.startup import Additions, prepare
 
     additions = Additions(
-        tuple(_read("--seed", values.seed, options.seed)),
-        tuple(_read("--announce", values.prefix, options.announce)),
-        tuple(_read("--advertise", values.advertised, options.advertise)),
+        tuple(read("--seed", values.seed, options.seed)),
+        tuple(read("--announce", values.prefix, options.announce)),
+        tuple(read("--advertise", values.advertised, options.advertise)),
     )
     return run(prepare(paths, additions, options.log_format, time.time))
 
@@ -171,7 +164,7 @@ def purge(options: argparse.Namespace, paths: Paths) -> int:
     return DONE
 
 
-def _read(option: str, reader: Callable[[str], Any], texts: Sequence[str]) -> list[Any]:
+def read(option: str, reader: Callable[[str], Any], texts: Sequence[str]) -> list[Any]:
     """Each of ``texts`` as ``reader`` takes it; an error names the option."""
     found = []
     for item in texts:
@@ -251,7 +244,7 @@ def wait(options: argparse.Namespace, paths: Paths) -> int:
     if options.prefix:
         from meshd import values
 
-        prefixes = [str(prefix) for prefix in _read("--prefix", values.prefix, options.prefix)]
+        prefixes = [str(prefix) for prefix in read("--prefix", values.prefix, options.prefix)]
     peers = None if options.peers is None else _whole("--peers", options.peers, 0, 100_000)
     try:
         timeout = float(options.timeout)

@@ -8,6 +8,7 @@ the process; the supervisor starts it again, and the kernel state stays meanwhil
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import sys
@@ -18,13 +19,15 @@ from typing import Any, Final
 
 import trio
 
-from meshd import control, report, values
+from meshd import control, membership, report, values
 from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
+from meshd.knowledge import Word
 from meshd.log import EventLog
+from meshd.membership import Membership
 from meshd.narrator import Narrator
 from meshd.policy import Decision, Origin, decide
 from meshd.reconciler import Reconciler
@@ -41,11 +44,13 @@ from protocol.events import (
     ReachabilityChanged,
     Released,
     Revoked,
+    Succession,
 )
 from protocol.identity import short_id
 from protocol.members import Member
+from protocol.merkle import SLOT_SIZE
 from protocol.node import Node
-from protocol.objects import Accusation, Record, decode
+from protocol.objects import Accusation, Grant, Record, Revocation, Successor, decode
 from protocol.tuning import Tuning
 
 RESTART_WINDOW: Final = 30.0
@@ -132,7 +137,7 @@ class Daemon:
         self._node = Node(
             options.mesh,
             options.identity,
-            [options.grant, *records],
+            [options.grant, *options.successors, *records],
             shards=shards,
             next_sequence=self._next_sequence,
             rng=SystemRandom(),
@@ -152,6 +157,9 @@ class Daemon:
             changed=self._wake_transmit,
         )
         self._narrator = Narrator(log, self._name_of)
+        self._membership = Membership(self._node, options.grant, log, self._keep_grant)
+        self._taken = self._node.store.tree
+        """The store whose changes have been followed: trees are values."""
         self._reconciler = Reconciler(
             kernel,
             self._decide,
@@ -166,6 +174,9 @@ class Daemon:
         """From the first announcement to a signal or a departure."""
         for warning in self._options.warnings:
             self._log.emit("warning", reason=warning)
+        if self._node.grant is None:
+            reason = membership.why_ended(self._node, self._options.identity.public)
+            self._log.emit("warning", reason=f"{reason}: nobody takes routes from it")
         self._announcer.seeds = self._literal_seeds()
         self._announcer.start()
         with self._quit:
@@ -260,7 +271,11 @@ class Daemon:
 
     def _listen_to_node(self) -> None:
         now = trio.current_time()
-        for event in self._node.events():
+        events = self._node.events()
+        for event in events:
+            if isinstance(event, Succession):
+                lapsed = sum(isinstance(each, Revoked) and each.lapsed for each in events)
+                self._narrator.succession(event, lapsed)
             self._narrator.tell(event, now)
             if isinstance(event, Converged):
                 self._converged = event
@@ -273,6 +288,15 @@ class Daemon:
             if isinstance(event, TABLE_EVENTS):
                 self._changed.set()
                 self._reconciler.wake()
+        if self._node.store.tree is not self._taken:  # A renewal is in no event.
+            self._taken = self._node.store.tree
+            self._membership.follow()
+            self._changed.set()
+            self._reconciler.wake()
+
+    def _keep_grant(self, grant: Grant) -> None:
+        successor = self._node.store.successor(grant.generation)
+        self._options.state.write_grant(grant.raw, successor.raw if successor else None)
 
     def _open_window(self, member: Member, now: float) -> None:
         """Once per sequence, from the first failure, never prolonged."""
@@ -339,8 +363,10 @@ class Daemon:
             Origin.of(member, grants[member.key], now, self._why_held(member, now))
             for member in self._node.members.values()
         ]
-        decision = decide(origins, self._node.prefixes, self._host, time.time())
+        unix_now = time.time()
+        decision = decide(origins, self._node.prefixes, self._host, unix_now)
         self._narrator.clock(decision.clock_off)
+        self._membership.look(unix_now if decision.clock_off is None else None)
         return decision
 
     def _why_held(self, member: Member, now: float) -> str:
@@ -407,6 +433,9 @@ class Daemon:
             "withdraw": self._withdraw,
             "reload": self._reload,
             "leave": self._leave,
+            "grants": self._grants,
+            "records": self._records,
+            "deliver": self._deliver,
         }
 
     async def _status(self, params: dict[str, Any]) -> object:
@@ -414,6 +443,8 @@ class Daemon:
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
         found["clock_off_s"] = self._reconciler.decision.clock_off
+        me = self._options.identity.public
+        found["membership"] = membership.standing(self._node, me, time.time())
         uptime = trio.current_time() - self._started
         counters = {**self._node.counters, **self._sockets.counters}
         return {**found, "pid": os.getpid(), "uptime_s": round(uptime, 1), "counters": counters}
@@ -452,6 +483,17 @@ class Daemon:
             self._join(self._literal_seeds())
         self._log.emit("reloaded", changed=changed)
         return {"changed": changed}
+
+    async def _grants(self, params: dict[str, Any]) -> object:
+        return report.grants(self._node.store, time.time())
+
+    async def _records(self, params: dict[str, Any]) -> object:
+        return report.records(self._node.store, _slot(params))
+
+    async def _deliver(self, params: dict[str, Any]) -> object:
+        outcomes = self._node.hear(_words(params), self._now())
+        self._transmit.set()
+        return {"outcomes": [report.outcome(each) for each in outcomes]}
 
     async def _leave(self, params: dict[str, Any]) -> object:
         try:
@@ -501,6 +543,33 @@ def _split(snapshot: Iterable[bytes]) -> tuple[list[Record], list[bytes]]:
         if not isinstance(record, Accusation):
             records.append(record)
     return records, shards
+
+
+def _words(params: dict[str, Any]) -> list[Word]:
+    """What an authority signed, as ``deliver`` takes it; all of it is read before any is heard."""
+    texts = params.get("objects")
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise UsageError('params must hold "objects", a list of base64 text')
+    found: list[Word] = []
+    for number, text in enumerate(texts, 1):
+        try:
+            word = decode(base64.b64decode(text, validate=True))
+        except (ValueError, Rejected) as error:
+            raise UsageError(f"object {number} is none that this version knows: {error}") from None
+        if not isinstance(word, Grant | Revocation | Successor):
+            raise UsageError(f"object {number} is no grant, revocation or successor")
+        found.append(word)
+    return found
+
+
+def _slot(params: dict[str, Any]) -> bytes:
+    try:
+        slot = bytes.fromhex(params.get("from", ""))
+    except (TypeError, ValueError):
+        slot = b"?"
+    if len(slot) not in (0, SLOT_SIZE):
+        raise UsageError('"from" must be what "next" was in the answer before')
+    return slot
 
 
 def _prefixes(params: dict[str, Any]) -> tuple[Prefix, ...]:

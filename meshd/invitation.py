@@ -1,10 +1,14 @@
 """The join token: everything a new member needs, in one word that can be pasted.
 
 ``meshd1-`` and base64url without padding (RFC 4648 section 5) of a body in the protocol's
-strict codec, ``[authority, next_hash, [seeds], valid_until, secret, grant]``, and the first 8
-bytes of its SHA-256.  The checksum is for slips of the hand; what it says is believed only
-because the authority signed the grant inside, and ``decode`` checks that.  A token holds the
-new node's secret key: whoever reads it can be that node.
+strict codec, ``[authority, next_hash, [seeds], valid_until, secret, grant, successor]``, and
+the first 8 bytes of its SHA-256.  The checksum is for slips of the hand; what it says is
+believed only because the authority signed the grant inside, and ``decode`` checks that.
+
+``invite`` makes the new node's key too, and the token holds its secret: whoever reads it can
+be that node.  ``grant`` is told a public key that was made on the new host, and ``secret`` is
+empty.  ``successor`` is empty while the first authority lasts; afterwards it is the newest
+Successor, by which the new node knows the present authority before it has met anybody.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from meshd.values import Seed
 from protocol.codec import MAX_BODY, pack, unpack
 from protocol.errors import Rejected
 from protocol.identity import KEY_SIZE, Identity, Mesh, check_public_key
-from protocol.objects import Grant
+from protocol.objects import Grant, Successor
 
 PREFIX: Final = "meshd1-"
 _CHECKSUM: Final = 8
@@ -36,15 +40,23 @@ _ALTERED: Final = "the token is incomplete or altered; copy it again, whole"
 
 @attrs.frozen
 class Invitation:
-    """What ``invite`` hands to ``join``."""
+    """What ``invite`` and ``grant`` hand to ``join``."""
 
     mesh: Mesh
+    """With the present authority, if that is not the first."""
     seeds: tuple[Seed, ...]
     valid_until: int
     """Unix seconds after which ``join`` refuses the token; the grant has its own end."""
-    identity: Identity
-    """The new node's key pair."""
+    identity: Identity | None
+    """The new node's key pair, if it was made for it."""
     grant: Grant
+    successor: Successor | None = None
+    """The newest, which made the authority that signed the grant; None for the first."""
+
+    @property
+    def kept(self) -> list[bytes]:
+        """What a node keeps of it for life: its grant, and who made the authority behind it."""
+        return [self.grant.raw, *([self.successor.raw] if self.successor else [])]
 
     def encode(self) -> str:
         """The token. Seeds that do not fit are left out, for one that answers is enough.
@@ -66,8 +78,9 @@ class Invitation:
                 self.mesh.next_hash,
                 list(seeds),
                 self.valid_until,
-                self.identity.secret,
+                self.identity.secret if self.identity else b"",
                 self.grant.raw,
+                self.successor.raw if self.successor else b"",
             ]
         )
 
@@ -75,7 +88,8 @@ class Invitation:
 def decode(text: str, now: float) -> Invitation:
     """The invitation in a token at ``now`` (unix seconds), or ``UsageError``.
 
-    Line breaks and blanks within it do not matter. The grant is genuine and for this key.
+    Line breaks and blanks within it do not matter. The grant is genuine, and for the key that
+    the token holds, if it holds one.
     """
     fields = _fields(text)
     try:
@@ -125,18 +139,25 @@ def _build(fields: list[object]) -> Invitation:
             int(until),
             bytes(secret),
             bytes(raw),
+            bytes(made),
         ]:
             pass
         case _:
             raise Rejected("it is of another version")
-    if len(secret) != KEY_SIZE or len(next_hash) != hashlib.sha256().digest_size:
+    if len(secret) not in (0, KEY_SIZE) or len(next_hash) != hashlib.sha256().digest_size:
         raise Rejected("a key in it has the wrong length")
     mesh = Mesh(check_public_key(authority), next_hash)
-    identity = Identity.from_secret(secret)
     grant = Grant.decode(raw)
-    if not grant.verify(mesh):
+    successor = Successor.decode(made) if made else None
+    if successor is not None:
+        # Trusted as the first authority's key is: the token comes from who is to be trusted.
+        mesh = mesh.succeeded_by(successor.made)
+        if not successor.verify(mesh):
+            raise Rejected("its authority is not one that this mesh has made")
+    if grant.generation != mesh.generation or not grant.verify(mesh):
         raise Rejected("its grant is not signed by its authority")
-    if grant.node != identity.public:
+    identity = Identity.from_secret(secret) if secret else None
+    if identity is not None and grant.node != identity.public:
         raise Rejected("its grant is for another key")
     try:
         found = tuple(values.seed(seed) for seed in seeds if isinstance(seed, str))
@@ -144,4 +165,4 @@ def _build(fields: list[object]) -> Invitation:
         raise Rejected("a seed in it is no host") from None
     if len(found) != len(seeds):
         raise Rejected("a seed in it is no text")
-    return Invitation(mesh, found, until, identity, grant)
+    return Invitation(mesh, found, until, identity, grant, successor)

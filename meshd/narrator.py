@@ -29,6 +29,7 @@ from protocol.events import (
     Released,
     Revoked,
     ShardsMissing,
+    Succession,
     Superseded,
 )
 from protocol.identity import short_id
@@ -49,7 +50,8 @@ class Narrator:
         self._clock_off = False
 
     def tell(self, event: Event, now: float) -> None:
-        """Log ``event``; ``Converged`` is the daemon's to tell, for the kernel belongs to it."""
+        """Log ``event``; ``Converged`` is the daemon's to tell, for the kernel belongs to it, and
+        of a ``Succession`` ``succession`` tells."""
         match event:
             case PeerChanged():
                 self._peer(event)
@@ -96,7 +98,7 @@ class Narrator:
             case Refused():
                 self._refused(event, now)
             case Revoked():
-                self._log.emit("revoked", name=event.name, id=short_id(event.node))
+                self._revoked(event)
             case CannotAnnounce():
                 self._log.emit("error", reason=f"nothing is announced: {event.reason}")
             case Isolated():
@@ -112,8 +114,35 @@ class Narrator:
                         still_lost=self._names(event.nodes),
                         for_s=round(event.seconds, 1),
                     )
-            case Converged():
+            case Converged() | Succession():
                 pass
+
+    def _revoked(self, event: Revoked) -> None:
+        reason = (
+            "the present authority has not taken it over"
+            if event.lapsed
+            else "the authority has ended its membership"
+        )
+        self._log.emit("revoked", name=event.name, id=short_id(event.node), reason=reason)
+
+    def succession(self, event: Succession, lapsed: int) -> None:
+        """Another authority; ``lapsed``: how many members it has not taken over."""
+        fields: dict[str, object] = {"generation": event.generation, "members": event.members}
+        if event.in_effect:
+            self._log.emit(
+                "succession",
+                **fields,
+                in_effect=True,
+                lapsed=lapsed,
+                reason="this authority's word alone counts from now on",
+            )
+            return
+        self._log.emit(
+            "succession",
+            **fields,
+            in_effect=False,
+            reason="it takes effect when its word on each of these members is here",
+        )
 
     def clock(self, off: float | None) -> None:
         """``policy.Decision.clock_off``, after each decision: told when it begins and ends."""

@@ -18,7 +18,7 @@ from meshd.files import failure
 from meshd.kernel import backend
 from meshd.paths import Paths
 from meshd.startup import kernel_backend
-from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY, StateDirectory
+from meshd.state import StateDirectory, is_authoritys
 
 
 def purge_kernel(paths: Paths) -> list[str]:
@@ -47,14 +47,13 @@ def doomed(paths: Paths) -> list[str]:
 def purge_state(paths: Paths) -> list[str]:
     """Remove the state directory and the config; a line for each thing done.
 
-    Where the authority's key is, it stays, and the config with it: the key alone does not
-    say which mesh it is the authority of.
+    Where a key or the ledger of the authority is, it stays, be it of a generation before, and
+    the config with it: the key alone does not say which mesh it is the authority of.
     """
     done = []
     with _no_daemon(paths):
-        kept = [
-            name for name in (AUTHORITY_KEY, NEXT_AUTHORITY_KEY) if (paths.state / name).exists()
-        ]
+        names = sorted(os.listdir(paths.state)) if paths.state.is_dir() else []
+        kept = [name for name in names if is_authoritys(name)]
         try:
             if not kept:
                 for path in (paths.state, paths.config):
@@ -69,10 +68,10 @@ def purge_state(paths: Paths) -> list[str]:
                     with contextlib.suppress(OSError):
                         paths.root.rmdir()  # Only when nothing of anybody else is in it.
             else:
-                for path in sorted(paths.state.iterdir()):
-                    if path.name not in (*kept, "grants"):
-                        path.unlink()
-                        done.append(f"removed {path}")
+                for name in names:
+                    if name not in kept:
+                        (paths.state / name).unlink()
+                        done.append(f"removed {paths.state / name}")
                 done += [f"kept {paths.state / name}" for name in kept]
                 done.append(f"kept {paths.config}")
         except OSError as error:

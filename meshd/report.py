@@ -5,16 +5,23 @@ DESIGN section 7 names the fields; fields are added freely and never renamed.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
+from meshd import roll
 from meshd.policy import Route
 from meshd.reconciler import KernelStatus
 from protocol.identity import Mesh
 from protocol.members import Member, State, choose_endpoint
 from protocol.node import Node
+from protocol.objects import Announcement
+from protocol.store import Outcome, Store, slot_of
 
 Json = dict[str, Any]
+
+PAGE: Final = 512
+"""Objects in one answer to ``records``: 300 KB at most, which no client is too slow for."""
 
 
 def status(
@@ -33,6 +40,7 @@ def status(
         },
         "root": node.store.root.hex(),
         "converged": node.converged and kernel.in_sync,
+        "agreed": node.converged,
         "isolated": node.isolated,
         "peers": {state: states.count(state) for state in ("alive", "suspect", "failed", "left")},
         "prefixes": {
@@ -40,7 +48,20 @@ def status(
             "remote": len({row.prefix for row in routes if row.state != "refused"}),
         },
         "kernel": {"backend": backend, "in_sync": kernel.in_sync, "error": kernel.error},
+        "authority": _authority(node.store),
     }
+
+
+def _authority(store: Store) -> Json:
+    pending = store.pending
+    if pending is None:
+        return {"generation": store.generation, "pending": None}
+    words = (*store.grants.all(), *store.revocations.all())
+    heard = sum(
+        word.generation == pending.generation and word.since <= pending.serial for word in words
+    )
+    waits = {"generation": pending.generation, "members": pending.count, "heard": heard}
+    return {"generation": store.generation, "pending": waits}
 
 
 def peers(node: Node, now: float) -> list[Json]:
@@ -57,6 +78,7 @@ def peers(node: Node, now: float) -> list[Json]:
             "since_s": round(now - member.shown_since, 1),
             "seen": member.seen,
             "reachable": member.reachable,
+            "agrees": member.root == node.store.root,
             "reason": _reason(member),
         }
         for member in node.members.values()
@@ -95,3 +117,36 @@ def routes(rows: Iterable[Route], kernel: KernelStatus) -> list[Json]:
         }
         for row in rows
     ]
+
+
+def grants(store: Store, unix_now: float) -> list[Json]:
+    """``grants --json`` where there is no ledger: what the mesh knows."""
+    found = roll.standings(
+        dict(store.grants.items()),
+        dict(store.revocations.items()),
+        {},
+        generation=store.generation,
+        has_joined=store.announcements.__contains__,
+        unix_now=unix_now,
+    )
+    return roll.as_json(found, unix_now)
+
+
+def records(store: Store, start: bytes) -> Json:
+    """Some of what authorities said, verbatim, and who has announced itself, from slot ``start``
+    on; "next" is the slot to go on from, empty at the end."""
+    objects: list[str] = []
+    announced: list[str] = []
+    for record in store.tree.from_slot(b"", start):
+        if len(objects) + len(announced) >= PAGE:
+            return {"objects": objects, "announced": announced, "next": slot_of(record).hex()}
+        if isinstance(record, Announcement):
+            announced.append(record.node.hex())
+        else:
+            objects.append(base64.b64encode(record.raw).decode())
+    return {"objects": objects, "announced": announced, "next": ""}
+
+
+def outcome(found: Outcome | None) -> str:
+    """What became of an object that was delivered."""
+    return found.name.lower() if found is not None else "unknown-authority"

@@ -15,14 +15,15 @@ import attrs
 from meshd import config as configuration
 from meshd.config import Config
 from meshd.errors import UsageError
+from meshd.knowledge import readable, with_successors
 from meshd.paths import Paths
 from meshd.sequence import Sequence
-from meshd.state import NODE_KEY, Lock, StateDirectory
+from meshd.state import NODE_KEY, OWN_GRANT, Lock, StateDirectory
 from meshd.values import Seed
 from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Identity, Mesh
-from protocol.objects import Grant, decode
+from protocol.objects import Grant, Successor
 
 _FIXED: Final = (
     "authority",
@@ -54,9 +55,12 @@ class RunOptions:
     config: Config
     """With the additions."""
     mesh: Mesh
+    """With all authorities that are known here."""
     identity: Identity
     grant: Grant
-    """This node's own, the newest known here, verified."""
+    """This node's own, the newest known here, verified; it may be revoked by now."""
+    successors: tuple[Successor, ...]
+    """Those kept with it, verified: the mesh is as they have made it."""
     snapshot: tuple[bytes, ...]
     """The envelopes of the last snapshot, unchecked."""
     sequence: Sequence
@@ -107,7 +111,7 @@ def prepare(
         state.check_writable()
         warnings: list[str] = []
         snapshot = state.take_snapshot(warnings.append)
-        grant = own_grant(state, snapshot, mesh, identity)
+        mesh, grant, successors = own_grant(state, snapshot, mesh, identity)
         check_announced(grant, config.announce, str(paths.config))
         sequence = Sequence.load(state, clock)
         state.read_changes()  # A damaged file is said now, not at the first announce.
@@ -121,6 +125,7 @@ def prepare(
         mesh=mesh,
         identity=identity,
         grant=grant,
+        successors=successors,
         snapshot=snapshot,
         sequence=sequence,
         state=state,
@@ -132,25 +137,28 @@ def prepare(
 
 def own_grant(
     state: StateDirectory, snapshot: Iterable[bytes], mesh: Mesh, identity: Identity
-) -> Grant:
-    """This node's newest grant, from its own file or the snapshot. ``UsageError`` if none."""
-    path = state.path / "grant"
+) -> tuple[Mesh, Grant, tuple[Successor, ...]]:
+    """The mesh with its later authorities, this node's newest grant, and the Successor that was
+    kept with it, from its own file and the snapshot. ``UsageError`` if there is no grant."""
+    path = state.path / OWN_GRANT
     try:
-        grant = Grant.decode(state.read_grant())
+        raw, *made = state.read_grant()
+        kept = Grant.decode(raw)
+        successors = tuple(map(Successor.decode, made))
     except Rejected as rejected:
         raise UsageError(f"{path} is damaged ({rejected.reason}); join anew") from None
-    if grant.node != identity.public:
+    if kept.node != identity.public:
         raise UsageError(f"{path} is for another key than {NODE_KEY}; restore both from one copy")
-    if not grant.verify(mesh):
-        raise UsageError(
-            f"{path} is not signed by the authority in the config; join that mesh anew"
-        )
-    for raw in snapshot:
-        found = _grant(raw)
-        newer = found is not None and found.node == grant.node and found.serial > grant.serial
-        if found is not None and newer and found.verify(mesh):
-            grant = found
-    return grant
+    for each in successors:
+        mesh = mesh.succeeded_by(each.made)  # trusted, as the token was that brought it
+    remembered = list(readable(snapshot))
+    more = [each for each in remembered if isinstance(each, Successor)]
+    mesh = with_successors(mesh, [*successors, *more])
+    found = [each for each in remembered if isinstance(each, Grant) and each.node == kept.node]
+    for grant in sorted([kept, *found], key=lambda each: (each.version, each.hash), reverse=True):
+        if grant.verify(mesh):
+            return mesh, grant, successors
+    raise UsageError(f"{path} is not signed by the authority in the config; join that mesh anew")
 
 
 def check_announced(
@@ -193,11 +201,3 @@ def _inside(prefix: Prefix, allowed: Prefix) -> bool:
         and prefix.prefixlen >= allowed.prefixlen
         and prefix.network_address in allowed
     )
-
-
-def _grant(raw: bytes) -> Grant | None:
-    try:
-        found = decode(raw)
-    except Rejected:
-        return None
-    return found if isinstance(found, Grant) else None

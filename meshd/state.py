@@ -31,7 +31,14 @@ NODE_KEY: Final = "node.key"
 AUTHORITY_KEY: Final = "authority.key"
 NEXT_AUTHORITY_KEY: Final = "authority-next.key"
 KEYS: Final = (NODE_KEY, AUTHORITY_KEY, NEXT_AUTHORITY_KEY)
+OWN_GRANT: Final = "grant"
+LEDGER: Final = "grants"
+"""What the authority has given; beside its key, and needed like it."""
 
+_AUTHORITYS_KEY: Final = re.compile(r"authority(-next)?(-[0-9]{1,2})?\.key")
+"""Also those that were moved aside, with the generation that they served."""
+
+_AUTHORITYS: Final = re.compile(rf"{_AUTHORITYS_KEY.pattern}|{LEDGER}|succession-[0-9]{{1,2}}")
 _KEY_LINE: Final = re.compile(rb"[0-9a-f]{64}\n")
 """A key file is its secret in hex: one can print it and keep it on paper."""
 KEY_FILE_SIZE: Final = 65
@@ -103,51 +110,20 @@ class StateDirectory:
                 f" run: chmod 700 {path}"
             )
         state = cls(path)
-        for name in KEYS:
-            if os.path.lexists(path / name):
+        try:
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            raise failure(path, "read", error) from None
+        for name in names:
+            if name == NODE_KEY or is_authoritys_key(name):
                 state.read_key(name)
         return state
 
     # -- keys ---------------------------------------------------------------------------
 
     def read_key(self, name: str) -> Identity:
-        """The key in file ``name``: a regular file of 65 bytes, 0600, ours. Or ``UsageError``."""
-        path = self.path / name
-        try:
-            # Not blocking, or a FIFO would keep us waiting for a writer.
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise UsageError(f"{path} does not exist; restore it from where you keep it") from None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise UsageError(
-                    f"{path} is a symbolic link; put the key file itself there"
-                ) from None
-            raise failure(path, "read", error) from None
-        try:
-            self._check_key_file(path, os.fstat(handle))
-            content = os.read(handle, KEY_FILE_SIZE + 1)
-        finally:
-            os.close(handle)
-        if not _KEY_LINE.fullmatch(content):
-            raise UsageError(
-                f"{path} holds no key ({KEY_FILE_SIZE} bytes: 64 hex digits and a newline);"
-                " restore it from a copy"
-            )
-        return Identity.from_secret(bytes.fromhex(content.decode()))
-
-    def _check_key_file(self, path: Path, found: os.stat_result) -> None:
-        if not stat.S_ISREG(found.st_mode):
-            raise UsageError(f"{path} is not a regular file; put the key file itself there")
-        # Root works on behalf of whoever owns the directory (`sudo meshd invite`).
-        ours = {0, os.geteuid()} | ({self.path.stat().st_uid} if os.geteuid() == 0 else set())
-        if found.st_uid not in ours:
-            raise UsageError(
-                f"{path} belongs to user {found.st_uid}; run: chown {os.geteuid()} {path}"
-            )
-        mode = stat.S_IMODE(found.st_mode)
-        if mode != 0o600:
-            raise UsageError(f"{path} has mode {mode:04o}, not 0600; run: chmod 600 {path}")
+        """The key in file ``name``; see the function of this name."""
+        return read_key(self.path / name)
 
     def has(self, name: str) -> bool:
         """Whether something of that name is here, be it usable or not."""
@@ -205,17 +181,22 @@ class StateDirectory:
         """Keep the whole store, as the daemon writes it: envelopes, and the shards they name."""
         self.write("snapshot", records.dump(objects))
 
-    def read_grant(self) -> bytes:
-        """The envelope of this node's own grant, kept apart from what can be had again."""
-        path = self.path / "grant"
-        content = self.read("grant")
+    def read_grant(self) -> tuple[bytes, ...]:
+        """The envelope of this node's own grant, kept apart from what can be had again, and
+        that of the Successor which made its authority, if it was not the first."""
+        path = self.path / OWN_GRANT
+        content = self.read(OWN_GRANT)
         if content is None:
             raise UsageError(f"{path} does not exist; ask for a new invitation, then `meshd join`")
-        try:
-            (grant,) = records.load(content)
-        except (records.Damaged, ValueError):
-            raise UsageError(f"{path} is damaged; restore it from a copy, or join anew") from None
-        return grant
+        with contextlib.suppress(records.Damaged):
+            kept = records.load(content)
+            if len(kept) in (1, 2):
+                return kept
+        raise UsageError(f"{path} is damaged; restore it from a copy, or join anew")
+
+    def write_grant(self, grant: bytes, successor: bytes | None) -> None:
+        """Keep another one; see ``read_grant``."""
+        self.write(OWN_GRANT, records.dump([grant, *([successor] if successor else [])]))
 
     # -- what was announced at run time ---------------------------------------------------
 
@@ -273,16 +254,6 @@ class StateDirectory:
             raise failure(path, "write", error) from None
         return Lock(handle)
 
-    @contextlib.contextmanager
-    def authority_lock(self) -> Iterator[None]:
-        """Wait to be the only one that uses the authority's key here.
-
-        The key file itself carries the lock: it is there, and nobody ever replaces it.
-        """
-        with open(self.path / AUTHORITY_KEY, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
 
 @attrs.define(eq=False)
 class Lock:
@@ -298,3 +269,62 @@ class Lock:
 def key_file(identity: Identity) -> bytes:
     """The content of a key file."""
     return identity.secret.hex().encode() + b"\n"
+
+
+def is_authoritys_key(name: str) -> bool:
+    """Whether a file of that name holds a key of an authority, be it one of before."""
+    return _AUTHORITYS_KEY.fullmatch(name) is not None
+
+
+def is_authoritys(name: str) -> bool:
+    """Whether a file of that name is the authority's, not the node's: it outlives the node."""
+    return _AUTHORITYS.fullmatch(name) is not None
+
+
+def succession_file(generation: int) -> str:
+    """The name of the bundle that tells a mesh of its authority of that generation."""
+    return f"succession-{generation}"
+
+
+def read_key(path: Path) -> Identity:
+    """The key in a file: regular, of 65 bytes, 0600, ours. Or ``UsageError``."""
+    try:
+        # Not blocking, or a FIFO would keep us waiting for a writer.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; restore it from where you keep it") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"{path} is a symbolic link; put the key file itself there") from None
+        raise failure(path, "read", error) from None
+    try:
+        _check_key_file(path, os.fstat(handle))
+        content = os.read(handle, KEY_FILE_SIZE + 1)
+    finally:
+        os.close(handle)
+    if not _KEY_LINE.fullmatch(content):
+        raise UsageError(
+            f"{path} holds no key ({KEY_FILE_SIZE} bytes: 64 hex digits and a newline);"
+            " restore it from a copy"
+        )
+    return Identity.from_secret(bytes.fromhex(content.decode()))
+
+
+def _check_key_file(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError(f"{path} is not a regular file; put the key file itself there")
+    # Root works on behalf of whoever owns the directory (`sudo meshd invite`).
+    ours = {0, os.geteuid()} | ({path.parent.stat().st_uid} if os.geteuid() == 0 else set())
+    if found.st_uid not in ours:
+        raise UsageError(f"{path} belongs to user {found.st_uid}; run: chown {os.geteuid()} {path}")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode != 0o600:
+        raise UsageError(f"{path} has mode {mode:04o}, not 0600; run: chmod 600 {path}")
+
+
+@contextlib.contextmanager
+def key_lock(path: Path) -> Iterator[None]:
+    """Wait to be the only one that signs with the key in file ``path``, which carries the lock."""
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

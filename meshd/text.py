@@ -8,6 +8,7 @@ a peer reaches a terminal unescaped: whatever is not printable is shown as ``\\x
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ _NAME_WIDTH: Final = 16
 _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
     "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
-    "warning": "33", "clock-wrong": "31",
+    "warning": "33", "clock-wrong": "31", "revoked": "31", "succession": "33",
+    "grant-ending": "33", "grant-ended": "31",
 }  # fmt: skip
 """SGR codes (ECMA-48 section 8.3.117): green is good, yellow to be watched, red is bad."""
 
@@ -98,9 +100,35 @@ def status(result: Json) -> str:
     if (off := result.get("clock_off_s")) is not None:
         days, where = abs(off) / 86_400, "ahead of" if off > 0 else "behind"
         rows.append(("clock", f"{days:.0f} days {where} the members: set it"))
+    rows += _authority(result)
     if "uptime_s" in result:
         rows.append(("up", f"{since(result['uptime_s'])}, pid {result.get('pid')}"))
     return "\n".join(f"{name:<10} {_cell(value)}" for name, value in rows)
+
+
+def _authority(result: Json) -> list[tuple[str, object]]:
+    """Who speaks for the mesh, and whether this node is to be its member for long."""
+    rows: list[tuple[str, object]] = []
+    if (authority := result.get("authority")) is not None:
+        words, pending = (
+            f"generation {_cell(authority.get('generation'))}",
+            authority.get("pending"),
+        )
+        if pending:
+            words += (
+                f"; generation {_cell(pending.get('generation'))} waits for its word on"
+                f" {_cell(pending.get('heard'))}/{_cell(pending.get('members'))} members"
+            )
+        rows.append(("authority", words))
+    standing = result.get("membership") or {}
+    days = standing.get("ends_in_days")
+    if standing.get("reason"):
+        rows.append(("membership", standing["reason"]))
+    elif isinstance(days, int) and days <= ENDING_DAYS:
+        end = _moment(standing.get("until"))
+        how = f"ends in {_count(days, 'day', 'days')}" if days else "has ended"
+        rows.append(("membership", f"{how} ({end}): have it renewed where the authority's key is"))
+    return rows
 
 
 def peers(result: Sequence[Json]) -> str:
@@ -132,6 +160,44 @@ def routes(result: Sequence[Json]) -> str:
     keys = ("prefix", "node", "next_hop", "state")
     rows = ((*(route.get(key) for key in keys), route.get("reason") or "") for route in result)
     return table(heads, rows)
+
+
+def grants(result: Sequence[Json]) -> str:
+    """``meshd grants``: one line for each node that an authority has spoken of."""
+    heads = ("NAME", "ID", "STATE", "ALLOW", "AT", "LIMIT", "UNTIL")
+    rows = (
+        (
+            row.get("name"),
+            str(row.get("id", ""))[:8],
+            _standing(row),
+            row.get("allow"),
+            row.get("at") or "",
+            row.get("limit") or "",
+            _moment(row["until"]) if row.get("until") else "",
+        )
+        for row in result
+    )
+    return table(heads, rows)
+
+
+ENDING_DAYS: Final = 30
+"""Days before its end from which on a grant is said to end soon."""
+
+
+def _standing(row: Json) -> str:
+    state, days = row.get("state"), row.get("ends_in_days")
+    if state == "invited" and row.get("token_until"):
+        return f"invited until {_moment(row['token_until'])}"
+    if state == "member" and isinstance(days, int) and days <= ENDING_DAYS:
+        return f"ends in {_count(days, 'day', 'days')}"
+    return str(state)
+
+
+def _moment(unix: object) -> str:
+    """As ``values.moment``, which would load what most commands need not."""
+    if not isinstance(unix, int) or not 0 <= unix <= 253402300799:  # where the year 9999 ends
+        return "after the year 9999"
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix))
 
 
 def since(seconds: object) -> str:

@@ -218,8 +218,12 @@ def test_the_own_grant_survives_a_lost_snapshot(state: StateDirectory) -> None:
     with pytest.raises(UsageError, match="grant does not exist; ask for a new invitation"):
         state.read_grant()
     state.write("grant", records.dump([b"raw"]))
-    assert state.read_grant() == b"raw"
-    for damage in (b"", records.dump([]), records.dump([b"a", b"b"])):
+    assert state.read_grant() == (b"raw",)
+    state.write_grant(b"raw", b"who made its authority")
+    assert state.read_grant() == (b"raw", b"who made its authority")
+    state.write_grant(b"raw", None)
+    assert state.read_grant() == (b"raw",)
+    for damage in (b"", records.dump([]), records.dump([b"a", b"b", b"c"])):
         (state.path / "grant").write_bytes(damage)
         with pytest.raises(UsageError, match="grant is damaged"):
             state.read_grant()

@@ -51,6 +51,7 @@ def forged(*fields: object) -> str:
 def test_a_token_holds_what_it_was_made_of() -> None:
     found = decode(TOKEN, NOW)
     assert found == INVITATION
+    assert found.identity is not None
     assert found.identity.secret == NODE.secret
     assert found.seeds == INVITATION.seeds
 
@@ -107,7 +108,7 @@ def test_a_grant_of_another_mesh_is_refused() -> None:
     assert "not signed" in told(attrs.evolve(INVITATION, mesh=another).encode())
 
 
-GOOD = [MESH.authority, MESH.next_hash, ["a:1"], NOW + 1, NODE.secret, granted().raw]
+GOOD = [MESH.authority, MESH.next_hash, ["a:1"], NOW + 1, NODE.secret, granted().raw, b""]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,10 @@ GOOD = [MESH.authority, MESH.next_hash, ["a:1"], NOW + 1, NODE.secret, granted()
         (2, [b"a:1"], "a seed in it is no text"),
         (2, ["a:0"], "a seed in it is no host"),
         (3, b"", "another version"),
-        (4, b"", "wrong length"),
+        (4, b"x", "wrong length"),
         (5, b"", "cut short"),
+        (6, b"x", "cut short"),
+        (6, "", "another version"),
     ],
 )
 def test_a_forged_field_is_refused_in_one_line(at: int, value: object, said: str) -> None:
@@ -153,7 +156,7 @@ def test_the_secret_is_in_no_repr() -> None:
         st.text().map(PREFIX.__add__),
         st.recursive(
             st.integers(0, 2**64 - 1) | st.binary(max_size=40) | st.text(max_size=40),
-            lambda inner: st.lists(inner, max_size=7),
+            lambda inner: st.lists(inner, max_size=8),
         ).map(lambda fields: forged(*(fields if isinstance(fields, list) else [fields]))),
     )
 )
