@@ -273,9 +273,9 @@ def _report(paths: Paths, outcomes: Counter[str], done: list[str]) -> None:
     for line in done:
         print(line)
     print("told the mesh:", ", ".join(f"{number} {word}" for word, number in outcomes.items()))
-    late = delivery.behind(paths)
+    others, late = delivery.behind(paths)
     if not late:
-        print("all members have it")
+        print(f"all {others} others have it" if others else "nobody else is in the mesh yet")
         return
     names = ", ".join(f"{peer['name']} ({peer['state']})" for peer in late[:_NAMED])
     more = f" and {len(late) - _NAMED} more" if len(late) > _NAMED else ""

@@ -41,9 +41,9 @@ def deliver(paths: Paths, raws: Sequence[bytes]) -> Counter[str]:
     return outcomes
 
 
-def behind(paths: Paths, patience: float = UPTAKE) -> list[dict[str, Any]]:
-    """Members that have not been seen to hold what this node holds, as ``peers`` has them;
-    waits for the live ones a little."""
+def behind(paths: Paths, patience: float = UPTAKE) -> tuple[int, list[dict[str, Any]]]:
+    """How many others there are, and those that have not been seen to hold what this node
+    holds, as ``peers`` has them; waits for the live ones a little."""
     deadline = time.monotonic() + patience
     with client.Connection(paths, TIMEOUT) as connection:
         while True:
@@ -51,8 +51,10 @@ def behind(paths: Paths, patience: float = UPTAKE) -> list[dict[str, Any]]:
             if agreed or time.monotonic() >= deadline:
                 break
             time.sleep(LOOK_EVERY)
-        return [
-            peer
-            for peer in connection.call("peers")
-            if peer["state"] in ("failed", "left") or not (agreed or peer["agrees"])
-        ]
+        peers = connection.call("peers")
+    late = [
+        peer
+        for peer in peers
+        if peer["state"] in ("failed", "left") or not (agreed or peer["agrees"])
+    ]
+    return len(peers), late
