@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hosts import HOUR, NOW, B, Hosts, everything, start
 
-from meshd import authority, values
+from meshd import authority, founding, values
 from meshd.errors import StateError, UsageError
 from meshd.invitation import Invitation, decode
 from meshd.kernel.memory import Memory
 from meshd.kernel.state import Interface
+from meshd.paths import Paths
 from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY
+from meshd.terms import GrantTerms
+from meshd.values import Seed
 from protocol.identity import Identity
-from protocol.objects import Revocation
+from protocol.objects import MAX_SEQUENCE, Announcement, Grant, Revocation
 
 
 @pytest.fixture
@@ -164,3 +169,334 @@ def test_a_grant_that_cannot_be_kept_is_not_given(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StateError, match=r"cannot write .*grants: Read-only file system"):
         hosts.invite()
+
+
+def test_nothing_is_given_beside_a_ledger_of_another_mesh(hosts: Hosts, tmp_path: Path) -> None:
+    hosts.init()
+    other = Hosts.under(tmp_path / "other")
+    other.world.random_bytes(1)  # or it would make the same keys
+    other.init()
+    (hosts.a.state / "grants").write_bytes((other.a.state / "grants").read_bytes())
+    with pytest.raises(UsageError, match="grants is the ledger of another mesh than"):
+        hosts.invite()
+
+
+def test_what_is_given_is_above_what_another_copy_of_the_key_gave(hosts: Hosts) -> None:
+    hosts.init()
+    first = hosts.invited("b")
+    another = Grant.sign(
+        hosts.authority(), first.mesh, node=first.grant.node, name="b", since=first.grant.since,
+        serial=first.grant.serial + 10**9, allow=[B],
+    )  # fmt: skip
+    hosts.snapshot(another.raw, hosts.announced(key_of(first)))
+    (renewed,) = renew(hosts, "b")
+    assert renewed.serial == another.serial + 1
+    assert renewed.allow == first.grant.allow  # by the ledger, not by somebody else's word
+    top = Grant.sign(
+        hosts.authority(), first.mesh, node=first.grant.node, name="b", serial=MAX_SEQUENCE,
+        allow=[B],
+    )  # fmt: skip
+    hosts.snapshot(top.raw)
+    with pytest.raises(UsageError, match=r"no serial is left for .*: somebody else has used"):
+        renew(hosts, "b")
+
+
+# -- key, grant ---------------------------------------------------------------------------------
+
+
+def test_a_host_has_one_key_which_is_made_once(hosts: Hosts) -> None:
+    made = founding.key(hosts.b, hosts.world)
+    assert founding.key(hosts.b, hosts.world).public == made.public
+    assert everything(hosts.b.home) == ["state", "state/node.key"]
+    assert (hosts.b.state / "node.key").stat().st_mode & 0o777 == 0o600
+    assert hosts.b.state.stat().st_mode & 0o777 == 0o700
+    (hosts.b.state / "node.key").chmod(0o644)
+    with pytest.raises(UsageError, match=r"node\.key has mode 0644, not 0600; run: chmod 600"):
+        founding.key(hosts.b, hosts.world)
+
+
+def test_no_key_is_made_where_others_can_write(hosts: Hosts) -> None:
+    hosts.b.state.mkdir(parents=True)
+    hosts.b.state.chmod(0o777)
+    with pytest.raises(UsageError, match=r"can be written by others \(mode 0777\)"):
+        founding.key(hosts.b, hosts.world)
+    assert everything(hosts.b.home) == ["state"]
+
+
+def test_a_member_can_join_with_a_key_that_never_left_its_host(hosts: Hosts) -> None:
+    hosts.init()
+    own = founding.key(hosts.b, hosts.world)
+    given = hosts.grant(own.public, limit=3)
+    assert own.secret not in given.encode().encode()
+    hosts.join(given.encode())
+    b = start(hosts.b, hosts.clock)
+    assert (b.identity.secret, b.grant, b.grant.limit) == (own.secret, given.grant, 3)
+
+
+def test_a_token_for_another_key_is_refused_and_changes_nothing(hosts: Hosts) -> None:
+    hosts.init()
+    other = Identity.generate(hosts.world.random_bytes)
+    token = hosts.grant(other.public).encode()
+    with pytest.raises(UsageError, match=r"holds no key, and .*node\.key does not exist"):
+        hosts.join(token)
+    assert not hosts.b.home.exists()
+    own = founding.key(hosts.b, hosts.world).public.hex()
+    said = f"is for the key {other.public.hex()[:8]}.* ask for another: meshd grant {own} --name b"
+    with pytest.raises(UsageError, match=said):
+        hosts.join(token)
+    assert everything(hosts.b.home) == ["state", "state/node.key"]
+
+
+def test_a_token_with_a_key_is_not_taken_over_a_key_that_is_here(hosts: Hosts) -> None:
+    hosts.init()
+    founding.key(hosts.b, hosts.world)
+    with pytest.raises(UsageError, match=r"node\.key exists: a node lives here already"):
+        hosts.join(hosts.invite())
+
+
+def test_a_key_that_has_a_grant_is_given_it_anew_in_its_old_place(hosts: Hosts) -> None:
+    hosts.init()
+    node = Identity.generate(hosts.world.random_bytes).public
+    first = hosts.grant(node).grant
+    hosts.clock.now += 60
+    again = hosts.grant(node, allow=(B,)).grant
+    assert (again.since, again.allow) == (first.since, (B,))
+    assert again.serial > first.serial
+    assert hosts.grant(node, name="c").grant.name == "c"
+    assert hosts.invite("b")  # the name it had is free
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", "is no key of 64 hex digits; copy what `meshd key` printed"),
+        ("ab" * 31, "is no key of 64 hex digits"),
+        ("AB" * 32, "is no key of 64 hex digits"),
+        ("00" * 32, "is no key: public key of small order; run `meshd key` again"),
+        ("ff" * 32, "is no key: public key not canonical"),
+    ],
+)
+def test_what_is_no_key_is_given_no_grant(key: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        authority.public_key(key)
+
+
+# -- renew, revoke --------------------------------------------------------------------------------
+
+
+def renew(hosts: Hosts, *nodes: str, **changes: Any) -> list[Grant]:
+    with authority.held(hosts.a, hosts.world) as holder:
+        return holder.renew(nodes, changes)
+
+
+def revoke(hosts: Hosts, node: str) -> Revocation:
+    with authority.held(hosts.a, hosts.world) as holder:
+        return holder.revoke(node)[1]
+
+
+def test_a_renewal_changes_what_is_said_and_nothing_else(hosts: Hosts) -> None:
+    hosts.init()
+    old = hosts.invited("b", limit=3, at=(B,), until=int(NOW) + 90).grant
+    hosts.clock.now += 60
+    (new,) = renew(hosts, "b", until=int(NOW) + 900)
+    assert (new.allow, new.at, new.limit, new.since) == (old.allow, old.at, old.limit, old.since)
+    assert (new.until, new.name, new.node) == (int(NOW) + 900, "b", old.node)
+    assert new.serial > old.serial
+    assert renew(hosts, old.node.hex(), until=0)[0].until == 0
+    assert renew(hosts, old.node.hex()[:8], allow=(B,))[0].allow == (B,)
+
+
+def test_renewing_many_at_once_gives_each_a_serial_of_its_own(hosts: Hosts) -> None:
+    hosts.init()
+    names = ["b", "c", "d"]
+    for name in names:
+        hosts.invite(name)
+    renewed = renew(hosts, *names, "b")
+    assert len({each.serial for each in renewed}) == len(renewed) == 3
+    assert hosts.invited("e").grant.serial > max(each.serial for each in renewed)
+
+
+def test_a_renewal_leaves_a_token_usable_for_as_long_as_before(hosts: Hosts) -> None:
+    hosts.init()
+    hosts.invite("b")
+    hosts.snapshot()
+    renew(hosts, "b", until=int(NOW) + 10 * HOUR)
+    assert hosts.state_of("b") == "invited"
+    hosts.clock.now += HOUR + 1
+    assert hosts.state_of("b") == "unused"
+    with pytest.raises(UsageError, match=r"b .* never joined, and its token has ended; invite it"):
+        renew(hosts, "b")
+
+
+def test_one_whose_grant_has_ended_is_a_member_again_when_it_is_renewed(hosts: Hosts) -> None:
+    hosts.init()
+    given = hosts.invited("b", until=int(NOW) + 60)
+    hosts.snapshot(hosts.announced(key_of(given)))
+    hosts.clock.now += 61
+    assert hosts.state_of("b") == "ended"
+    with pytest.raises(UsageError, match="--until 2027-01-15 08:01 UTC is past; give a later"):
+        renew(hosts, "b")
+    renew(hosts, "b", until=int(NOW) + HOUR)
+    assert hosts.state_of("b") == "member"
+
+
+def test_who_is_renewed_must_be_somebody(hosts: Hosts) -> None:
+    hosts.init()
+    for name in ("b", "12345678", "a" * 8):
+        with pytest.raises(UsageError, match=f"{name} is no member's name or key here; see: mesh"):
+            renew(hosts, name)
+    stranger = Identity.generate(hosts.world.random_bytes).public.hex()
+    with pytest.raises(UsageError, match=f"no grant of this authority; .* meshd grant {stranger}"):
+        renew(hosts, stranger)
+    revoke(hosts, "a")
+    with pytest.raises(UsageError, match=r"a .* is revoked, for as long as this authority lasts"):
+        renew(hosts, "a")
+
+
+def test_a_revoked_name_is_free_and_its_key_is_not(hosts: Hosts) -> None:
+    hosts.init()
+    old = hosts.invited("b")
+    word = revoke(hosts, "b")
+    assert (word.node, word.since) == (old.grant.node, old.grant.since)
+    assert word.verify(old.mesh)
+    assert hosts.state_of("b") == "revoked"
+    new = hosts.invited("b")
+    assert new.grant.node != old.grant.node
+    with pytest.raises(
+        UsageError, match=r"b .* is revoked, for as long as this authority lasts; m"
+    ):
+        hosts.grant(old.grant.node, "x")
+
+
+def test_to_revoke_twice_is_to_say_the_same(hosts: Hosts) -> None:
+    hosts.init()
+    hosts.invite("b")
+    assert revoke(hosts, "b") == revoke(hosts, "b")
+    before = (hosts.a.state / "grants").read_bytes()
+    revoke(hosts, "b")
+    assert (hosts.a.state / "grants").read_bytes() == before
+
+
+def test_of_two_that_had_a_name_the_newest_holder_is_meant(hosts: Hosts) -> None:
+    hosts.init()
+    first = hosts.invited("b").grant
+    revoke(hosts, "b")
+    second = hosts.invited("b").grant
+    assert revoke(hosts, "b").node == second.node
+    assert first.node != second.node
+
+
+def test_of_two_members_with_one_name_the_key_must_be_given(hosts: Hosts) -> None:
+    hosts.init()
+    ours = hosts.invited("b")
+    stolen = Identity.generate(hosts.world.random_bytes)
+    theirs = Grant.sign(
+        hosts.authority(), ours.mesh, node=stolen.public, name="b", serial=1, allow=[B]
+    )
+    hosts.snapshot(theirs.raw, hosts.announced(stolen), hosts.announced(key_of(ours)))
+    keys = sorted(each.hex()[:8] for each in (stolen.public, ours.grant.node))
+    with pytest.raises(UsageError, match=f"b is the name of {', '.join(keys)}; give the key inst"):
+        revoke(hosts, "b")
+    assert revoke(hosts, stolen.public.hex()).node == stolen.public
+
+
+def test_a_key_that_nobody_knows_can_be_revoked_before_it_comes(hosts: Hosts) -> None:
+    hosts.init()
+    stranger = Identity.generate(hosts.world.random_bytes).public
+    assert revoke(hosts, stranger.hex()).node == stranger
+    with pytest.raises(UsageError, match="is revoked"):
+        hosts.grant(stranger)
+
+
+def test_what_cannot_be_written_down_is_not_signed(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts.init()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for deed in (lambda: revoke(hosts, "a"), lambda: renew(hosts, "a")):
+        with pytest.raises(StateError, match=r"cannot write .*grants: No space left on device"):
+            deed()
+
+
+# -- a key that lies elsewhere --------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(hosts: Hosts, tmp_path: Path) -> Path:
+    """The key and the ledger were moved to another machine, where there is no node; the mesh's
+    config was copied there."""
+    hosts.init()
+    safe = tmp_path / "safe"
+    safe.mkdir(0o700)
+    for name in (AUTHORITY_KEY, "grants"):
+        (hosts.a.state / name).rename(safe / name)
+    text = hosts.a.config.read_text()
+    hosts.a = Paths.under(tmp_path / "copy")
+    hosts.a.home.mkdir()
+    hosts.a.config.write_text(text)
+    return safe / AUTHORITY_KEY
+
+
+def test_the_authority_needs_no_node_and_no_daemon(hosts: Hosts, offline: Path) -> None:
+    token = hosts.invited("b", file=offline).encode()
+    assert everything(hosts.a.home) == ["meshd.toml"]
+    hosts.join(token)
+    b = start(hosts.b, hosts.clock)
+    assert list(map(str, b.config.seeds)) == ["192.0.2.1:6179"]  # as the config advertises
+    with authority.held(hosts.a, hosts.world, offline) as holder:
+        assert holder.revoke("b")[1].node == b.identity.public
+
+
+def test_without_a_node_of_its_own_it_names_members_that_its_snapshot_knows(
+    hosts: Hosts, offline: Path
+) -> None:
+    text = hosts.a.config.read_text().replace('advertise = ["192.0.2.1:6179"]', "")
+    hosts.a.config.write_text(text)
+    with pytest.raises(UsageError, match="or name a member with --seed"):
+        hosts.invited("b", file=offline)
+    hosts.a.state.mkdir()
+    where = [values.advertised("192.0.2.7")]
+    with authority.held(hosts.a, hosts.world, offline) as holder:
+        member = holder.invite(name="c", valid=HOUR, terms=GrantTerms(), seeds=[Seed("x", 1)])
+    boot = bytes([3]) + bytes(31)
+    own = Announcement.sign(
+        key_of(member), member.mesh, sequence=1, boot_key=boot, endpoints=where, prefixes=()
+    )
+    hosts.snapshot(member.grant.raw, own.raw)
+    assert list(map(str, hosts.invited("b", file=offline).seeds)) == ["192.0.2.7:6179"]
+
+
+def fifo(key: Path) -> None:
+    key.unlink()
+    os.mkfifo(key, 0o600)
+
+
+def symlink(key: Path) -> None:
+    key.rename(key.with_suffix(".real"))
+    key.symlink_to(key.with_suffix(".real"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda key: key.chmod(0o644), "has mode 0644, not 0600; run: chmod 600"),
+        (lambda key: key.unlink(), "does not exist; restore it from where you keep it"),
+        (lambda key: key.write_bytes(b"x"), "holds no key .65 bytes: 64 hex digits and a newline"),
+        (fifo, "is not a regular file"),
+        (symlink, "is a symbolic link; put the key file"),
+        (lambda key: key.write_bytes(b"0" * 64 + b"\n"), "is not the key of the authority of"),
+        (lambda key: (key.parent / "grants").unlink(), "grants is missing, which says what names"),
+    ],
+)
+def test_the_rules_for_key_files_hold_wherever_the_key_is(
+    hosts: Hosts, offline: Path, spoil: Callable[[Path], object], said: str
+) -> None:
+    spoil(offline)
+    with pytest.raises(UsageError, match=said) as caught:
+        hosts.invited("b", file=offline)
+    assert str(offline.parent) in str(caught.value)
+    assert "\n" not in str(caught.value)
