@@ -31,6 +31,7 @@ from meshd.state import (
     NODE_KEY,
     OWN_GRANT,
     StateDirectory,
+    is_authoritys,
     key_file,
 )
 from meshd.terms import GrantTerms, node_name
@@ -52,7 +53,8 @@ def init(
     terms: GrantTerms | None = None,
 ) -> tuple[Mesh, Identity]:
     """Make a new mesh whose authority, and first member ``name``, is this host."""
-    _refuse_if_inhabited(paths, (*KEYS, LEDGER))
+    there = sorted(os.listdir(paths.state), reverse=True) if paths.state.is_dir() else []
+    _refuse_if_inhabited(paths, (*KEYS, *filter(is_authoritys, there)))
     authority, following, node = (Identity.generate(world.random_bytes) for _ in range(3))
     mesh = Mesh.founded_by(authority.public, following.public)
     config = Config(
