@@ -48,11 +48,12 @@ def status(
             "remote": len({row.prefix for row in routes if row.state != "refused"}),
         },
         "kernel": {"backend": backend, "in_sync": kernel.in_sync, "error": kernel.error},
-        "authority": _authority(node.store),
+        "authority": authority(node.store),
     }
 
 
-def _authority(store: Store) -> Json:
+def authority(store: Store) -> Json:
+    """Who speaks for the mesh, and how far a succession is that has not taken effect."""
     pending = store.pending
     if pending is None:
         return {"generation": store.generation, "pending": None}

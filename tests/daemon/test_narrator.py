@@ -72,6 +72,9 @@ def test_prefixes_that_come_and_go_are_two_events() -> None:
         (events.Accused((NODE,), 9), "accused", "by", ["node-0"]),
         (events.ObservedElsewhere(NODE, WHERE), "observed-at", "endpoint", "192.0.2.2:6179"),
         (events.Revoked(NODE, "b"), "revoked", "name", "b"),
+        (events.Revoked(NODE, "b"), "revoked", "reason", "the authority has ended its membership"),
+        (events.Revoked(NODE, "b", lapsed=True), "revoked", "reason",
+         "the present authority has not taken it over"),
         (events.Refused(WHERE, None, "cut short"), "refused", "source", "192.0.2.2:6179"),
         (events.Refused(None, NODE, "bad"), "refused", "source", "node-0"),
         (events.CannotAnnounce("disk full"), "error", "reason",
@@ -83,6 +86,17 @@ def test_each_happening_has_its_event(
 ) -> None:
     (line,) = told(event)
     assert (line["event"], line[field]) == (name, value)
+
+
+def test_a_succession_is_told_when_it_is_known_and_when_it_takes_effect() -> None:
+    output = io.StringIO()
+    narrator = Narrator(EventLog(output, "json"), str)
+    narrator.succession(events.Succession(1, 12, in_effect=False), 0)
+    narrator.succession(events.Succession(1, 12, in_effect=True), 2)
+    known, in_effect = (json.loads(line) for line in output.getvalue().splitlines())
+    assert (known["event"], known["generation"], known["members"]) == ("succession", 1, 12)
+    assert (known["in_effect"], in_effect["in_effect"], in_effect["lapsed"]) == (False, True, 2)
+    assert "when its word on each of these members is here" in known["reason"]
 
 
 def test_what_a_stranger_repeats_is_counted_and_told_once_in_a_while() -> None:

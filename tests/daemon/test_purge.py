@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from meshd import cli, purge, values
+from meshd.errors import UsageError
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import diff
 from meshd.kernel.state import Interface, KernelState, NextHop
@@ -115,6 +116,22 @@ def test_the_authoritys_keys_and_what_they_need_are_kept(
     kept = {"meshd.toml", "state/authority.key", "state/authority-next.key", "state/grants"}
     assert left(paths) == kept
     assert f"kept {paths.state / 'authority.key'}" in out
+
+
+def test_what_a_succession_has_moved_aside_is_kept_too(
+    paths: Paths, kernel: Memory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("authority-0.key", "authority-next-0.key", "succession-1"):
+        (paths.state / name).write_bytes((paths.state / "authority.key").read_bytes())
+        (paths.state / name).chmod(0o600)
+    for name in ("authority.key", "authority-next.key", "grants"):
+        (paths.state / name).unlink()
+    assert run(paths, capsys, "--state", "--yes")[0] == 0
+    kept = ("authority-0.key", "authority-next-0.key", "succession-1")
+    assert left(paths) == {"meshd.toml", *(f"state/{name}" for name in kept)}
+    (paths.state / "authority-0.key").chmod(0o644)
+    with pytest.raises(UsageError, match=r"authority-0\.key has mode 0644, not 0600; run: chmod"):
+        StateDirectory.open(paths.state)
 
 
 def test_a_mere_members_directory_goes_whole(

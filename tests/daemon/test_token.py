@@ -15,8 +15,8 @@ from meshd import values
 from meshd.errors import UsageError
 from meshd.invitation import PREFIX, Invitation, decode
 from protocol.codec import pack
-from protocol.identity import Identity, Mesh
-from protocol.objects import Grant
+from protocol.identity import Authority, Identity, Mesh, key_hash
+from protocol.objects import Grant, Successor
 
 NOW = 1_800_000_000
 RANDOM = Random(20)
@@ -130,6 +130,75 @@ GOOD = [MESH.authority, MESH.next_hash, ["a:1"], NOW + 1, NODE.secret, granted()
 def test_a_forged_field_is_refused_in_one_line(at: int, value: object, said: str) -> None:
     assert decode(forged(*GOOD), NOW)
     assert said in told(forged(*GOOD[:at], value, *GOOD[at + 1 :]))
+
+
+def test_a_token_need_not_hold_a_key() -> None:
+    keyless = attrs.evolve(INVITATION, identity=None)
+    found = decode(keyless.encode(), NOW)
+    assert (found, found.identity) == (keyless, None)
+    assert len(keyless.encode()) < len(TOKEN)
+    # For whom its grant is, `join` looks at: it knows the key of its host.
+    other = attrs.evolve(keyless, grant=granted(OTHER))
+    assert decode(other.encode(), NOW).grant.node == OTHER.public
+    assert "not signed by its authority" in told(
+        attrs.evolve(keyless, grant=granted(by=OTHER)).encode()
+    )
+    ended = attrs.evolve(keyless, valid_until=NOW - 1)
+    assert "the token ended on" in told(ended.encode())
+
+
+NEW, AFTER = (Identity.generate(RANDOM.randbytes) for _ in range(2))
+
+
+def succeeded(generation: int = 1, by: Identity = FOLLOWING) -> Invitation:
+    """An invitation by the authority of a later generation."""
+    made = Authority(generation, NEW.public, key_hash(AFTER.public))
+    mesh = MESH.succeeded_by(made)
+    successor = Successor.sign(by, MESH, made=made, serial=5, members=[NODE.public])
+    grant = Grant.sign(
+        NEW, mesh, node=NODE.public, name="b", serial=7, generation=generation,
+        allow=[values.prefix("10.0.0.0/8")],
+    )  # fmt: skip
+    return attrs.evolve(INVITATION, mesh=mesh, grant=grant, successor=successor)
+
+
+@pytest.mark.parametrize(("generation", "by"), [(1, FOLLOWING), (2, OTHER), (64, OTHER)])
+def test_a_token_of_a_later_authority_brings_what_made_it(generation: int, by: Identity) -> None:
+    invitation = succeeded(generation, by)
+    found = decode(invitation.encode(), NOW)
+    assert found == invitation
+    assert found.mesh.newest.key == NEW.public
+    assert found.mesh.id == MESH.id
+    assert found.kept == [invitation.grant.raw, found.successor.raw if found.successor else b""]
+    assert len(found.seeds) == 2
+
+
+def test_an_authority_that_the_first_did_not_commit_to_is_refused() -> None:
+    said = "its authority is not one that this mesh has made"
+    assert said in told(succeeded(1, OTHER).encode())
+    made = succeeded(2)
+    assert made.successor is not None
+    raw = bytearray(made.successor.raw)
+    raw[9] ^= 1
+    forged = attrs.evolve(made, successor=Successor.decode(bytes(raw)))
+    assert said in told(forged.encode())
+
+
+def test_the_grant_must_be_by_the_authority_that_the_token_names() -> None:
+    for wrong in (
+        attrs.evolve(succeeded(), grant=granted()),
+        attrs.evolve(succeeded(), successor=None),
+        attrs.evolve(INVITATION, successor=succeeded().successor),
+        attrs.evolve(succeeded(2, OTHER), grant=succeeded().grant),
+    ):
+        assert "its grant is not signed by its authority" in told(wrong.encode())
+
+
+def test_every_altered_character_of_the_longer_tokens_is_noticed() -> None:
+    for token in (attrs.evolve(INVITATION, identity=None).encode(), succeeded().encode()):
+        for at, old in enumerate(token):
+            new = "A" if old != "A" else "B"
+            assert "copy it again, whole" in told(token[:at] + new + token[at + 1 :])
 
 
 def test_fields_too_many_or_few_are_another_version() -> None:
