@@ -41,10 +41,10 @@ def deliver(paths: Paths, raws: Sequence[bytes]) -> Counter[str]:
     return outcomes
 
 
-def behind(paths: Paths, patience: float = UPTAKE) -> tuple[int, list[dict[str, Any]]]:
+def behind(paths: Paths) -> tuple[int, list[dict[str, Any]]]:
     """How many others there are, and those that have not been seen to hold what this node
     holds, as ``peers`` has them; waits for the live ones a little."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + UPTAKE
     with client.Connection(paths, TIMEOUT) as connection:
         while True:
             agreed = connection.call("status")["agreed"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +22,7 @@ import attrs
 import pytest
 import trio
 
-from meshd import cli, client, control
+from meshd import bundle, cli, client, control, delivery
 from meshd.errors import Refused, UsageError
 from meshd.log import EventLog
 
@@ -31,6 +33,7 @@ STATUS: Json = {
     "node": {"id": "1a2b", "name": "a", "sequence": 7, "endpoints": ["192.0.2.1:6179"]},
     "root": "9c1f2ab0",
     "converged": True,
+    "agreed": True,
     "peers": {"alive": 2, "suspect": 0, "failed": 1, "left": 0},
     "prefixes": {"local": ["10.1.0.0/24"], "remote": 2},
     "kernel": {"backend": "linux", "in_sync": True, "error": None},
@@ -47,6 +50,23 @@ PEERS = [
         "sequence": 8,
         "rtt_ms": 0.4,
         "since_s": 61,
+        "agrees": True,
+    }
+]
+GRANTS = [
+    {
+        "id": "1a2b3c4d" * 8,
+        "name": "b",
+        "state": "member",
+        "allow": ["10.2.0.0/16"],
+        "at": [],
+        "limit": None,
+        "until": 1_800_000_000,
+        "ends_in_days": 12,
+        "token_until": None,
+        "generation": 0,
+        "serial": 7,
+        "since": 7,
     }
 ]
 ROUTES = [
@@ -83,6 +103,8 @@ class Daemon:
             "reload": {"changed": ["announce"]},
             "leave": {},
             "plan": {"steps": ["ip route add 10.2.0.0/24"], "in_sync": False},
+            "grants": GRANTS,
+            "deliver": {"outcomes": ["new"]},
         }
     )
     """What each method returns, or the exception it raises."""
@@ -186,6 +208,19 @@ def test_the_help_of_each_command_has_a_purpose_an_example_and_exit_codes(
         (["init", "--name", "a", "--until", "soon"], "--until: soon is no date"),
         (["init", "--name", "a", "--advertise", "b"], "--advertise: b is no address"),
         (["invite", "b", "--valid", "1"], "--valid: 1 is no duration"),
+        (["invite", "b", "--seed", "b:0"], "--seed: b:0 has no valid port"),
+        (["invite", "B"], "meshd.toml does not exist; make a node with `meshd init`"),
+        (["grant", "b", "--name", "b"], "b is no key of 64 hex digits; copy what `meshd key` pr"),
+        (["grant", "b"], "the following arguments are required: --name"),
+        (["renew"], "the following arguments are required: NODE"),
+        (["renew", "b", "--until", "soon"], "--until: soon is no date"),
+        (["renew", "b", "--limit", "x"], "--limit: 'x' is no whole number from 1"),
+        (["revoke", "b"], "meshd.toml does not exist; make a node with `meshd init`"),
+        (["grants", "--authority", "x/y"], "meshd.toml does not exist"),
+        (["succeed"], "the following arguments are required: --next"),
+        (["succeed", "--next", "x"], "meshd.toml does not exist"),
+        (["deliver", "/nowhere/x"], "cannot read /nowhere/x: No such file or directory; name the"),
+        (["deliver", "/etc/hostname"], "/etc/hostname: line 1 is none of a bundle's"),
         (["join", "meshd1-AAAA"], "the token is incomplete or altered; copy it again, whole"),
         (["run", "--log-format", "xml"], "invalid choice: 'xml'"),
         (["status", "\x1b[31m\n"], "unrecognized arguments"),
@@ -267,7 +302,7 @@ def test_a_directory_that_cannot_be_made_is_one_line(meshd: Shell) -> None:
 # -- asking the daemon ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["status", "peers", "routes", "plan"])
+@pytest.mark.parametrize("name", ["status", "peers", "routes", "plan", "grants"])
 def test_json_is_exactly_what_the_daemon_said(meshd: Shell, daemon: Daemon, name: str) -> None:
     with daemon.running():
         code, out, err = meshd(name, "--json")
@@ -371,6 +406,186 @@ def test_what_is_no_meshd_is_told(meshd: Shell) -> None:
         code, _, err = meshd("status")
         thread.join()
     assert (code, err) == (1, f"meshd: what answers on {meshd.dir}/control.sock is no meshd\n")
+
+
+# -- what the authority signs ------------------------------------------------------------------
+
+
+def deliverable(daemon: Daemon, number: int) -> str:
+    path = daemon.dir / "bundle"
+    path.write_text(bundle.dump(bytes([at % 251]) * 440 for at in range(number)))
+    return str(path)
+
+
+def test_a_bundle_goes_to_the_daemon_in_frames_that_it_takes(meshd: Shell, daemon: Daemon) -> None:
+    file = deliverable(daemon, 150)
+    with daemon.running():
+        code, out, err = meshd("deliver", file)
+    batches = [params["objects"] for name, params in daemon.asked if name == "deliver"]
+    assert (code, err) == (0, "")
+    assert [len(batch) for batch in batches] == [64, 64, 22]
+    assert max(len(json.dumps(batch)) for batch in batches) < control.MAX_FRAME - 1000
+    found = [base64.b64decode(text) for batch in batches for text in batch]
+    assert found == [bytes([at % 251]) * 440 for at in range(150)]
+    assert out == "told the mesh: 3 new\nall 1 others have it\n"
+
+
+def test_a_bundle_is_read_from_standard_input(
+    meshd: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = io.TextIOWrapper(io.BytesIO(bundle.dump([b"one"]).encode()))
+    monkeypatch.setattr(sys, "stdin", given)
+    with daemon.running():
+        assert meshd("deliver", "-")[0] == 0
+    assert ("deliver", {"objects": [base64.b64encode(b"one").decode()]}) in daemon.asked
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("unknown-authority", "2 not signed by an authority that it knows, of 3"),
+        ("lapsed", "2 of an authority that was succeeded, of 3"),
+        ("full", "2 for which the mesh has no room, of 3"),
+    ],
+)
+def test_what_the_daemon_does_not_take_is_an_error(
+    meshd: Shell, daemon: Daemon, outcome: str, said: str
+) -> None:
+    daemon.answers["deliver"] = {"outcomes": ["same", outcome, outcome]}
+    with daemon.running():
+        answer = meshd("deliver", deliverable(daemon, 3))
+    assert answer == (1, "", f"meshd: not taken by the daemon: {said}\n")
+
+
+@pytest.mark.parametrize("outcome", ["new", "same", "older", "revoked"])
+def test_what_the_mesh_knows_better_is_no_error(meshd: Shell, daemon: Daemon, outcome: str) -> None:
+    daemon.answers["deliver"] = {"outcomes": [outcome]}
+    with daemon.running():
+        code, out, _ = meshd("deliver", deliverable(daemon, 1))
+    assert (code, out.splitlines()[0]) == (0, f"told the mesh: 1 {outcome}")
+
+
+def test_who_has_not_got_it_yet_is_named(
+    meshd: Shell, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "UPTAKE", 0.0)
+    names = [f"n{number}" for number in range(10)]
+    lost = [{**PEERS[0], "name": name, "state": "failed", "agrees": False} for name in names]
+    daemon.answers["peers"] = [*PEERS, *lost]
+    with daemon.running():
+        everybody = meshd("deliver", deliverable(daemon, 1))[1]
+        daemon.answers["peers"] = [{**PEERS[0], "agrees": False}]
+        agreed = meshd("deliver", deliverable(daemon, 1))[1]
+        daemon.answers["status"] = {**STATUS, "agreed": False}
+        open_ = meshd("deliver", deliverable(daemon, 1))[1]
+        daemon.answers["peers"] = []
+        alone = meshd("deliver", deliverable(daemon, 1))[1]
+    assert everybody.splitlines()[1] == (
+        "not seen to have it yet: n0 (failed), n1 (failed), n2 (failed), n3 (failed), n4 (failed),"
+        " n5 (failed), n6 (failed), n7 (failed) and 2 more; they are told when they answer"
+    )
+    assert agreed.splitlines()[1] == "all 1 others have it"
+    assert "not seen to have it yet: b (alive); they" in open_
+    assert alone.splitlines()[1] == "nobody else is in the mesh yet"
+
+
+def test_what_is_signed_where_no_daemon_answers_is_carried_to_one(
+    meshd: Shell, daemon: Daemon
+) -> None:
+    assert meshd("init", "--name", "a", "--advertise", "192.0.2.1")[0] == 0
+    assert meshd("invite", "b")[0] == 0
+    code, carried, err = meshd("revoke", "b")
+    assert code == 0
+    assert "the name b is free again" in err
+    assert "nobody was told: no daemon answers on" in err
+    assert "to a running daemon: meshd deliver FILE" in err
+    (daemon.dir / "carried").write_text(carried)
+    with daemon.running():
+        assert meshd("deliver", str(daemon.dir / "carried"))[0] == 0
+        assert meshd("revoke", "b")[0] == 0  # told directly now, and it is the same word
+    told = [params["objects"] for name, params in daemon.asked if name == "deliver"]
+    assert told[0] == told[1]
+    rows = json.loads(meshd("grants", "--json")[1])
+    assert {row["name"]: row["state"] for row in rows} == {"a": "member", "b": "revoked"}
+
+
+def test_a_daemon_that_fails_while_it_is_told_loses_nothing(meshd: Shell, daemon: Daemon) -> None:
+    assert meshd("init", "--name", "a")[0] == 0
+    daemon.answers["deliver"] = Refused("not now")
+    with daemon.running():
+        code, carried, err = meshd("renew", "a", "--until", "never", "--limit", "none")
+    assert code == 1
+    assert len(bundle.load(carried, "x")) == 1
+    assert "nobody was told: not now" in err
+    assert err.endswith("meshd: the daemon did not take it\n")
+
+
+def test_the_grants_of_an_authority_elsewhere_are_shown_by_its_ledger(
+    meshd: Shell, tmp_path: Path
+) -> None:
+    assert meshd("init", "--name", "a", "--advertise", "192.0.2.1")[0] == 0
+    safe = tmp_path / "safe"
+    safe.mkdir()
+    for name in ("authority.key", "grants"):
+        (tmp_path / "state" / name).rename(safe / name)
+    key = str(safe / "authority.key")
+    assert meshd("invite", "b", "--authority", key, "--valid", "30m")[0] == 0
+    code, out, _ = meshd("grants", "--authority", key)
+    assert (code, [line.split()[:1] for line in out.splitlines()[1:]]) == (0, [["a"], ["b"]])
+    assert "invited until" in out
+    assert meshd("invite", "b")[2].count("or name it with --authority\n") == 1
+    assert meshd("grants")[0] == 1  # there is neither a ledger nor a daemon
+
+
+def test_a_succession_shows_whom_it_takes_over_and_asks(
+    meshd: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from meshd.state import StateDirectory  # noqa: PLC0415
+
+    assert meshd("init", "--name", "a")[0] == 0
+    state = StateDirectory(tmp_path / "state")
+    state.write_snapshot(state.read_grant())
+    succeed = ["succeed", "--next", str(state.path / "authority-next.key")]
+
+    code, out, err = meshd(*succeed)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[1].split() == [
+        "NAME",
+        "ID",
+        "TAKEN",
+        "OVER",
+        "ALLOW",
+        "UNTIL",
+        "REMARK",
+    ]
+    assert err.endswith("the authority of these 1 members; add --yes to do it\n")
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("no\n"))
+    code, out, err = meshd(*succeed)
+    assert (code, out) == (1, "")
+    assert err.endswith("? [y/N] meshd: nothing was made\n")
+    assert not (state.path / "succession-1").exists()
+
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    code, out, err = meshd(*succeed)
+    assert code == 0
+    assert len(bundle.load(out, "x")) == 2
+    assert f"authority-next.key is now {state.path / 'authority-next-0.key'}" in err
+    assert f"move {state.path / 'authority-next.key'} to another place, offline" in err
+    assert f"destroy {state.path / 'authority-next-0.key'} and its copies" in err
+    assert f"meshd deliver {state.path / 'succession-1'}" in err
+
+
+def test_key_prints_the_key_and_nothing_else_where_programs_read(meshd: Shell) -> None:
+    code, out, err = meshd("key")
+    assert code == 0
+    assert re.fullmatch("[0-9a-f]{64}\n", out)
+    assert f"meshd grant {out.strip()} --name NAME" in err
+    assert meshd("key")[1] == out
 
 
 # -- watch and wait -----------------------------------------------------------------------------
@@ -488,9 +703,14 @@ def test_commands_that_only_talk_to_the_socket_load_nothing_heavy(daemon: Daemon
         " print(sorted(heavy & set(sys.modules)), code, file=sys.stderr)"
     )
     with daemon.running():
-        for name in ("status", "peers", "routes", "announce", "withdraw", "leave", "reload"):
-            more = ["10.7.0.0/24"] if name in ("announce", "withdraw") else []
-            command = [sys.executable, "-c", program, "--dir", str(daemon.dir), name, *more]
+        more = {
+            "announce": ["10.7.0.0/24"], "withdraw": ["10.7.0.0/24"],
+            "deliver": [str(daemon.dir / "bundle")],
+        }  # fmt: skip
+        (daemon.dir / "bundle").write_text(bundle.dump([b"one"]))
+        for name in ("status", "peers", "routes", "grants", *more, "leave", "reload"):
+            command = [sys.executable, "-c", program, "--dir", str(daemon.dir), name]
+            command += more.get(name, [])
             ended = subprocess.run(command, text=True, capture_output=True, check=False)
             assert ended.stderr == "[] 0\n", name
         command = [sys.executable, "-c", program, "--dir", str(daemon.dir)]
