@@ -26,7 +26,8 @@ from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
 from meshd.log import EventLog
 from meshd.narrator import Narrator
-from meshd.policy import Decision, Origin, decide
+from meshd.origin import Origin
+from meshd.policy import Decision, decide
 from meshd.reconciler import Reconciler
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name

@@ -34,7 +34,8 @@ from meshd.kernel.plan import (
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState, Reading
 from meshd.log import EventLog
-from meshd.policy import Decision, outermost
+from meshd.policy import Decision
+from meshd.prefixes import outermost
 from protocol.address import Prefix
 
 SWEEP: Final = 60.0
@@ -163,7 +164,7 @@ class Reconciler:
         self._delay = RETRY_FIRST
         now = trio.current_time()
         self._alarms = [when for when in self._alarms if when > now]
-        return min([SWEEP, *(when - now for when in self._alarms)])
+        return min([SWEEP, self.decision.look_again, *(when - now for when in self._alarms)])
 
     def _wanted(self, desired: KernelState, actual: KernelState) -> KernelState:
         if not self._manages_nat:
