@@ -140,6 +140,15 @@ def test_a_sole_origin_that_fails_again_and_again_is_used_whenever_it_lives() ->
         assert net(PREFIX) in bench.kernel.read().state.guards
 
 
+def test_to_stay_failed_is_to_fail_once() -> None:
+    bench = Bench()
+    bench.look(0.0, THERE)
+    for number in range(20):
+        bench.look(1.0 + number, attrs.evolve(THERE, state="failed"))
+    (history,) = bench.decision.damping.history.values()
+    assert history.penalty == 1
+
+
 def test_a_restart_in_its_window_is_no_failure() -> None:
     bench = Bench()
     held = attrs.evolve(THERE, state="failed", held="held for its restart")

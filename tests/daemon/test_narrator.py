@@ -130,6 +130,11 @@ def test_what_policy_refuses_is_told_once_with_node_rule_and_reason() -> None:
     assert (second["rule"], second["prefixes"]) == ("conflict", ["10.1.0.0/24"])
 
 
+def test_what_is_refused_anew_later_is_told_anew() -> None:
+    rows = [refused("127.0.0.0/8")]
+    assert len(decided((0.0, rows), (50.0, []), (100.0, rows))) == 2
+
+
 def test_many_refusals_of_one_node_by_one_rule_are_one_line() -> None:
     (line,) = decided((0.0, [refused(f"127.{each}.0.0/16") for each in range(100)]))
     assert len(line["prefixes"]) == 5

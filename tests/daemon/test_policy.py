@@ -78,7 +78,8 @@ def test_what_would_take_our_own_traffic_never_reaches_the_kernel_even_granted(
 def test_no_bogon_nor_what_lies_in_it_or_over_it_is_taken_even_granted(
     bogon: Prefix, what: str
 ) -> None:
-    near = [bogon, net(f"{bogon.network_address}/{bogon.prefixlen + 4}"), bogon.supernet()]
+    inside = max(bogon.prefixlen + 4, SHORTEST[bogon.version])
+    near = [bogon, net(f"{bogon.network_address}/{inside}"), bogon.supernet()]
     for prefix in near:
         if prefix.prefixlen < SHORTEST[prefix.version]:
             continue  # refused for that
