@@ -252,7 +252,7 @@ def test_a_filter_of_the_operator_takes_effect_at_reload_and_explain_says_so(thr
         (second.prefix6, second),
         *((prefix, third) for prefix in (third.prefix4, third.prefix6)),
     ]
-    settle(first.router, expected(first, zones, remote=remote), PUSHED_S)  # type: ignore[arg-type]
+    settle(first.router, expected(first, zones, remote=remote), PUSHED_S)
     told = member.command("explain", str(second.prefix4)).stdout
     assert f"overlaps {second.prefix4} in import.deny of this host's config" in told
     assert "no route of ours, no guard, not excluded from NAT" in told
