@@ -181,10 +181,9 @@ def _about_node(result: Json) -> str:
     rows: list[tuple[str, object]] = [("state", told)]
     if result.get("seen") is not None:
         seen = "seen since we started" if result.get("seen") else "not seen since we started"
-        reach = "reached from here" if result.get("reachable") else "not reached from here"
-        rows.append(
-            ("contact", f"{seen}, {reach}, round trip {_milliseconds(result.get('rtt_ms'))}")
-        )
+        if state in ("alive", "suspect") and not result.get("reachable"):
+            seen += ", reached by others and not from here"
+        rows.append(("contact", f"{seen}, round trip {_milliseconds(result.get('rtt_ms'))}"))
     for each in result.get("accused", []):
         heard = each.get("heard_s")
         when = f", heard {since(heard)} ago" if heard is not None else ""

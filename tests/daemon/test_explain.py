@@ -227,6 +227,17 @@ def test_of_a_node_that_fails_again_and_again_it_tells_how_long_others_are_prefe
     assert "flapping   failed again and again: stable others" in text.explanation(answer)
 
 
+def test_whether_a_node_is_reached_from_here_is_told_of_one_that_lives() -> None:
+    made = four()
+    made.viewer.up.members[made.key("d")].reachable = False
+    told = text.explanation(made("d"))
+    assert "contact    seen since we started, reached by others and not from here, round" in told
+    assert "others reach it, we do not: kept for want of another origin" in told
+    made.net.kill("d")
+    made.net.run_until(lambda: made.net.state("a", "d") == "failed")
+    assert "contact    seen since we started, round trip" in text.explanation(made("d"))
+
+
 def test_a_node_is_found_by_name_id_and_the_start_of_its_id() -> None:
     made = four()
     for subject in ("b", made.key("b").hex(), made.key("b").hex()[:8].upper()):
