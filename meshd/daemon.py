@@ -153,7 +153,7 @@ class Daemon:
             changed=self._wake_transmit,
         )
         self._narrator = Narrator(log, self._name_of)
-        self._importer = Importer(self._node, options.identity.public, self._config.imports)
+        self._importer = Importer(self._node, self._config.imports)
         self._reconciler = Reconciler(
             kernel,
             self._decide,

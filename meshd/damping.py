@@ -13,7 +13,7 @@ nothing in the kernel, costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -94,6 +94,10 @@ class Damping:
             worst = sorted(history, key=lambda key: history[key].penalty_at(now), reverse=True)
             history = {key: history[key] for key in worst[:REMEMBERED]}
         return Damping(history)
+
+    def holding(self, now: float) -> Iterator[Key]:
+        """All that is held back."""
+        return (key for key, flaps in self.history.items() if flaps.until > now)
 
     def held(self, key: Key, now: float) -> float:
         """Seconds for which ``key`` is held back yet; 0 for what is stable."""

@@ -249,6 +249,8 @@ def _grant(grant: Grant | None) -> Json | None:
     return {
         "name": grant.name,
         "serial": grant.serial,
+        "since": grant.since,
+        "generation": grant.generation,
         "allow": _texts(grant.allow),
         "at": _texts(grant.at),
         "limit": grant.limit or None,

@@ -27,12 +27,11 @@ enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."
 
 
 class Importer:
-    """Asks policy about all members of ``node``, whose own key is ``me``."""
+    """Asks policy about all members of ``node``."""
 
     def __init__(
         self,
         node: Node,
-        me: bytes,
         filters: Filters,
         *,
         unix_clock: Callable[[], float] = time.time,
@@ -40,7 +39,7 @@ class Importer:
     ) -> None:
         self.filters = filters
         """The operator's; another value takes effect at the next decision."""
-        self._node, self._me = node, me
+        self._node = node
         self._unix_clock, self._resolvers = unix_clock, resolvers
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
@@ -60,7 +59,7 @@ class Importer:
             filters=self.filters,
             previous=previous,
             revoked=revoked,
-            expelled=self._me in revoked,
+            expelled=self._node.grant is None,
         )
 
     def open_window(self, member: Member, now: float) -> float | None:

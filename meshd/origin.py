@@ -14,11 +14,11 @@ from protocol.objects import Announcement, Grant
 
 def seniority(grant: Grant) -> int:
     """Of two equally specific grants the one for which this is lower has the prefix: the
-    authority assigns it, so neither node can better its own."""
-    return grant.serial
+    authority assigns it, and a renewal keeps it."""
+    return grant.since
 
 
-SENIORITY: Final = "serial"
+SENIORITY: Final = "first serial"
 """What ``seniority`` goes by, as messages call it."""
 
 

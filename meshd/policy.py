@@ -23,7 +23,7 @@ from meshd.ground import Ground
 from meshd.kernel.state import Host, KernelState, NextHop, order
 from meshd.limits import within_limits
 from meshd.origin import Origin
-from meshd.prefixes import covers, outermost
+from meshd.prefixes import Nets, covers, outermost
 from meshd.refusal import Refusal, Rule
 from protocol import identity
 from protocol.address import Address, Prefix
@@ -116,7 +116,6 @@ def decide(
     damping = previous.damping.after(_gone(previous, in_force, failed), now)
     rows: list[Route] = []
     claims: list[Claim] = []
-    waits = [math.inf]
     for origin in present:
         for prefix, refusal in _judged(judges[origin.key], in_force[origin.key], over):
             wait = damping.held((origin.key, prefix), now)
@@ -124,7 +123,6 @@ def decide(
                 rows.append(_row(prefix, origin, None, "refused", refusal))
             elif wait:
                 # It counts as withdrawn: another that may have the prefix is used meanwhile.
-                waits.append(wait)
                 why = Refusal("damped", "withdrawn again and again: held back")
                 rows.append(_row(prefix, origin, None, "standby", why, until=now + wait))
             else:
@@ -134,7 +132,6 @@ def decide(
                 )
                 claims.append(Claim(prefix, origin, longest, over.get(origin.key, "")))
     unstable = {o.key: wait for o in present if (wait := damping.held((o.key, None), now))}
-    waits += unstable.values()
     winners, losers = settle(claims)
     for loser, winner in losers:
         why = Refusal("conflict", verdict(winner, loser))
@@ -143,14 +140,25 @@ def decide(
     routes: dict[Prefix, NextHop] = {}
     for prefix, group in winners.items():
         rows += _choose(prefix, group, ground, routes, unstable, now)
+    # What is held back keeps its guard, announced or not: its traffic must not leak meanwhile.
+    carried = Nets(winners)
+    guards = {
+        prefix
+        for node, prefix in damping.holding(now)
+        if prefix is not None
+        and node in judges
+        and judges[node].welcomes(prefix)
+        and carried.containing(prefix) is None
+    }
+    look_again = min((damping.held(key, now) for key in damping.holding(now)), default=math.inf)
     desired = KernelState(
         routes=routes,
-        guards=frozenset(winners),
+        guards=frozenset((*winners, *guards)),
         local=outermost(local),
-        mesh=outermost(winners),
+        mesh=outermost((*winners, *guards)),
     )
     ordered = tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node)))
-    return Decision(desired, ordered, clock_off, min(waits), in_force, failed, damping)
+    return Decision(desired, ordered, clock_off, look_again, in_force, failed, damping)
 
 
 def _is_present(origin: Origin) -> bool:
@@ -233,7 +241,7 @@ def _unauthorised(
     """Why nothing at all of ``origin`` is taken."""
     grant = origin.grant
     if expelled:
-        return Refusal("self-revoked", "this host itself is revoked: it imports nothing")
+        return Refusal("self-revoked", "this host is a member no more: it imports nothing")
     if origin.key in revoked:
         return Refusal("revoked", "its node is revoked")
     if grant.until and unix_now is not None and unix_now > grant.until + GRACE:

@@ -235,8 +235,10 @@ def _grant(grant: Json | None) -> str:
     if grant is None:
         return "none"
     limit, until = grant.get("limit"), grant.get("until_utc")
+    renewed = grant.get("since") != grant.get("serial")
+    first = f" (its first was {_cell(grant.get('since'))})" if renewed else ""
     return (
-        f"{_cell(grant.get('name'))}, serial {_cell(grant.get('serial'))},"
+        f"{_cell(grant.get('name'))}, serial {_cell(grant.get('serial'))}{first},"
         f" may announce inside {_cell(grant.get('allow'))}"
         + (f", sits inside {_cell(grant.get('at'))}" if grant.get("at") else "")
         + (f", at most {_cell(limit)} prefixes" if limit else "")

@@ -32,7 +32,7 @@ class Bench:
         self.hosts = self.net.mesh_of(3)
         viewer = self.hosts[0]
         self.importer = Importer(
-            viewer.up, viewer.key, OPEN, unix_clock=viewer.wall, resolvers=lambda: self.resolvers
+            viewer.up, OPEN, unix_clock=viewer.wall, resolvers=lambda: self.resolvers
         )
 
     def decide(self, now: float | None = None) -> Decision:

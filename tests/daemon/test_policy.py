@@ -239,6 +239,12 @@ def test_of_two_grants_the_more_specific_one_owns_the_prefix() -> None:
     )
 
 
+def test_a_renewed_grant_keeps_its_place() -> None:
+    older = origin(0, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=9, since=1)
+    newer = origin(1, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=5)
+    assert row(judge(newer, older), "10.2.0.0/24", 0).state == "installed"
+
+
 @pytest.mark.parametrize("theirs", ["10.2.0.0/24", "10.2.0.0/25", "10.2.0.0/16"])
 def test_of_two_equal_grants_the_older_serial_owns_the_prefix(theirs: str) -> None:
     older = origin(0, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=5)
@@ -248,7 +254,7 @@ def test_of_two_equal_grants_the_older_serial_owns_the_prefix(theirs: str) -> No
         assert row(decision, "10.2.0.0/24", 0).state == "installed"
         refused = row(decision, theirs, 1)
         assert (refused.rule, refused.winner) == ("conflict", (older.key, net("10.2.0.0/24")))
-        assert refused.reason.endswith("to n0, whose grant is older (serial 5 against 6)")
+        assert refused.reason.endswith("to n0, whose grant is older (first serial 5 against 6)")
 
 
 def test_of_two_grants_of_one_age_the_lower_key_owns_the_prefix() -> None:
