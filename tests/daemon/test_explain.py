@@ -108,7 +108,8 @@ def test_of_a_prefix_it_tells_origin_grant_conflict_and_what_the_kernel_has() ->
     assert (winner["relation"], winner["state"], winner["rule"]) == ("exact", "installed", "")
     assert (winner["node"], winner["next_hop"], winner["member"]["state"]) == ("b", hop, "alive")
     assert winner["grant"] == {
-        "name": "b", "serial": 2, "since": 2, "generation": 0, "allow": ["172.16.2.0/23"], "at": [], "limit": 5,
+        "name": "b", "serial": 2, "since": 2, "generation": 0,
+        "allow": ["172.16.2.0/23"], "at": [], "limit": 5,
         "until": None, "until_utc": None,
     }  # fmt: skip
     assert (loser["relation"], loser["state"], loser["rule"]) == ("inside", "refused", "conflict")
