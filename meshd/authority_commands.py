@@ -83,6 +83,10 @@ def grant(options: argparse.Namespace, paths: Paths) -> int:
         f" {_allowed(invitation)}.",
         "on that host: meshd join - --announce SUBNET, and paste it there; then: meshd run",
     )
+    if options.tell:
+        outcomes = delivery.deliver(paths, [invitation.grant.raw])
+        _check(outcomes)
+        _say("the mesh was told: it is a member again within a minute or two, if it runs")
     return DONE
 
 
@@ -266,10 +270,7 @@ def _hand_out(
 
 
 def _report(paths: Paths, outcomes: Counter[str], done: list[str]) -> None:
-    wrong = {word: number for word, number in outcomes.items() if word not in delivery.FINE}
-    if wrong:
-        words = ", ".join(f"{number} {_WRONG.get(word, word)}" for word, number in wrong.items())
-        raise Refused(f"not taken by the daemon: {words}, of {outcomes.total()}")
+    _check(outcomes)
     for line in done:
         print(line)
     print("told the mesh:", ", ".join(f"{number} {word}" for word, number in outcomes.items()))
@@ -287,6 +288,14 @@ _WRONG: Final = {
     "lapsed": "of an authority that was succeeded",
     "full": "for which the mesh has no room",
 }
+
+
+def _check(outcomes: Counter[str]) -> None:
+    """``Refused`` if the daemon did not take all of it."""
+    wrong = {word: number for word, number in outcomes.items() if word not in delivery.FINE}
+    if wrong:
+        words = ", ".join(f"{number} {_WRONG.get(word, word)}" for word, number in wrong.items())
+        raise Refused(f"not taken by the daemon: {words}, of {outcomes.total()}")
 
 
 def _file(option: str | None) -> Path | None:

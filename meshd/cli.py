@@ -210,6 +210,11 @@ def _token_options(parser: argparse.ArgumentParser) -> None:
 def _grant_command_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("key", metavar="KEY", help="what `meshd key` printed on the new router")
     parser.add_argument("--name", required=True, help="the new member's name")
+    parser.add_argument(
+        "--tell",
+        action="store_true",
+        help="tell the mesh too, for a router that was put out and still runs: it needs no token",
+    )
     _token_options(parser)
 
 

@@ -551,6 +551,26 @@ def test_what_is_signed_where_no_daemon_answers_is_carried_to_one(
     assert {row["name"]: row["state"] for row in rows} == {"a": "member", "b": "revoked"}
 
 
+def test_a_grant_can_be_told_to_the_mesh_as_well(meshd: Shell, daemon: Daemon) -> None:
+    assert meshd("init", "--name", "a", "--advertise", "192.0.2.1")[0] == 0
+    key = meshd("key", "--dir", str(meshd.dir / "b"))[1].strip()
+    grant = ["grant", key, "--name", "b", "--valid", "30m"]
+    with daemon.running():
+        assert meshd(*grant)[0] == 0
+        assert "deliver" not in [name for name, _ in daemon.asked]
+        code, token, err = meshd(*grant, "--tell")
+        assert (code, token.startswith("meshd1-")) == (0, True)
+        assert "the mesh was told: it is a member again" in err
+        assert [name for name, _ in daemon.asked].count("deliver") == 1
+        daemon.answers["deliver"] = {"outcomes": ["lapsed"]}
+        code, token, err = meshd(*grant, "--tell")
+        assert (code, token.startswith("meshd1-")) == (1, True)
+        assert "not taken by the daemon: 1 of an authority that was succeeded" in err
+    code, _, err = meshd(*grant, "--tell")
+    assert code == 1
+    assert "no daemon answers on" in err
+
+
 def test_a_daemon_that_fails_while_it_is_told_loses_nothing(meshd: Shell, daemon: Daemon) -> None:
     assert meshd("init", "--name", "a")[0] == 0
     daemon.answers["deliver"] = Refused("not now")
