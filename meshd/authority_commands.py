@@ -1,11 +1,12 @@
 """The commands that use the authority's key, and those that hand on what it signed.
 
 As in ``commands``: parsed options come in, ``UsageError`` or ``Refused`` go out, and what a
-command needs is imported inside it.  What was signed is in the ledger by then, so where no
-daemon can be reached it goes to standard output, to be carried to one.
+command needs is imported inside it, for some only talk to the socket.  What was signed is in
+the ledger by then, so where no daemon can be reached it goes to standard output, to be
+carried to one.
 """
 
-# ruff: noqa: PLC0415 (commands that only talk to the socket must start fast)
+# ruff: noqa: PLC0415 (for the reason above)
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from meshd import bundle, client, delivery, text
+from meshd import client, delivery, text
 from meshd.client import NoDaemon
 from meshd.errors import Refused, UsageError
 from meshd.paths import Paths
@@ -181,12 +182,11 @@ def succeed(options: argparse.Namespace, paths: Paths) -> int:
         )
     _confirm(options, plan)
     made = succession.carry_out(plan, outside, following)
-    directory = plan.directory
     done = [f"generation {plan.generation} is the authority of {len(plan.taken)} members"]
     try:
         return _hand_out(paths, made.objects, done, plan.bundle)
     finally:
-        _say(*_afterwards(plan, made, following, directory))
+        _say(*_afterwards(plan, made, following))
 
 
 def _table(plan: Plan) -> str:
@@ -220,13 +220,13 @@ def _confirm(options: argparse.Namespace, plan: Plan) -> None:
         raise Refused("nothing was made")
 
 
-def _afterwards(plan: Plan, made: Made, following: Path, directory: Path) -> list[str]:
-    moved = dict(made.aside)
-    used = moved.get(following, following)
+def _afterwards(plan: Plan, made: Made, following: Path) -> list[str]:
+    used = dict(made.aside).get(following, following)
+    following = plan.directory / "authority-next.key"
     return [
         *(f"{old} is now {new}" for old, new in made.aside),
-        f"move {directory / 'authority-next.key'} to another place, offline: it alone can end the"
-        f" time of {directory / 'authority.key'}",
+        f"move {following} to another place, offline: it alone can end the time of"
+        f" {plan.directory / 'authority.key'}",
         f"destroy {used} and its copies when all members have taken this up: whoever has it can"
         " undo it",
         f"for who was away, at any time: meshd deliver {plan.bundle}",
@@ -234,6 +234,8 @@ def _afterwards(plan: Plan, made: Made, following: Path, directory: Path) -> lis
 
 
 def deliver(options: argparse.Namespace, paths: Paths) -> int:
+    from meshd import bundle
+
     where = "standard input" if options.file == "-" else options.file
     try:
         if options.file == "-":
@@ -255,6 +257,8 @@ def _hand_out(
     paths: Paths, raws: Sequence[bytes], done: list[str], written: Path | None = None
 ) -> int:
     """Deliver ``raws``, or print them to be carried; ``done``: what they say, for people."""
+    from meshd import bundle
+
     try:
         outcomes = delivery.deliver(paths, raws)
     except (Refused, UsageError) as error:
@@ -284,7 +288,7 @@ def _report(paths: Paths, outcomes: Counter[str], done: list[str]) -> None:
 
 
 _WRONG: Final = {
-    "unknown-authority": "not signed by an authority that it knows",
+    "unknown-authority": "not signed by an authority that it knows (was its succession delivered?)",
     "lapsed": "of an authority that was succeeded",
     "full": "for which the mesh has no room",
 }

@@ -485,7 +485,10 @@ def test_a_bundle_is_read_from_standard_input(
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        ("unknown-authority", "2 not signed by an authority that it knows, of 3"),
+        (
+            "unknown-authority",
+            "2 not signed by an authority that it knows (was its succession delivered?), of 3",
+        ),
         ("lapsed", "2 of an authority that was succeeded, of 3"),
         ("full", "2 for which the mesh has no room, of 3"),
     ],

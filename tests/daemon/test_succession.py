@@ -297,6 +297,9 @@ def test_what_is_said_of_others_later_keeps_no_newcomer_from_the_succession(held
         dropped = holder.revoke("c")[1]
     with authority.held(hosts.a, hosts.world) as holder:
         never = holder.revoke(unknown.hex())[1]
+    hosts.clock.now += HOUR
+    with authority.held(hosts.a, hosts.world) as holder:
+        assert holder.revoke(unknown.hex())[1] == never
     said: list[Word] = [successor, *grants, dropped, never, hosts.invited("d").grant]
     for order in permutations(said):
         store = Store()
