@@ -324,8 +324,8 @@ class Contacts:
         if not good:
             raise Rejected(f"{claim.DOMAIN} not signed by who must sign it")
 
-    def verify(self, claimed: Signed, now: float) -> bool:
-        """Check the signature of what a member sent; bad ones are remembered.
+    def verify(self, claimed: Signed, peer: bytes, now: float) -> bool:
+        """Check the signature of what ``peer`` sealed; bad ones are remembered.
 
         ``Rejected`` when there were too many: that says nothing of ``claimed``.
         """
