@@ -22,21 +22,18 @@ import attrs
 
 from protocol import frames
 from protocol.address import Endpoint
+from protocol.admission import Admission
 from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
 from protocol.greeting import Greetings
 from protocol.identity import BootKey
 from protocol.keyring import Keyring
-from protocol.limits import BySource, TokenBucket
 from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
 from protocol.objects import Announcement, Grant, Signed
 from protocol.resumption import Resumption
 from protocol.store import newer
 from protocol.tuning import MAX_CANDIDATES
-
-_BAD_OBJECTS = 1024
-"""Hashes of objects whose signature was wrong: not checked again (a bound, not a timer)."""
 
 
 @attrs.frozen
@@ -98,12 +95,7 @@ class Contacts:
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
         self._hushed = False
-        self._bad: dict[bytes, None] = {}
-        tuning = common.tuning
-        self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
-        self._checks = TokenBucket(tuning.stranger_verify_rate, tuning.stranger_verify_burst)
-        self._member_checks = TokenBucket(tuning.member_verify_rate, tuning.member_verify_burst)
-        """Apart, so that no flood of strangers keeps members' news from being checked."""
+        self._admission = Admission(common)
 
     # Boot keys.
 
@@ -224,7 +216,7 @@ class Contacts:
         head = frames.decode_sealed(datagram)
         found = self._keys.opening(head.recipient, head.sender, now)
         if found is None:
-            if self._answers.take(source, now):
+            if self._admission.may_answer(source, now):
                 self._common.count("sent STALE")
                 stale = Stale(head.recipient, head.counter)
                 self.outbox.append(Datagram(stale.encode(), source))
@@ -270,7 +262,7 @@ class Contacts:
         if held is not None and newer(held, hello.announcement):
             # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.  Also
             # in return for an answer that we asked for: no stranger can draw it that way.
-            if (hello.asks or answers) and self._answers.take(source, now):
+            if (hello.asks or answers) and self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False, about=(store.grants[node], held))
             return
         known = self._candidates.get(node)
@@ -279,11 +271,11 @@ class Contacts:
         verified: list[Signed | None] = [store.grants.get(node), held]
         if known is not None:
             verified += [known.grant, known.announcement]
-        self._check((hello.grant, hello.announcement), verified, now)
+        self._check((hello.grant, hello.announcement), verified, source, now)
         if not any(each and each.hash == hello.announcement.hash for each in verified):
             self._add_candidate(hello, now)
         if hello.asks:
-            if self._answers.take(source, now):
+            if self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)
             return
         self._greetings.heard(node)
@@ -298,50 +290,32 @@ class Contacts:
         if own is None or told.hash == own.hash:
             return
         if newer(told, own):
-            self._check((told,), [self._common.store.announcements.get(told.node)], now)
+            held = self._common.store.announcements.get(told.node)
+            self._check((told,), [held], source, now)
             self._on_own_newer(told, source if answers else None, now)
         elif hello.asks and told.boot_key != own.boot_key:
             # From nobody but an earlier life of ours, or another host with our key.
-            self._check((told,), [], now)
-            if self._answers.take(source, now):
+            self._check((told,), [], source, now)
+            if self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)
             self._on_own_older(told, now)
 
     def _check(
-        self, claims: Iterable[Signed], verified: Iterable[Signed | None], now: float
+        self,
+        claims: Iterable[Grant | Announcement],
+        verified: Iterable[Signed | None],
+        source: Endpoint,
+        now: float,
     ) -> None:
         """Raise ``Rejected`` unless each claim is one that is ``verified``, or signed rightly."""
         known = [each.hash for each in verified if each is not None]
         unknown = [claim for claim in claims if claim.hash not in known]
-        for claim in unknown:
-            self._refuse_bad(claim, claim.hash not in self._bad)
-        if not self._checks.take(now, len(unknown)):
-            raise Rejected("too many signatures to check")
-        for claim in unknown:
-            self._refuse_bad(claim, self._verified(claim))
-
-    def _refuse_bad(self, claim: Signed, good: bool) -> None:
-        if not good:
-            raise Rejected(f"{claim.DOMAIN} not signed by who must sign it")
+        if unknown:
+            self._admission.check_hello(unknown, unknown[0].node, source, now)
 
     def verify(self, claimed: Signed, peer: bytes, now: float) -> bool:
-        """Check the signature of what ``peer`` sealed; bad ones are remembered.
-
-        ``Rejected`` when there were too many: that says nothing of ``claimed``.
-        """
-        if claimed.hash in self._bad:
-            return False
-        if not self._member_checks.take(now):
-            raise Rejected("too many signatures to check")
-        return self._verified(claimed)
-
-    def _verified(self, claimed: Signed) -> bool:
-        if self._common.wire.verify(claimed, self._common.mesh):
-            return True
-        if len(self._bad) >= _BAD_OBJECTS:
-            del self._bad[next(iter(self._bad))]
-        self._bad[claimed.hash] = None
-        return False
+        """Check the signature of what ``peer`` sealed. See ``Admission.check_member``."""
+        return self._admission.check_member(claimed, peer, now)
 
     def _add_candidate(self, hello: Hello, now: float) -> None:
         node = hello.announcement.node

@@ -456,7 +456,9 @@ def test_hellos_of_any_number_of_unknown_keys_fill_no_table_and_change_no_root(
         net.run(0.005)
         contacts = hosts[0].up._contacts
         assert len(contacts._candidates) <= 6
-        assert len(contacts._answers._buckets) <= 7
+        admission = contacts._admission
+        for table in (admission._answers, admission._sources, admission._keys):
+            assert len(table) <= 7
     assert len(hosts[0].up._contacts._candidates) == 6
     net.run(net.tuning.candidate_lifetime + 1)
     assert hosts[0].up.store.root == root
