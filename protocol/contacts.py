@@ -90,8 +90,9 @@ class Contacts:
         self._candidates: dict[bytes, Candidate] = {}
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         """The last message and its body: what is told to many is encoded once."""
-        self._last: dict[bytes, tuple[int, Message]] = {}
-        """Node to the last message sealed for it, with its counter: what STALE may draw."""
+        self._last: dict[bytes, tuple[int, Message, Endpoint]] = {}
+        """Node to the last message sealed for it, its counter and where it went: what STALE may
+        draw, and from where."""
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
         self._hushed = False
@@ -137,7 +138,7 @@ class Contacts:
             self._encoded = (message, self._common.wire.encode(message))
         session = self._keys.sealing(node, peer, now)
         datagram = session.seal(self._encoded[1])
-        self._last[node] = (session.sent, message)
+        self._last[node] = (session.sent, message, to)
         self.outbox.append(Datagram(datagram, to))
         self._common.count(f"sent {type(message).__name__}")
         return True
@@ -207,7 +208,7 @@ class Contacts:
             hello = self._common.wire.decode_hello(datagram, self._common.mesh.id)
             self._hello(hello, source, now)
         elif kind == frames.STALE:
-            self._stale(frames.decode_stale(datagram), source, now)
+            self._stale(frames.decode_stale(datagram), now)
         else:
             raise Rejected("frame of unknown type")
         return None
@@ -231,13 +232,14 @@ class Contacts:
             return Opened(node, message, candidate)
         return Opened(node, message, None)
 
-    def _stale(self, stale: Stale, source: Endpoint, now: float) -> None:
+    def _stale(self, stale: Stale, now: float) -> None:
         node = self._keys.node(stale.recipient, now)
         if node is None:
             return
-        counter, message = self._last.get(node, (0, None))
-        if counter != stale.counter or message is None:
+        last = self._last.get(node)
+        if last is None or last[0] != stale.counter:
             return  # only who sent that very datagram reacts
+        _, message, to = last
         self._common.count("heard STALE")
         candidate = self._candidates.get(node)
         present = candidate.key_id if candidate else self._keys.stored(node)
@@ -248,7 +250,8 @@ class Contacts:
         self._keys.end_grace(node)
         self._held[node] = message
         self._on_stale(node, now)
-        self._greetings.greet_node(node, self._where(node) or source, now)
+        # Never where STALE came from: that address has proven nothing, and HELLO is 60 times it.
+        self._greetings.greet_node(node, self._where(node) or to, now)
 
     def _hello(self, hello: Hello, source: Endpoint, now: float) -> None:
         store, node = self._common.store, hello.announcement.node
