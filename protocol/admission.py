@@ -55,6 +55,15 @@ class Admission:
         """Whether a HELLO or STALE may go to ``source``, which has proven nothing."""
         return self._answers.of(network(source)).take(now)
 
+    def look(self, source: Endpoint, asks: bool, now: float) -> None:
+        """Raise ``Rejected`` when a HELLO from ``source`` could come to nothing: to read one costs
+        half as much as to check a signature, and this a fiftieth of that."""
+        who = network(source)
+        if self._sources.spent(who, now):
+            raise Rejected(_TOO_MANY)
+        if asks and self._answers.spent(who, now):
+            raise Rejected("asks more often than it is answered")
+
     def check_hello(
         self, claims: Sequence[Signed], node: bytes, source: Endpoint, now: float
     ) -> None:

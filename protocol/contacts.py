@@ -205,6 +205,7 @@ class Contacts:
         if kind == frames.SEALED:
             return self._sealed(datagram, source, now)
         if kind == frames.HELLO:
+            self._admission.look(source, frames.asks(datagram), now)
             hello = self._common.wire.decode_hello(datagram, self._common.mesh.id)
             self._hello(hello, source, now)
         elif kind == frames.STALE:

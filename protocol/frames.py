@@ -26,6 +26,7 @@ ASKS: Final = 1
 """HELLO flag: an answer is asked for; the datagram is padded to MAX_DATAGRAM."""
 
 _HELLO_HEAD: Final = struct.Struct("!BB16sBHH")
+_FLAGS_AT: Final = 18
 _SEALED_HEAD: Final = struct.Struct("!BB8s8sQ")
 _STALE: Final = struct.Struct("!BBxx8sQ")
 SEALED_HEAD: Final = _SEALED_HEAD.size
@@ -87,6 +88,12 @@ def frame_type(datagram: bytes) -> int:
     if datagram[0] != VERSION:
         raise Rejected("another protocol version")
     return datagram[1]
+
+
+def asks(datagram: bytes) -> bool:
+    """Whether what ``frame_type`` calls a HELLO says that it asks, before anything else of it is
+    looked at."""
+    return bool(datagram[_FLAGS_AT] & ASKS)
 
 
 def decode_sealed(datagram: bytes) -> Sealed:

@@ -58,6 +58,11 @@ class Buckets:
         self._buckets[who] = bucket
         return bucket
 
+    def spent(self, who: bytes, now: float) -> bool:
+        """Whether nothing is left for ``who``; makes no bucket for one it does not know."""
+        bucket = self._buckets.get(who)
+        return bucket is not None and not bucket.holds(now)
+
 
 def network(source: Endpoint) -> bytes:
     """Who ``source`` is to a limit: its address, or its /64 in IPv6, for a host there has as

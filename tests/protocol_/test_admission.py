@@ -275,6 +275,30 @@ def test_a_newcomer_takes_a_full_store_from_one_peer_as_fast_as_it_can_check() -
         assert gate.member(node(1).public), each
 
 
+def test_a_source_that_has_used_up_its_checks_is_refused_unread_and_costs_no_bucket() -> None:
+    gate = Gate()
+    gate.admission.look(away(1), True, gate.now)
+    assert len(gate.admission._sources) == 0
+    flood(gate, ((stranger(n), away(1)) for n in range(100)), 10**6)
+    for asks in (True, False):
+        with pytest.raises(Rejected, match="too many signatures"):
+            gate.admission.look(away(1), asks, gate.now)
+        gate.admission.look(away(2), asks, gate.now)
+    gate.now += 1.0
+    gate.admission.look(away(1), True, gate.now)
+
+
+def test_a_source_that_has_used_up_its_answers_is_refused_unread_when_it_asks() -> None:
+    gate = Gate()
+    while gate.admission.may_answer(away(1), gate.now):
+        pass
+    with pytest.raises(Rejected, match="asks more often"):
+        gate.admission.look(away(1), True, gate.now)
+    gate.admission.look(away(1), False, gate.now)  # an answer to us needs none
+    gate.now += 1.0
+    gate.admission.look(away(1), True, gate.now)
+
+
 # The same, of whole nodes.
 
 
