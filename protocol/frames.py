@@ -26,7 +26,6 @@ ASKS: Final = 1
 """HELLO flag: an answer is asked for; the datagram is padded to MAX_DATAGRAM."""
 
 _HELLO_HEAD: Final = struct.Struct("!BB16sBHH")
-_FLAGS_AT: Final = 18
 _SEALED_HEAD: Final = struct.Struct("!BB8s8sQ")
 _STALE: Final = struct.Struct("!BBxx8sQ")
 SEALED_HEAD: Final = _SEALED_HEAD.size
@@ -90,9 +89,12 @@ def frame_type(datagram: bytes) -> int:
     return datagram[1]
 
 
+_FLAGS_AT: Final = 18
+"""Where a HELLO's flags stand."""
+
+
 def asks(datagram: bytes) -> bool:
-    """Whether what ``frame_type`` calls a HELLO says that it asks, before anything else of it is
-    looked at."""
+    """Whether what ``frame_type`` calls a HELLO asks, before anything else in it is looked at."""
     return bool(datagram[_FLAGS_AT] & ASKS)
 
 

@@ -87,6 +87,9 @@ _POOL: Final = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::
 _NETS: Final = tuple(ipaddress.ip_network(f"10.77.{each}.0/24") for each in range(200))
 SHARDS: Final = cut(_NETS)
 
+_OWN: Final = tuple(ipaddress.ip_network(f"10.78.{each}.0/24") for each in range(40))
+"""So many that our HELLO is longer than the others': an answer to one that is not padded shows."""
+
 
 @attrs.frozen
 class Someone:
@@ -160,7 +163,7 @@ class World:
             self.cast.mesh, self.cast.me, [self.cast.own_grant],
             next_sequence=self._sequence, rng=Random(9), now=BEGIN, tuning=TUNING,
         )  # fmt: skip
-        self.node.announce(BEGIN, prefixes=[_POOL[0].supernet(new_prefix=8)], endpoints=[ME_AT])
+        self.node.announce(BEGIN, prefixes=_OWN, endpoints=[ME_AT])
         self.node.join([STRANGERS[1]], BEGIN)
         self._sessions: dict[bytes, Session] = {}
         self._sealed_to: bytes = b""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fuzzing import TARGETS, Broken
 from fuzzing.mutate import LONGEST, mutate
 from fuzzing.target import Session
-from fuzzing.world import STRANGERS, World
+from fuzzing.world import STRANGERS, World, hellos, stales
 from protocol import limits
 from protocol.address import Endpoint
 from protocol.contacts import Contacts, Datagram
@@ -58,6 +58,35 @@ def test_mutations_are_bounded_come_again_and_leave_some_as_they_were() -> None:
     assert max(map(len, made)) <= LONGEST
     assert sum(each in seeds for each in made) > 200
     assert len(set(made)) > 1000
+
+
+@settings(FAST, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**32), st.sampled_from(STRANGERS), st.booleans()), max_size=60
+    )
+)
+def test_an_address_that_has_proven_nothing_is_sent_no_more_than_came_from_it(
+    said: list[tuple[int, Endpoint, bool]],
+) -> None:
+    # HELLOs of everybody, STALEs for what was really sealed, SEALED of nobody; as they are, and
+    # changed. Counted here once more, datagram by datagram, whatever the world thinks of it.
+    world = World()
+    bare = [each.rstrip(b"\0") for each in hellos(world)]
+    seeds = [*hellos(world), *bare, *stales(world), bytes([1, 2]) + bytes(60)]
+    balance = dict.fromkeys(STRANGERS, 0)
+    balance.pop(STRANGERS[1])  # a seed: we asked there ourselves
+    world.pass_time(1)
+    for number, source, changed in said:
+        rng = Random(number)
+        data = mutate(rng, seeds) if changed else rng.choice(seeds)
+        world.node.receive(data, source, world.now)
+        if source in balance:
+            balance[source] += len(data)
+        for each in world.node.datagrams_to_send():
+            if each.to in balance:
+                balance[each.to] -= len(each.data)
+        assert min(balance.values()) >= 0
 
 
 # The world notices what it is there to notice.

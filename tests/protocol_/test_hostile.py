@@ -41,7 +41,7 @@ from protocol.messages import (
     Walk,
 )
 from protocol.node import Node
-from protocol.objects import Accusation, Announcement, Grant, Record
+from protocol.objects import ALIVE, LEFT, Accusation, Announcement, Grant, Record
 from protocol.session import Ends, Session
 from protocol.store import slot_id
 from protocol.tuning import Tuning
@@ -398,6 +398,26 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     tuning = Tuning.lan()
     assert checked <= 2 * tuning.stranger_verify_rate + tuning.stranger_verify_burst + 1
     assert made.node.counters["refused: too many signatures to check"] >= 3999
+
+
+@pytest.mark.parametrize("state_", [ALIVE, LEFT], ids=["refutation", "departure"])
+@pytest.mark.parametrize("way", ["PUSH", "HELLO"])
+def test_a_refutation_or_a_departure_that_another_signed_is_refused(state_: int, way: str) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    made.say(Push(made.absent))
+    forged = Announcement.draft(
+        grant.node, sequence=announcement.sequence + 1, boot_key=announcement.boot_key,
+        endpoints=announcement.endpoints, prefixes=(), state=state_,
+    ).signed(made.peer, made.mesh)  # fmt: skip
+    before = state(made.node)
+    if way == "PUSH":
+        made.say(Push((forged,)))
+    else:
+        made.node.receive(Hello(made.mesh.id, False, grant, forged).encode(), PEER_AT, made.now)
+    assert state(made.node) == before
+    assert made.node.store.announcements[grant.node] == announcement
+    assert made.node.counters["refused: announcement not signed by who must sign it"] == 1
 
 
 # Who is believed to have been seen.
