@@ -73,20 +73,23 @@ def test_an_address_that_has_proven_nothing_is_sent_no_more_than_came_from_it(
     # changed. Counted here once more, datagram by datagram, whatever the world thinks of it.
     world = World()
     bare = [each.rstrip(b"\0") for each in hellos(world)]
-    seeds = [*hellos(world), *bare, *stales(world), bytes([1, 2]) + bytes(60)]
+    kinds = [hellos(world), bare, stales(world), [bytes([1, 2]) + bytes(size) for size in (41, 60)]]
     balance = dict.fromkeys(STRANGERS, 0)
     balance.pop(STRANGERS[1])  # a seed: we asked there ourselves
     world.pass_time(1)
     for number, source, changed in said:
         rng = Random(number)
+        seeds = rng.choice(kinds)
         data = mutate(rng, seeds) if changed else rng.choice(seeds)
         world.node.receive(data, source, world.now)
         if source in balance:
             balance[source] += len(data)
-        for each in world.node.datagrams_to_send():
+        sent = world.node.datagrams_to_send()
+        for each in sent:
             if each.to in balance:
                 balance[each.to] -= len(each.data)
         assert min(balance.values()) >= 0
+        assert sum(len(each.data) for each in sent if each.to == source) <= len(data)
 
 
 # The world notices what it is there to notice.
