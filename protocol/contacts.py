@@ -22,21 +22,18 @@ import attrs
 
 from protocol import frames
 from protocol.address import Endpoint
+from protocol.admission import Admission
 from protocol.errors import Rejected
 from protocol.frames import Hello, Notice, Stale
 from protocol.greeting import Greetings
 from protocol.identity import BootKey
 from protocol.keyring import Keyring
-from protocol.limits import BySource, TokenBucket
 from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
-from protocol.objects import Announcement, Grant, Revocation, Signed, Successor
+from protocol.objects import Announcement, Grant, Record, Revocation, Signed, Successor
 from protocol.resumption import Resumption
 from protocol.store import newer, slot_of
 from protocol.tuning import MAX_CANDIDATES
-
-_BAD_OBJECTS = 1024
-"""Hashes of objects whose signature was wrong: not checked again (a bound, not a timer)."""
 
 
 @attrs.frozen
@@ -97,17 +94,13 @@ class Contacts:
         self._candidates: dict[bytes, Candidate] = {}
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         """The last message and its body: what is told to many is encoded once."""
-        self._last: dict[bytes, tuple[int, Message]] = {}
-        """Node to the last message sealed for it, with its counter: what STALE may draw."""
+        self._last: dict[bytes, tuple[int, Message, Endpoint]] = {}
+        """Node to the last message sealed for it, its counter and where it went: what STALE may
+        draw, and from where."""
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
         self._hushed = False
-        self._bad: dict[bytes, None] = {}
-        tuning = common.tuning
-        self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
-        self._checks = TokenBucket(tuning.stranger_verify_rate, tuning.stranger_verify_burst)
-        self._member_checks = TokenBucket(tuning.member_verify_rate, tuning.member_verify_burst)
-        """Apart, so that no flood of strangers keeps members' news from being checked."""
+        self._admission = Admission(common)
 
     # Boot keys.
 
@@ -149,7 +142,7 @@ class Contacts:
             self._encoded = (message, self._common.wire.encode(message))
         session = self._keys.sealing(node, peer, now)
         datagram = session.seal(self._encoded[1])
-        self._last[node] = (session.sent, message)
+        self._last[node] = (session.sent, message, to)
         self.outbox.append(Datagram(datagram, to))
         self._common.count(f"sent {type(message).__name__}")
         return True
@@ -197,7 +190,7 @@ class Contacts:
                 return  # we have nothing to say yet
             about = (self.grant, self.own)
         mesh = self._common.mesh
-        hello = Hello(mesh.id, asks, mesh.generation, *about)
+        hello = Hello(mesh.id, asks, *about, mesh.generation)
         self.outbox.append(Datagram(hello.encode(), to))
         self._common.count("sent HELLO")
 
@@ -216,11 +209,13 @@ class Contacts:
         if kind == frames.SEALED:
             return self._sealed(datagram, source, now)
         if kind == frames.HELLO:
+            self._admission.look(source, frames.asks(datagram), now)
             hello = self._common.wire.decode_hello(datagram, self._common.mesh.id)
             self._hello(hello, source, now)
         elif kind == frames.STALE:
-            self._stale(frames.decode_stale(datagram), source, now)
+            self._stale(frames.decode_stale(datagram), now)
         elif kind == frames.NOTICE:
+            self._admission.look(source, False, now)
             notice = frames.decode_notice(datagram, self._common.mesh.id)
             self._notice(notice.word, source, now)
         else:
@@ -231,7 +226,7 @@ class Contacts:
         head = frames.decode_sealed(datagram)
         found = self._keys.opening(head.recipient, head.sender, now)
         if found is None:
-            if self._answers.take(source, now):
+            if self._admission.may_answer(source, now):
                 self._common.count("sent STALE")
                 stale = Stale(head.recipient, head.counter)
                 self.outbox.append(Datagram(stale.encode(), source))
@@ -246,13 +241,14 @@ class Contacts:
             return Opened(node, message, candidate)
         return Opened(node, message, None)
 
-    def _stale(self, stale: Stale, source: Endpoint, now: float) -> None:
+    def _stale(self, stale: Stale, now: float) -> None:
         node = self._keys.node(stale.recipient, now)
         if node is None:
             return
-        counter, message = self._last.get(node, (0, None))
-        if counter != stale.counter or message is None:
+        last = self._last.get(node)
+        if last is None or last[0] != stale.counter:
             return  # only who sent that very datagram reacts
+        _, message, to = last
         self._common.count("heard STALE")
         candidate = self._candidates.get(node)
         present = candidate.key_id if candidate else self._keys.stored(node)
@@ -263,7 +259,8 @@ class Contacts:
         self._keys.end_grace(node)
         self._held[node] = message
         self._on_stale(node, now)
-        self._greetings.greet_node(node, self._where(node) or source, now)
+        # Never where STALE came from: that address has proven nothing, and HELLO is 60 times it.
+        self._greetings.greet_node(node, self._where(node) or to, now)
 
     def _hello(self, hello: Hello, source: Endpoint, now: float) -> None:
         store, node = self._common.store, hello.announcement.node
@@ -273,7 +270,7 @@ class Contacts:
             return
         word = self._must_know(hello)
         if word is not None:
-            if (hello.asks or answers) and self._answers.take(source, now):
+            if (hello.asks or answers) and self._admission.may_answer(source, now):
                 self._common.count("sent NOTICE")
                 notice = Notice(self._common.mesh.id, word)
                 self.outbox.append(Datagram(notice.encode(), source))
@@ -284,7 +281,7 @@ class Contacts:
         if held is not None and newer(held, hello.announcement):
             # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.  Also
             # in return for an answer that we asked for: no stranger can draw it that way.
-            if (hello.asks or answers) and self._answers.take(source, now):
+            if (hello.asks or answers) and self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False, about=(store.grants[node], held))
             return
         known = self._candidates.get(node)
@@ -294,11 +291,11 @@ class Contacts:
         verified: list[Signed | None] = [store.grants.get(node), held]
         if known is not None:
             verified += [known.grant, known.announcement]
-        self._check((grant, hello.announcement), verified, now)
+        self._check((grant, hello.announcement), verified, source, now)
         if not any(each and each.hash == hello.announcement.hash for each in verified):
             self._add_candidate(grant, hello.announcement, now)
         if hello.asks:
-            if self._answers.take(source, now):
+            if self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)
             return
         self._greetings.heard(node)
@@ -327,7 +324,7 @@ class Contacts:
         if hello.grant.generation < self._common.store.generation:
             raise Rejected("grant that the present authority has not renewed")
         if hello.grant.generation > self._common.mesh.generation:
-            if hello.asks and self._answers.take(source, now):
+            if hello.asks and self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)  # which shows that we must be told
             raise Rejected("grant of an authority that is not known here")
         return hello.grant
@@ -338,7 +335,7 @@ class Contacts:
             return
         if word.signer(mesh) is None:
             raise Rejected(f"{word.DOMAIN} of an authority that is not known here")
-        self._check((word,), [], now)
+        self._check((word,), [], source, now)
         self._on_notice(word, now)
         if isinstance(word, Successor):
             self._greetings.ask(source)
@@ -348,50 +345,32 @@ class Contacts:
         if own is None or told.hash == own.hash:
             return
         if newer(told, own):
-            self._check((told,), [self._common.store.announcements.get(told.node)], now)
+            held = self._common.store.announcements.get(told.node)
+            self._check((told,), [held], source, now)
             self._on_own_newer(told, source if answers else None, now)
         elif hello.asks and told.boot_key != own.boot_key:
             # From nobody but an earlier life of ours, or another host with our key.
-            self._check((told,), [], now)
-            if self._answers.take(source, now):
+            self._check((told,), [], source, now)
+            if self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)
             self._on_own_older(told, now)
 
     def _check(
-        self, claims: Iterable[Signed], verified: Iterable[Signed | None], now: float
+        self,
+        claims: Iterable[Record],
+        verified: Iterable[Signed | None],
+        source: Endpoint,
+        now: float,
     ) -> None:
         """Raise ``Rejected`` unless each claim is one that is ``verified``, or signed rightly."""
         known = [each.hash for each in verified if each is not None]
         unknown = [claim for claim in claims if claim.hash not in known]
-        for claim in unknown:
-            self._refuse_bad(claim, claim.hash not in self._bad)
-        if not self._checks.take(now, len(unknown)):
-            raise Rejected("too many signatures to check")
-        for claim in unknown:
-            self._refuse_bad(claim, self._verified(claim))
+        if unknown:
+            self._admission.check_hello(unknown, unknown[0].subject, source, now)
 
-    def _refuse_bad(self, claim: Signed, good: bool) -> None:
-        if not good:
-            raise Rejected(f"{claim.DOMAIN} not signed by who must sign it")
-
-    def verify(self, claimed: Signed, now: float) -> bool:
-        """Check the signature of what a member sent; bad ones are remembered.
-
-        ``Rejected`` when there were too many: that says nothing of ``claimed``.
-        """
-        if claimed.hash in self._bad:
-            return False
-        if not self._member_checks.take(now):
-            raise Rejected("too many signatures to check")
-        return self._verified(claimed)
-
-    def _verified(self, claimed: Signed) -> bool:
-        if self._common.wire.verify(claimed, self._common.mesh):
-            return True
-        if len(self._bad) >= _BAD_OBJECTS:
-            del self._bad[next(iter(self._bad))]
-        self._bad[claimed.hash] = None
-        return False
+    def verify(self, claimed: Signed, peer: bytes, now: float) -> bool:
+        """Check the signature of what ``peer`` sealed. See ``Admission.check_member``."""
+        return self._admission.check_member(claimed, peer, now)
 
     def _add_candidate(self, grant: Grant, announcement: Announcement, now: float) -> None:
         node = announcement.node

@@ -53,10 +53,10 @@ class Hello:
 
     mesh_id: bytes
     asks: bool
-    generation: int
-    """That of the newest authority its sender knows."""
     grant: Grant
     announcement: Announcement
+    generation: int = 0
+    """That of the newest authority its sender knows."""
 
     def encode(self) -> bytes:
         grant, announcement = self.grant.raw, self.announcement.raw
@@ -114,6 +114,15 @@ def frame_type(datagram: bytes) -> int:
     return datagram[1]
 
 
+_FLAGS_AT: Final = 18
+"""Where a HELLO's flags stand."""
+
+
+def asks(datagram: bytes) -> bool:
+    """Whether what ``frame_type`` calls a HELLO asks, before anything else in it is looked at."""
+    return bool(datagram[_FLAGS_AT] & ASKS)
+
+
 def decode_sealed(datagram: bytes) -> Sealed:
     """The clear header of a SEALED; whether it opens is the session's business."""
     if len(datagram) < SEALED_OVERHEAD + 1:
@@ -155,7 +164,7 @@ def decode_hello(datagram: bytes, mesh_id: bytes) -> Hello:
     announcement = Announcement.decode(datagram[middle:end])
     if grant.node != announcement.node:
         raise Rejected("grant and announcement of different nodes")
-    return Hello(its_mesh, bool(flags & ASKS), generation, grant, announcement)
+    return Hello(its_mesh, bool(flags & ASKS), grant, announcement, generation)
 
 
 def decode_notice(datagram: bytes, mesh_id: bytes) -> Notice:

@@ -512,9 +512,9 @@ class Node:
         for each, vouched in items:
             try:
                 if isinstance(each, Accusation):
-                    new = self._learn_accusation(each, lacking, now)
+                    new = self._learn_accusation(each, lacking, source, now)
                 else:
-                    new = self._learn_record(each, lacking, now, vouched=vouched)
+                    new = self._learn_record(each, lacking, source, now, vouched=vouched)
             except Rejected as error:  # the others may be good, and what was asked goes on
                 self._refused(error, None, source)
                 continue
@@ -543,7 +543,13 @@ class Node:
         self._common.events.append(Refused(source, peer, error.reason))
 
     def _learn_record(
-        self, record: Record, lacking: dict[bytes, None], now: float, *, vouched: bool
+        self,
+        record: Record,
+        lacking: dict[bytes, None],
+        source: bytes,
+        now: float,
+        *,
+        vouched: bool,
     ) -> bool:
         """Keep ``record`` if it is newest; note in ``lacking`` what it cannot stand without."""
         store = self._common.store
@@ -556,7 +562,7 @@ class Node:
         if authorities:
             lacking.update(dict.fromkeys((*authorities, slot_of(record))))
             return False
-        if not self._contacts.verify(record, now):
+        if not self._contacts.verify(record, source, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
         outcome = self._merge(record, now, vouched=vouched)
         if outcome is Outcome.WAITING:
@@ -566,7 +572,7 @@ class Node:
         return outcome is Outcome.NEW
 
     def _learn_accusation(
-        self, accusation: Accusation, lacking: dict[bytes, None], now: float
+        self, accusation: Accusation, lacking: dict[bytes, None], source: bytes, now: float
     ) -> bool:
         store = self._common.store
         if accusation.accuser not in store.announcements:
@@ -578,7 +584,7 @@ class Node:
             return False
         if any(each.hash == accusation.hash for each in self.evidence.against(target.node)):
             return False
-        if not self._contacts.verify(accusation, now):
+        if not self._contacts.verify(accusation, source, now):
             raise Rejected("accusation not signed by its accuser")
         if accusation.target == self._common.me.public:
             self._originator.accused(accusation, now)

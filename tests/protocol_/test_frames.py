@@ -59,15 +59,15 @@ GRANT, ANNOUNCEMENT = longest_grant(), longest_announcement()
 def test_the_longest_objects_fit_one_hello(asks: bool) -> None:
     assert MAX_GRANT - 3 <= len(GRANT.raw) <= MAX_GRANT
     assert MAX_ANNOUNCEMENT - 4 <= len(ANNOUNCEMENT.raw) <= MAX_ANNOUNCEMENT
-    hello = Hello(MESH.id, asks, 0, GRANT, ANNOUNCEMENT)
+    hello = Hello(MESH.id, asks, GRANT, ANNOUNCEMENT)
     datagram = hello.encode()
     assert len(datagram) <= MAX_DATAGRAM
     assert frames.decode_hello(datagram, MESH.id) == hello
 
 
 def test_an_answer_is_never_longer_than_the_hello_that_asked_for_it() -> None:
-    asking = Hello(MESH.id, True, 0, GRANT, ANNOUNCEMENT).encode()
-    answer = Hello(MESH.id, False, 0, GRANT, ANNOUNCEMENT).encode()
+    asking = Hello(MESH.id, True, GRANT, ANNOUNCEMENT).encode()
+    answer = Hello(MESH.id, False, GRANT, ANNOUNCEMENT).encode()
     assert len(answer) <= len(asking) == MAX_DATAGRAM
 
 
@@ -79,7 +79,7 @@ def test_stale_is_shorter_than_any_sealed_datagram() -> None:
 def test_a_hello_with_any_bit_flipped_is_refused_here_or_by_its_signatures(
     at: int, bit: int, asks: bool
 ) -> None:
-    hello = Hello(MESH.id, asks, 0, GRANT, ANNOUNCEMENT)
+    hello = Hello(MESH.id, asks, GRANT, ANNOUNCEMENT)
     datagram = bytearray(hello.encode())
     at = min(at, len(datagram) - 1)
     datagram[at] ^= 1 << bit

@@ -158,7 +158,7 @@ class Crowd:
         own = Announcement.sign(
             identity, mesh, sequence=1, boot_key=boot, endpoints=where, prefixes=()
         )
-        return Hello(mesh.id, True, 0, grant, own)
+        return Hello(mesh.id, True, grant, own)
 
     def says(self, hello: Hello, *, after: float = 0.002) -> None:
         self.now += after

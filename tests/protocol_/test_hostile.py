@@ -41,7 +41,7 @@ from protocol.messages import (
     Walk,
 )
 from protocol.node import Node
-from protocol.objects import Accusation, Announcement, Grant, Record
+from protocol.objects import ALIVE, LEFT, Accusation, Announcement, Grant, Record
 from protocol.session import Ends, Session
 from protocol.store import slot_id, slot_of
 from protocol.tuning import Tuning
@@ -117,7 +117,7 @@ def pair(seed: int = 1) -> Pair:
         endpoints=[Endpoint("192.0.2.3", 6179)], prefixes=(),
     )  # fmt: skip
     made = Pair(node, mesh, me, peer, boot, own, session, (grants[2], absent))
-    node.receive(Hello(mesh.id, True, 0, grants[1], own).encode(), PEER_AT, 1000.0)
+    node.receive(Hello(mesh.id, True, grants[1], own).encode(), PEER_AT, 1000.0)
     made.say(Probe(7, bytes(16), bytes(8)))
     assert peer.public in node.members
     node.events()
@@ -137,10 +137,10 @@ PAIR = pair()
 """For tests in which nothing may change."""
 
 
-def receives(data: bytes, made: Pair = PAIR) -> None:
+def receives(data: bytes, made: Pair = PAIR, source: Endpoint = STRANGER) -> None:
     """The node takes ``data`` from a stranger: no change, few bytes of answer, a counter."""
     before, counted = state(made.node), sum(made.node.counters.values())
-    made.node.receive(data, STRANGER, made.now)
+    made.node.receive(data, source, made.now)
     assert state(made.node) == before
     sent = made.node.datagrams_to_send()
     assert len(sent) <= 1
@@ -187,13 +187,15 @@ def test_every_bit_of_a_members_hello_flipped_changes_nothing() -> None:
         PAIR.peer, PAIR.mesh, sequence=9, boot_key=PAIR.boot.public,
         endpoints=[PEER_AT], prefixes=(),
     )  # fmt: skip
-    hello = Hello(PAIR.mesh.id, False, 0, grant, newer).encode()
+    hello = Hello(PAIR.mesh.id, False, grant, newer).encode()
     for bit in range(8 * len(hello)):
         if bit % 1000 == 0:
-            made = pair()  # more signatures are not checked at all
+            made = pair()
+        made.now += 1.0  # sooner, or all from one address, they would not be looked at
         flipped = bytearray(hello)
         flipped[bit >> 3] ^= 1 << (bit & 7)
-        receives(bytes(flipped), made)
+        receives(bytes(flipped), made, Endpoint(f"198.51.{bit >> 8 & 255}.{bit & 255}", 4444))
+        assert not [what for what in made.node.counters if "too many" in what or "often" in what]
 
 
 LARGE = {
@@ -359,11 +361,11 @@ def test_a_hello_of_another_mesh_is_not_answered() -> None:
     grant = other.node.store.grants[other.peer.public]
     before = state(PAIR.node)
     PAIR.node.receive(
-        Hello(other.mesh.id, True, 0, grant, other.announcement).encode(), STRANGER, PAIR.now
+        Hello(other.mesh.id, True, grant, other.announcement).encode(), STRANGER, PAIR.now
     )
     assert PAIR.node.datagrams_to_send() == []
     assert state(PAIR.node) == before
-    forged = Hello(PAIR.mesh.id, True, 0, grant, other.announcement).encode()
+    forged = Hello(PAIR.mesh.id, True, grant, other.announcement).encode()
     PAIR.node.receive(forged, STRANGER, PAIR.now)
     assert PAIR.node.datagrams_to_send() == []
     assert state(PAIR.node) == before
@@ -383,7 +385,7 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     for number in range(8000):  # for two seconds, far more than may be checked
         made.now += 1 / 4000
         forged = Grant.decode(b"\x01" + rng.randbytes(63) + b"\0" + body)
-        hello = Hello(made.mesh.id, False, 0, forged, own).encode()
+        hello = Hello(made.mesh.id, False, forged, own).encode()
         made.node.receive(hello, STRANGER, made.now)
         if number % 1000 == 999:
             news = Announcement.sign(
@@ -396,6 +398,26 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     tuning = Tuning.lan()
     assert checked <= 2 * tuning.stranger_verify_rate + tuning.stranger_verify_burst + 1
     assert made.node.counters["refused: too many signatures to check"] >= 3999
+
+
+@pytest.mark.parametrize("state_", [ALIVE, LEFT], ids=["refutation", "departure"])
+@pytest.mark.parametrize("way", ["PUSH", "HELLO"])
+def test_a_refutation_or_a_departure_that_another_signed_is_refused(state_: int, way: str) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    made.say(Push(made.absent))
+    forged = Announcement.draft(
+        grant.node, sequence=announcement.sequence + 1, boot_key=announcement.boot_key,
+        endpoints=announcement.endpoints, prefixes=(), state=state_,
+    ).signed(made.peer, made.mesh)  # fmt: skip
+    before = state(made.node)
+    if way == "PUSH":
+        made.say(Push((forged,)))
+    else:
+        made.node.receive(Hello(made.mesh.id, False, grant, forged).encode(), PEER_AT, made.now)
+    assert state(made.node) == before
+    assert made.node.store.announcements[grant.node] == announcement
+    assert made.node.counters["refused: announcement not signed by who must sign it"] == 1
 
 
 # Who is believed to have been seen.

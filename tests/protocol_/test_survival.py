@@ -448,12 +448,14 @@ def test_hellos_of_any_number_of_unknown_keys_fill_no_table_and_change_no_root(
     root, rng = hosts[0].up.store.root, Random(4)
     for number in range(400):
         grant, announcement = stranger(net, Identity.generate(rng.randbytes), number)
-        data = Hello(net.mesh.id, asks, 0, grant, announcement).encode()
+        data = Hello(net.mesh.id, asks, grant, announcement).encode()
         net.deliver(hosts[0], data, Endpoint(f"198.51.{number >> 8}.{number & 255}", 6179))
         net.run(0.005)
         contacts = hosts[0].up._contacts
         assert len(contacts._candidates) <= 6
-        assert len(contacts._answers._buckets) <= 7
+        admission = contacts._admission
+        for table in (admission._answers, admission._sources, admission._keys):
+            assert len(table) <= 7
     assert len(hosts[0].up._contacts._candidates) == 6
     net.run(net.tuning.candidate_lifetime + 1)
     assert hosts[0].up.store.root == root
