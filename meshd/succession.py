@@ -41,7 +41,7 @@ from meshd.terms import GrantTerms
 from meshd.world import World
 from protocol import identity
 from protocol.identity import Authority, Identity, Mesh, key_hash, short_id
-from protocol.objects import MAX_GENERATION, Grant, Successor
+from protocol.objects import MAX_GENERATION, Grant, Revocation, Successor
 
 _LATEST: Final = 2**48
 """A serial of the year 10889: one beyond it is nobody's clock, and would leave none for later."""
@@ -72,6 +72,7 @@ class Plan:
     source: str
     """Where the members are from."""
     ledger: Path | None
+    """What they were compared with: a ledger of the authority whose time ends."""
     heirs: tuple[Heir, ...]
     successors: tuple[Successor, ...]
     """Those before, for the ledger."""
@@ -134,25 +135,10 @@ def plan(
             f" is no {paths.state / 'snapshot'}; do this on a member's host, or copy its snapshot"
             " there"
         )
-    heirs = _heirs(book, os.path.lexists(path))
-    dropped = {_find(heirs, text, "--drop").node for text in drop}
-    kept = {_find(heirs, text, "--keep").node for text in keep}
-    decided = [
-        attrs.evolve(heir, fate="dropped")
-        if heir.node in dropped
-        else attrs.evolve(heir, fate="taken")
-        if heir.node in kept and heir.fate == "undecided"
-        else heir
-        for heir in heirs
-    ]
-    found = Plan(
-        book.mesh,
-        book.known.source,
-        path if os.path.lexists(path) else None,
-        tuple(decided),
-        _chain(book),
-        directory,
-    )
+    # One that was left behind by a succession elsewhere tells nothing of its members.
+    compared = path if os.path.lexists(path) and _is_present(book) else None
+    heirs = _decided(_heirs(book, has_ledger=compared is not None), drop, keep)
+    found = Plan(book.mesh, book.known.source, compared, heirs, _chain(book), directory)
     if not found.taken and not found.undecided:
         raise UsageError("nobody would be left; take over at least one member")
     return found
@@ -178,7 +164,8 @@ def carry_out(plan: Plan, world: World, following: Path) -> Made:
         )
         objects = (successor.raw, *(grant.raw for grant in grants))
         words: list[Word] = [*plan.successors, successor, *grants]
-        old = ledger.read(plan.directory) if plan.ledger is not None else Ledger()
+        there = os.path.lexists(plan.directory / LEDGER)
+        old = ledger.read(plan.directory) if there else Ledger()
         title = f"generation {plan.generation} of mesh {mesh.id.hex()}: meshd deliver FILE"
         files = {
             AUTHORITY_KEY: key_file(new),
@@ -231,17 +218,24 @@ def _chain(book: Book) -> tuple[Successor, ...]:
     return tuple(found)
 
 
-def _heirs(book: Book, has_ledger: bool) -> list[Heir]:
+def _is_present(book: Book) -> bool:
+    """The ledger is that of the mesh's newest authority."""
+    made = book.ledger.successors
+    return (made[-1].generation if made else 0) == book.mesh.generation
+
+
+def _heirs(book: Book, *, has_ledger: bool) -> list[Heir]:
     """Everybody, by name: what the mesh says beside what the ledger does."""
-    store, given = book.known.store, book.ledger.grants
-    ours = {**book.ledger.revocations}
+    words = [each.word for each in book.ledger.entries] if has_ledger else []
+    ours = [word for word in words if word.generation == book.mesh.generation]
+    given = {word.node: word for word in ours if isinstance(word, Grant)}
+    revoked = [word.node for word in ours if isinstance(word, Revocation)]
     heirs = []
     for each in book.standings:
-        held = store.grants.get(each.node)
-        entry = given.get(each.node)
-        granted = entry.word if entry is not None and isinstance(entry.word, Grant) else None
-        revoked_here = each.node in ours and each.state == "revoked"
-        best = granted or held
+        held = book.known.store.grants.get(each.node)
+        granted = given.get(each.node)
+        revoked_here = each.node in revoked
+        best = granted or held or each.grant
         if best is None:
             heirs.append(
                 Heir(each.node, each.name, GrantTerms(), 0, "out", "revoked; its grant is lost")
@@ -251,6 +245,19 @@ def _heirs(book: Book, has_ledger: bool) -> list[Heir]:
         since = min(best.since, _LATEST)
         heirs.append(Heir(each.node, best.name, GrantTerms.of(best), since, fate, note))
     return heirs
+
+
+def _decided(heirs: list[Heir], drop: Sequence[str], keep: Sequence[str]) -> tuple[Heir, ...]:
+    """With what the operator says of them."""
+    fates: dict[bytes, Fate] = {}
+    for text in keep:
+        heir = _find(heirs, text, "--keep")
+        if heir.fate == "out":
+            raise UsageError(f"--keep: {values.shown(text)} cannot be taken over: {heir.note}")
+        fates[heir.node] = "taken"
+    for text in drop:
+        fates[_find(heirs, text, "--drop").node] = "dropped"
+    return tuple(attrs.evolve(heir, fate=fates.get(heir.node, heir.fate)) for heir in heirs)
 
 
 def _judge(

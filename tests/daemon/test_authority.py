@@ -500,3 +500,15 @@ def test_the_rules_for_key_files_hold_wherever_the_key_is(
         hosts.invited("b", file=offline)
     assert str(offline.parent) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_nobody_signed_is_not_believed_of_a_snapshot_that_came_from_elsewhere(
+    hosts: Hosts,
+) -> None:
+    hosts.init()
+    forger = Identity.generate(hosts.world.random_bytes)
+    mesh, me = hosts.book().mesh, hosts.book().find("a").node
+    forged = Grant.sign(forger, mesh, node=forger.public, name="x", serial=1, allow=[B])
+    revocation = Revocation.sign(forger, mesh, node=me)
+    hosts.snapshot(forged.raw, revocation.raw)
+    assert [(each.name, each.state) for each in hosts.book().standings] == [("a", "member")]

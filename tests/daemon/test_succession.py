@@ -265,6 +265,44 @@ def test_a_slip_in_naming_members_is_one_line(
         held.plan(**options)
 
 
+def test_whom_nobody_can_take_over_cannot_be_kept(held: Held) -> None:
+    held.hosts.invite("d")
+    said = "--keep: d cannot be taken over: its token was not used: invite it again"
+    with pytest.raises(UsageError, match=said):
+        held.plan(keep=["d"])
+    mesh = held.hosts.book().mesh
+    word = Revocation.sign(held.hosts.authority(), mesh, node=held.nodes["b"].public)
+    held.tell(word)
+    (held.hosts.a.state / "grants").unlink()
+    key = held.nodes["b"].public.hex()
+    with pytest.raises(UsageError, match=f"--keep: {key[:57]}.* revoked; its grant is lost"):
+        held.plan(keep=[key])
+
+
+def test_a_ledger_that_a_succession_elsewhere_has_left_behind_is_not_compared_with(
+    held: Held,
+) -> None:
+    ledger_of_a = (held.hosts.a.state / "grants").read_bytes()
+    made = held.succeed(drop=["c"])
+    held.next = (held.hosts.a.state / "authority-next.key").rename(held.next.parent / "2.key")
+    (held.hosts.a.state / "grants").write_bytes(ledger_of_a)
+    held.tell(*_split(made.objects)[0])
+    plan = held.plan()
+    assert plan.ledger is None
+    assert {heir.name for heir in plan.taken} == {"a", "b"}
+    held.succeed()
+    assert len(ledger.read(held.hosts.a.state).successors) == 2
+
+
+def test_a_grant_of_an_authority_before_does_not_speak_for_its_node(held: Held) -> None:
+    made = held.succeed(drop=["c"])
+    held.next = (held.hosts.a.state / "authority-next.key").rename(held.next.parent / "2.key")
+    held.tell(*_split(made.objects)[0])
+    assert held.fates == {"a": "taken", "b": "taken", "c": "out"}
+    held.tell(held.granted("c", serial=int(NOW * 1000) + 10**9))
+    assert held.fates == {"a": "taken", "b": "taken", "c": "undecided"}
+
+
 def test_two_of_one_name_are_told_apart_by_their_keys(held: Held) -> None:
     thief = held.granted("thief", name="b")
     held.tell(thief)
