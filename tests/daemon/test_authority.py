@@ -386,6 +386,21 @@ def test_of_two_that_had_a_name_the_newest_holder_is_meant(hosts: Hosts) -> None
     assert first.node != second.node
 
 
+def test_of_two_that_were_never_used_the_newest_is_meant(hosts: Hosts) -> None:
+    hosts.init()
+    hosts.snapshot()
+    old = hosts.invited("b").grant
+    hosts.clock.now += HOUR + 1
+    new = hosts.invited("b").grant
+    hosts.clock.now += HOUR + 1
+    assert old.since < new.since
+    assert hosts.book().find("b").node == new.node
+    revoke(hosts, "b")
+    assert hosts.book().find("b").node == old.node
+    revoke(hosts, "b")
+    assert hosts.book().find("b").node == new.node  # said again, it is the same word
+
+
 def test_of_two_members_with_one_name_the_key_must_be_given(hosts: Hosts) -> None:
     hosts.init()
     ours = hosts.invited("b")

@@ -77,6 +77,14 @@ def test_the_end_is_told_a_month_a_week_and_a_day_before_and_when_it_has_come() 
     assert all("meshd renew b --until DATE" in reason for reason in reasons)
 
 
+def test_the_end_itself_is_a_day_after_its_date_as_it_is_for_others() -> None:
+    watch = Watch()
+    watch.look(-0.99)
+    assert len(watch.told) == 1
+    watch.look(-1.01)
+    assert "take no route from this node any more" in watch.told[1]["reason"]
+
+
 def test_a_start_late_in_the_day_tells_the_present_stage_only() -> None:
     watch = Watch()
     watch.look(3, 3, 2)
