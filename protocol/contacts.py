@@ -337,8 +337,8 @@ class Contacts:
             raise Rejected(f"{word.DOMAIN} of an authority that is not known here")
         self._check((word,), [], source, now)
         self._on_notice(word, now)
-        if isinstance(word, Successor):
-            self._greetings.ask(source)
+        if isinstance(word, Successor) and self._greetings.awaits(source):
+            self._greetings.ask(source)  # there may be more; nobody else has proven where he is
 
     def _about_us(self, hello: Hello, source: Endpoint, answers: bool, now: float) -> None:
         own, told = self.own, hello.announcement
