@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -20,9 +21,15 @@ import attrs
 import pytest
 from kernelview import expected, foreign, holdings, settle
 
+from meshd import config as configuration
+from meshd import records
 from meshd.control import MAX_FRAME
 from netlab import Lab, Member, Mesh, Namespace, until
 from netlab.lab import UPLINK, Zone
+from protocol.codec import pack
+from protocol.frames import Hello
+from protocol.identity import SIGNATURE_SIZE, Identity
+from protocol.objects import Announcement, Grant
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]
@@ -391,3 +398,56 @@ def test_bad_clients_of_the_control_socket_cost_the_daemon_nothing(shared: Share
             client.send(b" ")  # still there: they have their ten seconds
     assert _pid(member) == pid
     assert member.running
+
+
+# -- what is written where people look ----------------------------------------------------------
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\n\u202ednal\x00\x9b31m"
+"""A title, a cleared screen, a line of its own, a text that runs backwards."""
+
+
+def hostile_hellos(mesh: Mesh) -> Iterator[bytes]:
+    """HELLOs of our mesh whose grants are to names like that, and noise full of them."""
+    (grant,) = records.load((mesh[1].directory / "state/grant").read_bytes())
+    known = Grant.decode(grant)
+    config = configuration.load(mesh[1].directory / "meshd.toml")
+    node = Identity.generate(os.urandom)
+    announced = Announcement.draft(
+        node.public, sequence=1, boot_key=os.urandom(31) + b"\x11", endpoints=(), prefixes=()
+    )
+    for name in (HOSTILE, HOSTILE[:20], "a\nb", "\x7f", "x\u2028"):
+        fields = [node.public, name, 1, b"", b"", b"", b"", 0, 0]
+        raw = bytes([Grant.KIND]) + bytes(SIGNATURE_SIZE) + pack(fields)
+        genuine = attrs.evolve(known, raw=raw)  # its own checks are for those who are honest
+        hello = Hello(configuration.mesh(config, mesh.directory).id, True, genuine, announced)
+        yield hello.encode()
+    yield HOSTILE.encode() * 20
+    yield bytes([1, 2]) + HOSTILE.encode() * 20
+
+
+def test_nothing_from_the_network_reaches_a_log_or_a_terminal_unescaped(shared: Shared) -> None:
+    mesh, member, zone = shared.mesh, shared.mesh[3], shared.zones[2]
+    member.stop()
+    begins = member.log.stat().st_size
+    member.start(log_format="text")
+    member.wait("--peers", "2", "--converged", timeout=20)
+    with shared.stranger.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        for hello in hostile_hellos(mesh):
+            out.sendto(hello, (str(zone.uplink4.ip), PORT))
+    refused = "name is not a lower-case host name"
+    until(lambda: any(refused in name for name in counters(member)), SOON_S, "they are looked at")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(member.directory / "control.sock"))
+        for method, params in ((HOSTILE, {}), ("announce", {"prefixes": [HOSTILE]})):
+            request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            client.sendall(json.dumps(request).encode() + b"\n")
+            assert client.recv(65536).rstrip(b"\n").decode("ascii").isprintable()
+    shown = [member.command(*words, check=False) for words in (
+        ("status",), ("peers",), ("routes",), ("plan",), ("announce", HOSTILE.replace("\0", "")),
+    )]  # fmt: skip
+    member.stop()
+    written = member.log.read_bytes()[begins:]
+    member.start()
+    assert b"refused" in written
+    for text in (written, *(done.stdout.encode() + done.stderr.encode() for done in shown)):
+        assert [line for line in text.decode().split("\n") if not line.isprintable()] == []
