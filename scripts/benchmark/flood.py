@@ -27,6 +27,7 @@ from meshd import config as configuration
 from meshd import records
 from netlab import Lab, Member, Mesh, Namespace
 from netlab.lab import UPLINK
+from protocol.objects import Announcement, Grant
 
 NAME: Final = "flood"
 HELP: Final = (
@@ -40,6 +41,8 @@ checks that a node pays for (protocol/tuning.py, stranger_verify_rate)."""
 SOURCES: Final = "198.18.0.0/19"
 """8,190 addresses of RFC 2544's benchmark range, beyond the default gateway: twice as many as
 a node remembers buckets for (protocol/limits.py, MAX_SOURCES)."""
+
+SIGNED: Final = (Grant.DOMAIN, Announcement.DOMAIN)
 
 SETTLE_S: Final = 1.5
 """After the flood, until late answers are in and counted: twice the longest wait for one."""
@@ -72,8 +75,10 @@ class Result:
     """Times that some member called another so."""
     routes_lost: int
     """Mesh routes that were deleted on any router, as `ip monitor` tells it."""
-    checked_too_many: int
-    """HELLOs refused unchecked, because the bucket for strangers' signatures was empty."""
+    checked: int
+    """Signatures that were looked at and found wrong."""
+    unchecked: int
+    """HELLOs refused before that, because there were too many."""
 
     @property
     def lost(self) -> float:
@@ -171,7 +176,8 @@ def flood(
         suspected=events.count("peer-suspect"),
         failed=events.count("peer-failed"),
         routes_lost=routes_lost,
-        checked_too_many=grown("refused: too many signatures to check"),
+        checked=grown(*(f"refused: {what} not signed by who must sign it" for what in SIGNED)),
+        unchecked=grown("refused: too many signatures to check"),
     )
 
 

@@ -33,6 +33,9 @@ table of 262,144 is not what is measured here."""
 VARIETY: Final = 4096
 """Frames made beforehand, sent again and again where repeating them makes no difference."""
 
+STRANGERS: Final = 1000
+"""Node keys that forgeries are said to be of, so that a limit for each key stops none of them."""
+
 STEP_S: Final = 0.001
 """Between two bursts: far below what a receive buffer of 208 KiB holds at any rate asked for."""
 
@@ -50,12 +53,12 @@ def forgeries(rng: random.Random, mesh: Mesh, known: Grant) -> Iterator[bytes]:
     """Without end and all different: HELLOs that ask, right in everything but their signatures.
 
     Every other one carries the grant of a member, which shows in the clear, beside an
-    announcement that this member never made; the others a grant that nobody gave.
+    announcement that this member never made; the others a grant that nobody gave, to one of
+    ``STRANGERS`` keys.
     """
-    stranger = Identity.generate(rng.randbytes)
-    invented = Grant.sign(
-        stranger, mesh, node=stranger.public, name="x", serial=1, allow=known.allow
-    )
+    strangers = [Identity.generate(rng.randbytes) for _ in range(STRANGERS)]
+    model = strangers[0]
+    invented = Grant.sign(model, mesh, node=model.public, name="x", serial=1, allow=known.allow)
     templates = []
     for grant in (known, invented):
         announcement = Announcement.draft(
@@ -69,11 +72,12 @@ def forgeries(rng: random.Random, mesh: Mesh, known: Grant) -> Iterator[bytes]:
         forged = (announcement,) if grant is known else (grant, announcement)
         templates.append((hello, [hello.index(each.raw) + 1 for each in forged]))
     while True:
-        for hello, signatures in templates:
-            data = bytearray(hello)
-            for at in signatures:
-                data[at : at + SIGNATURE_SIZE] = rng.randbytes(SIGNATURE_SIZE)
-            yield bytes(data)
+        for stranger in strangers:
+            for hello, signatures in templates:
+                data = bytearray(hello.replace(model.public, stranger.public))
+                for at in signatures:
+                    data[at : at + SIGNATURE_SIZE] = rng.randbytes(SIGNATURE_SIZE)
+                yield bytes(data)
 
 
 def frame(
