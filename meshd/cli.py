@@ -213,6 +213,15 @@ def _json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for programs: the daemon's own words")
 
 
+def _explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "subject",
+        metavar="NODE|PREFIX",
+        help="a node's name, its id or the start of it; or a subnet, or an address",
+    )
+    _json_option(parser)
+
+
 def _prefixes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefixes", metavar="P", nargs="+", help="a subnet, such as 10.7.0.0/24")
 
@@ -298,6 +307,17 @@ COMMANDS: Final = (
         "traffic is stopped rather than leaked. refused, shadowed: see the reason.\n\n"
         "example:\n  meshd routes",
         "0 shown, 1 no daemon, 2 usage",
+    ),
+    _Command(
+        "explain",
+        commands.explain,
+        _explain_options,
+        "say why a prefix is or is not in the kernel, or all that is known of a node",
+        "Of a prefix: who announces it or what overlaps it, by whose grant, who wins and why, and\n"
+        "what the kernel has. Of a node: its state and since when, who accused it, its grant and\n"
+        "what became of its prefixes. An address stands for the prefixes it lies in.\n\n"
+        "example:\n  meshd explain 10.2.0.0/24\n  meshd explain b",
+        "0 shown, 1 nothing or too much is meant by it, or no daemon, 2 usage",
     ),
     _Command(
         "watch",

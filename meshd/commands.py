@@ -235,6 +235,12 @@ def reload(_options: argparse.Namespace, paths: Paths) -> int:
     return DONE
 
 
+def explain(options: argparse.Namespace, paths: Paths) -> int:
+    result = client.call(paths, "explain", {"of": options.subject})
+    print(text.to_json(result) if options.json else text.explanation(result))
+    return DONE
+
+
 def plan(options: argparse.Namespace, paths: Paths) -> int:
     result = client.call(paths, "plan")
     if options.json:

@@ -1,8 +1,9 @@
 """The config file: TOML into one frozen value, with errors that can be acted on.
 
-Every option has its line in ``_OPTIONS`` and its default in ``Config``; what is not there
-is an error, for a misspelt option that is silently ignored is found in an outage.  Every
-error names file, key, value and remedy.  Looks at nothing but the text it is given.
+Every option has its line in ``_OPTIONS``, ``_IMPORT`` or ``_NODE``, and its default in ``Config``,
+``Filters`` or ``Filter``; what is not there is an error, for a misspelt option that is silently
+ignored is found in an outage.  Every error names file, key, value and remedy.  Looks at nothing but
+the text it is given.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +21,12 @@ import attrs
 from meshd import values
 from meshd.errors import UsageError
 from meshd.files import failure
+from meshd.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
 from meshd.values import Seed
 from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Mesh, check_public_key
+from protocol.objects import check_name
 
 POOL: Final = tuple(
     values.prefix(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
@@ -36,6 +39,9 @@ MAX_METRIC: Final = 2**32 - 3
 NAT: Final = ("auto", "exempt", "off")
 NETWORK: Final = ("lan", "wan")
 KERNEL: Final = ("auto", "linux", "memory")
+
+_Reader = Callable[[object, dict[str, Any]], object]
+"""What TOML gives and what was read before it, to what ``Config`` holds."""
 
 
 @attrs.frozen
@@ -58,6 +64,8 @@ class Config:
     """auto: this system's; memory: no kernel is touched."""
     network: str = "lan"
     """lan, wan: whose timers the protocol keeps, ``Tuning.lan`` or ``Tuning.wan``."""
+    imports: Filters = OPEN
+    """The table ``[import]``."""
 
     def with_additions(
         self, seeds: Iterable[Seed], announce: Iterable[Prefix], advertise: Iterable[Endpoint]
@@ -95,21 +103,74 @@ def parse(text: str, where: str) -> Config:
     except ValueError as error:  # Also for a date in the year 0.
         reason = values.shown(str(error))
         raise UsageError(f"{where}: not TOML: {reason}; mend that line") from None
+    found = _read(table, _OPTIONS, where)
+    if "import" in table:
+        found["imports"] = _filters(table["import"], where)
+    return Config(**found)
+
+
+def _read(
+    table: dict[str, Any], options: Mapping[str, _Reader | None], where: str, path: str = ""
+) -> dict[str, Any]:
+    """What the options of ``table`` say; ``path`` is its name and a dot. A reader of None is the
+    caller's to read."""
     for key in table:
-        if key not in _OPTIONS:
-            near = get_close_matches(key, _OPTIONS, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(_OPTIONS)}"
-            raise UsageError(f"{where}: unknown option {values.shown(key)}; {hint}")
+        if key not in options:
+            near = get_close_matches(key, options, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(options)}"
+            if path and key in _OPTIONS:
+                hint = f"{key} must stand above the first [table]"
+            raise UsageError(f"{where}: unknown option {path}{values.shown(key)}; {hint}")
     found: dict[str, Any] = {}
-    # In the order of _OPTIONS: port is known before the addresses that default to it.
-    for key, read in _OPTIONS.items():
-        if key in table:
+    # In the order of the options: port is known before the addresses that default to it.
+    for key, read in options.items():
+        if read is not None and key in table:
             try:
                 found[key] = read(table[key], found)
             except UsageError as error:
                 shown = values.shown(_toml(table[key]))
-                raise UsageError(f"{where}: {key} = {shown}: {error}") from None
-    return Config(**found)
+                raise UsageError(f"{where}: {path}{key} = {shown}: {error}") from None
+    return found
+
+
+def _filters(value: object, where: str) -> Filters:
+    """The table ``[import]``, and under it one for each node that it names."""
+    found = _read(_table(value, where, "import"), _IMPORT, where, "import.")
+    named = _table(value, where, "import").get("node", {})
+    nodes = {}
+    for label, table in _table(named, where, "import.node").items():
+        made = _filter(label, table, where)
+        if made != Filter():
+            nodes[label] = made
+    limit, per_node = found.pop("limit", IN_ALL), found.pop("limit_per_node", PER_NODE)
+    return Filters(Filter(limit=per_node, **found), limit, nodes)
+
+
+def _filter(label: str, table: object, where: str) -> Filter:
+    name = f"import.node.{values.shown(label)}"
+    try:
+        re.fullmatch(r"[0-9a-f]{64}", label) or check_name(label)
+    except Rejected:
+        raise UsageError(
+            f"{where}: {name}: neither a member's name nor its id of 64 hex digits;"
+            " `meshd peers --json` shows both"
+        ) from None
+    table = _table(table, where, name)
+    for key, inner in table.items():
+        if isinstance(inner, dict):
+            dotted = values.shown(f"{label}.{key}")
+            raise UsageError(
+                f"{where}: {name}.{values.shown(key)} is a table; a name with dots stands in"
+                f' quotes: [import.node."{dotted}"]'
+            )
+    return Filter(**_read(table, _NODE, where, f"{name}."))
+
+
+def _table(value: object, where: str, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        shown = values.shown(_toml(value))
+        raise UsageError(f"{where}: {name} = {shown}: not a table; write [{name}] over its options")
+    return value
 
 
 def mesh(config: Config, where: Path) -> Mesh:
@@ -186,6 +247,17 @@ def _prefixes(value: object, _found: dict[str, Any]) -> tuple[Prefix, ...]:
     return values.distinct(values.prefix(text) for text in _texts(value))
 
 
+def _nets(value: object, _found: dict[str, Any]) -> tuple[Prefix, ...]:
+    """Prefixes that may overlap: lists of filters come from many hands."""
+    return tuple(dict.fromkeys(values.prefix(text) for text in _texts(value)))
+
+
+def _flag(value: object, _found: dict[str, Any]) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError("write true or false")
+    return value
+
+
 def _endpoints(value: object, found: dict[str, Any]) -> tuple[Endpoint, ...]:
     port = found.get("port", values.PORT)
     return values.one_a_family(values.advertised(text, port) for text in _texts(value))
@@ -209,7 +281,7 @@ def _choice(choices: tuple[str, ...]) -> Callable[[object, dict[str, Any]], str]
     return read
 
 
-_OPTIONS: Final[dict[str, Callable[[object, dict[str, Any]], object]]] = {
+_OPTIONS: Final[dict[str, _Reader | None]] = {
     "authority": _authority,
     "next_authority_hash": _hex32,
     "seeds": _seeds,
@@ -221,4 +293,20 @@ _OPTIONS: Final[dict[str, Callable[[object, dict[str, Any]], object]]] = {
     "nat": _choice(NAT),
     "kernel": _choice(KERNEL),
     "network": _choice(NETWORK),
+    "import": None,
+}
+
+_IMPORT: Final[dict[str, _Reader | None]] = {
+    "allow": _nets,
+    "deny": _nets,
+    "limit_per_node": _number(1, PER_NODE),
+    "limit": _number(1, IN_ALL),
+    "node": None,
+}
+
+_NODE: Final[dict[str, _Reader | None]] = {
+    "allow": _nets,
+    "deny": _nets,
+    "limit": _number(1, PER_NODE),
+    "refuse": _flag,
 }

@@ -22,11 +22,13 @@ from meshd import control, report, values
 from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
+from meshd.explain import Scene, explain
+from meshd.importer import Importer
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
 from meshd.log import EventLog
 from meshd.narrator import Narrator
-from meshd.policy import Decision, Origin, decide
+from meshd.policy import Decision
 from meshd.reconciler import Reconciler
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
@@ -43,14 +45,9 @@ from protocol.events import (
     Revoked,
 )
 from protocol.identity import short_id
-from protocol.members import Member
 from protocol.node import Node
 from protocol.objects import Accusation, Record, decode
 from protocol.tuning import Tuning
-
-RESTART_WINDOW: Final = 30.0
-"""Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
-enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
 
 ALONE: Final = 30.0
 """Seconds before a node without seeds that knows nobody believes it: the restart window, for
@@ -70,6 +67,12 @@ TABLE_EVENTS: Final = (
     Converged, Isolated, PeerChanged, PrefixesChanged, ReachabilityChanged, Released, Revoked
 )  # fmt: skip
 """What may change the routes; the others are told and no more."""
+
+RELOADED: Final = {
+    "seeds": "seeds", "announce": "announce", "advertise": "advertise", "pool": "pool",
+    "import": "imports",
+}  # fmt: skip
+"""Options that ``reload`` can change, to what ``Config`` calls them."""
 
 SHARD_MARK: Final = b"\0"
 """Before a shard in the snapshot: no object is of kind 0."""
@@ -127,8 +130,6 @@ class Daemon:
         self._transmit = trio.Event()
         self._changed = trio.Event()
         self._departed = trio.Event()
-        self._windows: dict[bytes, tuple[int, float]] = {}
-        """Node to (sequence at which it failed first, end of its restart window)."""
         self._converged: Converged | None = None
         self._quit = trio.CancelScope()
         records, shards = _split(options.snapshot)
@@ -155,6 +156,7 @@ class Daemon:
             changed=self._wake_transmit,
         )
         self._narrator = Narrator(log, self._name_of)
+        self._importer = Importer(self._node, self._config.imports)
         self._reconciler = Reconciler(
             kernel,
             self._decide,
@@ -271,19 +273,15 @@ class Daemon:
                     self._reconciler.in_sync_with_mesh()
             elif isinstance(event, PeerChanged) and event.refused:
                 member = self._node.members.get(event.node)  # None: revoked meanwhile
-                if member is not None:
-                    self._open_window(member, now)
+                until = self._importer.open_window(member, now) if member is not None else None
+                if until is not None:
+                    self._reconciler.wake_at(until)
+            elif isinstance(event, Revoked) and event.node == self._options.identity.public:
+                # Nobody speaks to us any more, so no table of ours will ever be complete.
+                self._reconciler.in_sync_with_mesh()
             if isinstance(event, TABLE_EVENTS):
                 self._changed.set()
                 self._reconciler.wake()
-
-    def _open_window(self, member: Member, now: float) -> None:
-        """Once per sequence, from the first failure, never prolonged."""
-        sequence = member.announcement.sequence
-        known, _ = self._windows.get(member.key, (-1, 0.0))
-        if known != sequence:
-            self._windows[member.key] = (sequence, now + RESTART_WINDOW)
-            self._reconciler.wake_at(now + RESTART_WINDOW)
 
     async def _find_itself_alone(self) -> None:
         """The snapshot may be lost or older than the last member, whom nobody else names here:
@@ -339,22 +337,10 @@ class Daemon:
             if self._announcer.behind:
                 trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
         now = trio.current_time()
-        grants = self._node.store.grants
-        origins = [
-            Origin.of(member, grants[member.key], now, self._why_held(member, now))
-            for member in self._node.members.values()
-        ]
-        decision = decide(origins, self._node.prefixes, self._host, time.time())
+        decision = self._importer.decide(self._host, self._reconciler.decision, now)
         self._narrator.clock(decision.clock_off)
+        self._narrator.decided(decision.routes, now)
         return decision
-
-    def _why_held(self, member: Member, now: float) -> str:
-        sequence, until = self._windows.get(member.key, (-1, 0.0))
-        if sequence == member.announcement.sequence and now < until:
-            return "its daemon is gone but its host answers: held for its restart"
-        if self._node.holds(member.key):
-            return "lost with many others at once: held, for we may be cut off"
-        return ""
 
     def _kernel_settled(self) -> None:
         """The reconciler has looked: tell of convergence when table and kernel agree."""
@@ -407,6 +393,7 @@ class Daemon:
             "status": self._status,
             "peers": self._peers,
             "routes": self._routes,
+            "explain": self._explain,
             "plan": self._plan,
             "announce": self._announce,
             "withdraw": self._withdraw,
@@ -427,7 +414,19 @@ class Daemon:
         return report.peers(self._node, trio.current_time())
 
     async def _routes(self, params: dict[str, Any]) -> object:
-        return report.routes(self._reconciler.decision.routes, self._reconciler.status)
+        rows, now = self._reconciler.decision.routes, trio.current_time()
+        return report.routes(rows, self._reconciler.status, now)
+
+    async def _explain(self, params: dict[str, Any]) -> object:
+        subject = params.get("of")
+        if not isinstance(subject, str):
+            raise UsageError('params must hold "of", a node or a prefix')
+        reading = await self._reconciler.read()
+        me, now = self._options.identity.public, trio.current_time()
+        scene = Scene(
+            self._node, me, self._reconciler.decision, self._reconciler.status, reading, now
+        )
+        return explain(subject, scene)
 
     async def _plan(self, params: dict[str, Any]) -> object:
         steps = await self._reconciler.look()
@@ -447,12 +446,14 @@ class Daemon:
     async def _reload(self, params: dict[str, Any]) -> object:
         fresh = self._options.reload(self._announcer.grant)
         changed = [
-            key
-            for key in ("seeds", "announce", "advertise", "pool")
-            if getattr(fresh, key) != getattr(self._config, key)
+            option
+            for option, field in RELOADED.items()
+            if getattr(fresh, field) != getattr(self._config, field)
         ]
         self._announcer.reload(fresh)
         self._config = fresh
+        self._importer.filters = fresh.imports
+        self._reconciler.wake()
         if "seeds" in changed:
             self._join(self._literal_seeds())
         self._log.emit("reloaded", changed=changed)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from meshd.log import EventLog
+from meshd.policy import Route
 from protocol.address import Prefix
 from protocol.events import (
     Accused,
@@ -40,6 +41,16 @@ MAX_REASONS: Final = 256
 """Refusals remembered at a time. Reasons are our own literals, so there are fewer."""
 
 
+SHOWN: Final = 5
+"""Prefixes named in one line about a decision; the rest are counted."""
+
+HELD_BACK: Final = ("damped", "unstable")
+"""Rules by which what flaps is not in use, though nothing is wrong with it."""
+
+_Judged = tuple[bytes, Prefix, str]
+"""A node, its prefix, and the rule that stands against it."""
+
+
 class Narrator:
     """Writes protocol events to ``log``; ``name_of`` gives a node's name."""
 
@@ -47,6 +58,10 @@ class Narrator:
         self._log, self._name_of = log, name_of
         self._refusals: dict[str, tuple[float, int]] = {}
         self._clock_off = False
+        self._standing: set[_Judged] = set()
+        """What policy refuses or holds back, as far as it was told."""
+        self._judged: dict[tuple[bytes, str], float] = {}
+        """Node and rule to when that was told last."""
 
     def tell(self, event: Event, now: float) -> None:
         """Log ``event``; ``Converged`` is the daemon's to tell, for the kernel belongs to it."""
@@ -130,6 +145,39 @@ class Narrator:
             reason=f"this host's clock is {days:.0f} days {where} what most members announce by:"
             " set it; until then no grant ends here",
         )
+
+    def decided(self, rows: Iterable[Route], now: float) -> None:
+        """The rows of each decision: what is refused or held back is told when it begins.
+
+        One line for a node and a rule, and not again within ``QUIET``: what is new meanwhile is
+        told at the first decision after that.
+        """
+        standing = {
+            (row.node, row.prefix, row.rule): row
+            for row in rows
+            if row.state == "refused" or row.rule in HELD_BACK
+        }
+        self._standing &= standing.keys()
+        self._judged = {k: told for k, told in self._judged.items() if now - told < QUIET}
+        fresh: dict[tuple[bytes, str], list[Route]] = {}
+        for judged, row in standing.items():
+            group = (row.node, row.rule)
+            if judged not in self._standing and group not in self._judged:
+                fresh.setdefault(group, []).append(row)
+        for (node, rule), group_rows in fresh.items():
+            self._judged[node, rule] = now
+            self._standing.update((row.node, row.prefix, row.rule) for row in group_rows)
+            first, more = group_rows[0], len(group_rows) - SHOWN
+            self._log.emit(
+                "damped" if rule in HELD_BACK else "refused",
+                name=first.name,
+                id=short_id(node),
+                rule=rule,
+                prefixes=[str(row.prefix) for row in group_rows[:SHOWN]],
+                **({"more": more} if more > 0 else {}),
+                reason=first.reason,
+                **({"for_s": round(first.until - now, 1)} if first.until is not None else {}),
+            )
 
     def _cloned(self, event: Cloned) -> None:
         goes_on = (

@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 import trio
 
+from meshd.errors import Refused
 from meshd.kernel.plan import (
     AddElement,
     AddGuard,
@@ -34,7 +35,8 @@ from meshd.kernel.plan import (
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState, Reading
 from meshd.log import EventLog
-from meshd.policy import Decision, outermost
+from meshd.policy import Decision
+from meshd.prefixes import outermost
 from protocol.address import Prefix
 
 SWEEP: Final = 60.0
@@ -121,10 +123,17 @@ class Reconciler:
                     await self._dirty.wait()
                 wait = await self.round()
 
+    async def read(self) -> Reading:
+        """What the kernel holds now; ``Refused`` when it does not answer."""
+        try:
+            async with self._turn:
+                return await trio.to_thread.run_sync(self._backend.read)
+        except OSError as error:
+            raise Refused(_silent(error)) from None
+
     async def look(self) -> list[str]:
         """What would be done now, in the kernel's own words, without doing it."""
-        async with self._turn:
-            reading = await trio.to_thread.run_sync(self._backend.read)
+        reading = await self.read()
         desired = self._wanted(self._decide(reading).desired, reading.state)
         return str(diff(desired, reading)).splitlines()
 
@@ -163,7 +172,7 @@ class Reconciler:
         self._delay = RETRY_FIRST
         now = trio.current_time()
         self._alarms = [when for when in self._alarms if when > now]
-        return min([SWEEP, *(when - now for when in self._alarms)])
+        return min([SWEEP, self.decision.look_again, *(when - now for when in self._alarms)])
 
     def _wanted(self, desired: KernelState, actual: KernelState) -> KernelState:
         if not self._manages_nat:
@@ -188,7 +197,7 @@ class Reconciler:
         return delay
 
     def _fail(self, error: OSError) -> None:
-        reason = f"the kernel does not answer: {error.strerror or error}"
+        reason = _silent(error)
         if self.status.error != reason:
             self._log.emit("kernel-error", reason=reason)
         self.status.in_sync, self.status.error = False, reason
@@ -225,6 +234,10 @@ class Reconciler:
                 **({"after": heard} if heard else {}),
             )
         self._settled()
+
+
+def _silent(error: OSError) -> str:
+    return f"the kernel does not answer: {error.strerror or error}"
 
 
 def _summary(steps: Iterable[Step]) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from meshd.policy import Route
 from meshd.reconciler import KernelStatus
+from meshd.text import since
 from protocol.identity import Mesh
 from protocol.members import Member, State, choose_endpoint
 from protocol.node import Node
@@ -45,23 +46,25 @@ def status(
 
 def peers(node: Node, now: float) -> list[Json]:
     """``peers --json``, by name."""
-    rows = [
-        {
-            "id": member.key.hex(),
-            "name": member.name,
-            "state": member.shown_state,
-            "endpoint": _endpoint(member),
-            "prefixes": [str(prefix) for prefix in member.prefixes],
-            "sequence": member.announcement.sequence,
-            "rtt_ms": round(1000 * member.rtt, 3) if member.rtt is not None else None,
-            "since_s": round(now - member.shown_since, 1),
-            "seen": member.seen,
-            "reachable": member.reachable,
-            "reason": _reason(member),
-        }
-        for member in node.members.values()
-    ]
+    rows = [peer(member, now) for member in node.members.values()]
     return sorted(rows, key=lambda row: (str(row["name"]), str(row["id"])))
+
+
+def peer(member: Member, now: float) -> Json:
+    """One row of ``peers --json``."""
+    return {
+        "id": member.key.hex(),
+        "name": member.name,
+        "state": member.shown_state,
+        "endpoint": _endpoint(member),
+        "prefixes": [str(prefix) for prefix in member.prefixes],
+        "sequence": member.announcement.sequence,
+        "rtt_ms": round(1000 * member.rtt, 3) if member.rtt is not None else None,
+        "since_s": round(now - member.shown_since, 1),
+        "seen": member.seen,
+        "reachable": member.reachable,
+        "reason": _reason(member),
+    }
 
 
 def _state(row: Route, kernel: KernelStatus) -> str:
@@ -82,16 +85,27 @@ def _reason(member: Member) -> str:
     return member.reason
 
 
-def routes(rows: Iterable[Route], kernel: KernelStatus) -> list[Json]:
+def routes(rows: Iterable[Route], kernel: KernelStatus, now: float) -> list[Json]:
     """``routes --json``: what became of every prefix that the mesh announces, and why."""
-    return [
-        {
-            "prefix": str(row.prefix),
-            "node": row.name,
-            "id": row.node.hex(),
-            "next_hop": str(row.next_hop) if row.next_hop else None,
-            "state": _state(row, kernel),
-            "reason": kernel.failed.get(row.prefix, row.reason),
-        }
-        for row in rows
-    ]
+    return [route(row, kernel, now) for row in rows]
+
+
+def route(row: Route, kernel: KernelStatus, now: float) -> Json:
+    """One row of it; ``now`` in the seconds that the decision was made by."""
+    # What policy refused never came to the kernel.
+    refused = kernel.failed.get(row.prefix) if row.state != "refused" else None
+    held = round(max(0.0, row.until - now), 1) if row.until is not None else None
+    reason = f"{row.reason}, for {since(held)} yet" if held is not None else row.reason
+    return {
+        "prefix": str(row.prefix),
+        "node": row.name,
+        "id": row.node.hex(),
+        "next_hop": str(row.next_hop) if row.next_hop else None,
+        "state": _state(row, kernel),
+        "rule": row.rule if refused is None or row.state == "shadowed" else "kernel",
+        "reason": reason if refused is None else refused,
+        "held_s": held,
+        "conflict": {"id": row.winner.node.hex(), "prefix": str(row.winner.prefix)}
+        if row.winner is not None
+        else None,
+    }

@@ -134,6 +134,127 @@ def routes(result: Sequence[Json]) -> str:
     return table(heads, rows)
 
 
+def explanation(result: Json) -> str:
+    """``meshd explain``: a paragraph for each thing that bears on what was asked."""
+    return _about_node(result) if result.get("about") == "node" else _about_prefix(result)
+
+
+def _about_prefix(result: Json) -> str:
+    asked, kernel = result.get("prefix"), result.get("kernel", [])
+    blocks = [
+        _block(f"{_cell(prefix)}{_where(prefix, asked)} is announced here: local always wins", ())
+        for prefix in result.get("local", [])
+    ]
+    for route in result.get("routes", []):
+        related = {"exact": "", "inside": f", inside {_cell(asked)}"}.get(
+            str(route.get("relation")), f", which covers {_cell(asked)}"
+        )
+        head = f"{_cell(route.get('prefix'))}{related}, by {_node(route)}: {_outcome(route)}"
+        rows: list[tuple[str, object]] = [
+            ("why", route.get("reason")),
+            ("member", _standing(route.get("member"))),
+            ("grant", _grant(route.get("grant"))),
+        ]
+        for other in route.get("conflicts", []):
+            word = "wins over" if other.get("wins") else "loses to"
+            rows.append(("conflict", f"{word} {_cell(other.get('prefix'))} of {_node(other)}:"))
+            rows.append(("", other.get("reason") if other.get("wins") else None))
+            rows.append(("", f"that one's grant: {_grant(other.get('grant'))}"))
+        blocks.append(_block(head, rows))
+    holdings = [(_cell(each.get("prefix")), _holding(each)) for each in kernel]
+    if holdings:
+        blocks.append(_block("the kernel has", holdings))
+    return "\n\n".join(blocks)
+
+
+def _where(prefix: object, asked: object) -> str:
+    return "" if prefix == asked else f", which overlaps {_cell(asked)},"
+
+
+def _about_node(result: Json) -> str:
+    state, took = result.get("state"), result.get("since_s")
+    told = "this node itself" if result.get("self") and state == "here" else _cell(state)
+    if took is not None:
+        told += f" for {since(took)}"
+    if result.get("reason"):
+        told += f": {_cell(result.get('reason'))}"
+    rows: list[tuple[str, object]] = [("state", told)]
+    if result.get("seen") is not None:
+        seen = "seen since we started" if result.get("seen") else "not seen since we started"
+        if state in ("alive", "suspect") and not result.get("reachable"):
+            seen += ", reached by others and not from here"
+        rows.append(("contact", f"{seen}, round trip {_milliseconds(result.get('rtt_ms'))}"))
+    for each in result.get("accused", []):
+        heard = each.get("heard_s")
+        when = f", heard {since(heard)} ago" if heard is not None else ""
+        why = ", though its host answers" if each.get("host_answers") else ""
+        rows.append(("accused", f"of silence by {_cell(each.get('by'))}{when}{why}"))
+    if result.get("unstable_s") is not None:
+        held = since(result.get("unstable_s"))
+        rows.append(("flapping", f"failed again and again: stable others are preferred for {held}"))
+    rows.append(("sequence", result.get("sequence")))
+    rows.append(("endpoints", result.get("endpoints")))
+    rows.append(("grant", _grant(result.get("grant"))))
+    routes, announced = result.get("routes", []), result.get("announced", [])
+    rows.append(("announces", _count(len(announced), "prefix", "prefixes")))
+    if result.get("self"):
+        rows += [("", prefix) for prefix in announced]
+    head = f"{_cell(result.get('name'))} {_cell(result.get('id'))}"
+    body = [(_cell(route.get("prefix")), _outcome(route, why=True)) for route in routes]
+    return "\n\n".join([_block(head, rows), *([_block("its prefixes", body)] if body else [])])
+
+
+def _block(head: str, rows: Iterable[tuple[str, object]]) -> str:
+    """A line and under it what belongs to it, in two columns."""
+    cells = [(label, _cell(value)) for label, value in rows if value not in (None, "")]
+    width = max((len(label) for label, _ in cells), default=0)
+    return "\n".join([head, *(f"  {label:<{width}}  {value}".rstrip() for label, value in cells)])
+
+
+def _node(item: Json) -> str:
+    return f"{_cell(item.get('node'))} {_cell(item.get('id'))[:8]}"
+
+
+def _outcome(route: Json, *, why: bool = False) -> str:
+    """``installed via 192.0.2.2``, or what else became of it and by which rule."""
+    hop, rule, reason = route.get("next_hop"), route.get("rule"), route.get("reason")
+    told = _cell(route.get("state")) + (f" via {_cell(hop)}" if hop else "")
+    if rule:
+        told += f" ({_cell(rule)})"
+    return told + (f": {_cell(reason)}" if why and reason else "")
+
+
+def _standing(member: Json | None) -> str:
+    if member is None:
+        return "gone"
+    reason = f": {_cell(member.get('reason'))}" if member.get("reason") else ""
+    return f"{_cell(member.get('state'))} for {since(member.get('since_s'))}{reason}"
+
+
+def _grant(grant: Json | None) -> str:
+    if grant is None:
+        return "none"
+    limit, until = grant.get("limit"), grant.get("until_utc")
+    renewed = grant.get("since") != grant.get("serial")
+    first = f" (its first was {_cell(grant.get('since'))})" if renewed else ""
+    return (
+        f"{_cell(grant.get('name'))}, serial {_cell(grant.get('serial'))}{first},"
+        f" may announce inside {_cell(grant.get('allow'))}"
+        + (f", sits inside {_cell(grant.get('at'))}" if grant.get("at") else "")
+        + (f", at most {_cell(limit)} prefixes" if limit else "")
+        + (f", until {_cell(until)}" if until else ", without end")
+    )
+
+
+def _holding(each: Json) -> str:
+    route = each.get("route")
+    told = [_cell(route) if route else "no route of ours"]
+    told += ["guarded"] if each.get("guard") else ["no guard"]
+    told += ["excluded from NAT"] if each.get("excluded") else ["not excluded from NAT"]
+    told += [f"a foreign route {_cell(other)}" for other in each.get("foreign", [])]
+    return ", ".join(told)
+
+
 def since(seconds: object) -> str:
     """A length of time as people say it: 8s, 3m20s, 5h02m, 12d03h."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):

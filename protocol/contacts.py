@@ -1,4 +1,4 @@
-"""Who speaks under which key: HELLO, STALE, candidates and what goes out.
+"""Who speaks under which key: HELLO, STALE, NOTICE, candidates and what goes out.
 
 Rules kept here:
 
@@ -22,21 +22,18 @@ import attrs
 
 from protocol import frames
 from protocol.address import Endpoint
+from protocol.admission import Admission
 from protocol.errors import Rejected
-from protocol.frames import Hello, Stale
+from protocol.frames import Hello, Notice, Stale
 from protocol.greeting import Greetings
 from protocol.identity import BootKey
 from protocol.keyring import Keyring
-from protocol.limits import BySource, TokenBucket
 from protocol.members import Common, choose_endpoint
 from protocol.messages import Message
-from protocol.objects import Announcement, Grant, Signed
+from protocol.objects import Announcement, Grant, Record, Revocation, Signed, Successor
 from protocol.resumption import Resumption
-from protocol.store import newer
+from protocol.store import newer, slot_of
 from protocol.tuning import MAX_CANDIDATES
-
-_BAD_OBJECTS = 1024
-"""Hashes of objects whose signature was wrong: not checked again (a bound, not a timer)."""
 
 
 @attrs.frozen
@@ -78,6 +75,7 @@ class Contacts:
         on_own_newer: Callable[[Announcement, Endpoint | None, float], None],
         on_own_older: Callable[[Announcement, float], None],
         on_stale: Callable[[bytes, float], None],
+        on_notice: Callable[[Revocation | Successor, float], None],
     ) -> None:
         """``on_own_newer`` is also given where it came from, if we had asked there."""
         self.outbox: list[Datagram] = []
@@ -85,25 +83,24 @@ class Contacts:
         """Families we can send in: those of our own endpoints."""
         self.own: Announcement | None = None
         """What we said last, and say of ourselves in HELLO; another may stand in the store."""
+        self.grant: Grant | None = None
+        """Our newest, also after it was taken away: so others know to whom they say so."""
         self._common = common
         self._on_contact, self._on_stale = on_contact, on_stale
         self._on_own_newer, self._on_own_older = on_own_newer, on_own_older
+        self._on_notice = on_notice
         self._keys = Keyring(common, boot_key)
         self._greetings = Greetings(common, say=self._ask, speak=on_contact, given_up=self._give_up)
         self._candidates: dict[bytes, Candidate] = {}
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         """The last message and its body: what is told to many is encoded once."""
-        self._last: dict[bytes, tuple[int, Message]] = {}
-        """Node to the last message sealed for it, with its counter: what STALE may draw."""
+        self._last: dict[bytes, tuple[int, Message, Endpoint]] = {}
+        """Node to the last message sealed for it, its counter and where it went: what STALE may
+        draw, and from where."""
         self._held: dict[bytes, Message] = {}
         """Node to the message that drew STALE, sealed anew when it has said HELLO."""
         self._hushed = False
-        self._bad: dict[bytes, None] = {}
-        tuning = common.tuning
-        self._answers = BySource(tuning.hello_rate, tuning.hello_burst)
-        self._checks = TokenBucket(tuning.stranger_verify_rate, tuning.stranger_verify_burst)
-        self._member_checks = TokenBucket(tuning.member_verify_rate, tuning.member_verify_burst)
-        """Apart, so that no flood of strangers keeps members' news from being checked."""
+        self._admission = Admission(common)
 
     # Boot keys.
 
@@ -145,7 +142,7 @@ class Contacts:
             self._encoded = (message, self._common.wire.encode(message))
         session = self._keys.sealing(node, peer, now)
         datagram = session.seal(self._encoded[1])
-        self._last[node] = (session.sent, message)
+        self._last[node] = (session.sent, message, to)
         self.outbox.append(Datagram(datagram, to))
         self._common.count(f"sent {type(message).__name__}")
         return True
@@ -189,11 +186,11 @@ class Contacts:
         self, to: Endpoint, *, asks: bool, about: tuple[Grant, Announcement] | None = None
     ) -> None:
         if about is None:
-            grant = self._common.store.grants.get(self._common.me.public)
-            if self.own is None or grant is None:
-                return  # we have nothing to say yet, or are revoked
-            about = (grant, self.own)
-        hello = Hello(self._common.mesh.id, asks, *about)
+            if self.own is None or self.grant is None:
+                return  # we have nothing to say yet
+            about = (self.grant, self.own)
+        mesh = self._common.mesh
+        hello = Hello(mesh.id, asks, *about, mesh.generation)
         self.outbox.append(Datagram(hello.encode(), to))
         self._common.count("sent HELLO")
 
@@ -212,10 +209,15 @@ class Contacts:
         if kind == frames.SEALED:
             return self._sealed(datagram, source, now)
         if kind == frames.HELLO:
+            self._admission.look(source, frames.asks(datagram), now)
             hello = self._common.wire.decode_hello(datagram, self._common.mesh.id)
             self._hello(hello, source, now)
         elif kind == frames.STALE:
-            self._stale(frames.decode_stale(datagram), source, now)
+            self._stale(frames.decode_stale(datagram), now)
+        elif kind == frames.NOTICE:
+            self._admission.look(source, False, now)
+            notice = frames.decode_notice(datagram, self._common.mesh.id)
+            self._notice(notice.word, source, now)
         else:
             raise Rejected("frame of unknown type")
         return None
@@ -224,7 +226,7 @@ class Contacts:
         head = frames.decode_sealed(datagram)
         found = self._keys.opening(head.recipient, head.sender, now)
         if found is None:
-            if self._answers.take(source, now):
+            if self._admission.may_answer(source, now):
                 self._common.count("sent STALE")
                 stale = Stale(head.recipient, head.counter)
                 self.outbox.append(Datagram(stale.encode(), source))
@@ -239,13 +241,14 @@ class Contacts:
             return Opened(node, message, candidate)
         return Opened(node, message, None)
 
-    def _stale(self, stale: Stale, source: Endpoint, now: float) -> None:
+    def _stale(self, stale: Stale, now: float) -> None:
         node = self._keys.node(stale.recipient, now)
         if node is None:
             return
-        counter, message = self._last.get(node, (0, None))
-        if counter != stale.counter or message is None:
+        last = self._last.get(node)
+        if last is None or last[0] != stale.counter:
             return  # only who sent that very datagram reacts
+        _, message, to = last
         self._common.count("heard STALE")
         candidate = self._candidates.get(node)
         present = candidate.key_id if candidate else self._keys.stored(node)
@@ -256,7 +259,8 @@ class Contacts:
         self._keys.end_grace(node)
         self._held[node] = message
         self._on_stale(node, now)
-        self._greetings.greet_node(node, self._where(node) or source, now)
+        # Never where STALE came from: that address has proven nothing, and HELLO is 60 times it.
+        self._greetings.greet_node(node, self._where(node) or to, now)
 
     def _hello(self, hello: Hello, source: Endpoint, now: float) -> None:
         store, node = self._common.store, hello.announcement.node
@@ -264,26 +268,34 @@ class Contacts:
         if node == self._common.me.public:
             self._about_us(hello, source, answers, now)
             return
-        if node in store.revocations:
-            raise Rejected("HELLO of a revoked node")
+        word = self._must_know(hello)
+        if word is not None:
+            if (hello.asks or answers) and self._admission.may_answer(source, now):
+                self._common.count("sent NOTICE")
+                notice = Notice(self._common.mesh.id, word)
+                self.outbox.append(Datagram(notice.encode(), source))
+            if isinstance(word, Revocation):
+                raise Rejected("HELLO of a revoked node")
+            return
         held = store.announcements.get(node)
         if held is not None and newer(held, hello.announcement):
             # NEWER: it has lost its sequence; its own word, verbatim, lets it go above.  Also
             # in return for an answer that we asked for: no stranger can draw it that way.
-            if (hello.asks or answers) and self._answers.take(source, now):
+            if (hello.asks or answers) and self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False, about=(store.grants[node], held))
             return
         known = self._candidates.get(node)
         if known is not None and newer(known.announcement, hello.announcement):
             raise Rejected("HELLO older than the last")
+        grant = self._standing(hello, source, now)
         verified: list[Signed | None] = [store.grants.get(node), held]
         if known is not None:
             verified += [known.grant, known.announcement]
-        self._check((hello.grant, hello.announcement), verified, now)
+        self._check((grant, hello.announcement), verified, source, now)
         if not any(each and each.hash == hello.announcement.hash for each in verified):
-            self._add_candidate(hello, now)
+            self._add_candidate(grant, hello.announcement, now)
         if hello.asks:
-            if self._answers.take(source, now):
+            if self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)
             return
         self._greetings.heard(node)
@@ -293,67 +305,84 @@ class Contacts:
         if pending is None or not self.send(node, pending, now):
             self._on_contact(node, now)
 
+    def _must_know(self, hello: Hello) -> Revocation | Successor | None:
+        """What the sender of ``hello`` must hear before anything else means something to it."""
+        store = self._common.store
+        successor = store.successor(hello.generation + 1)
+        if successor is not None and hello.generation < self._common.mesh.generation:
+            return successor
+        revocation = store.revocations.get(hello.grant.node)
+        if revocation is not None and revocation.generation >= hello.grant.generation:
+            return revocation
+        return None
+
+    def _standing(self, hello: Hello, source: Endpoint, now: float) -> Grant:
+        """The newer of the grant that a HELLO brought and the one that we hold."""
+        held = self._common.store.grants.get(hello.grant.node)
+        if held is not None and newer(held, hello.grant):
+            return held
+        if hello.grant.generation < self._common.store.generation:
+            raise Rejected("grant that the present authority has not renewed")
+        if hello.grant.generation > self._common.mesh.generation:
+            if hello.asks and self._admission.may_answer(source, now):
+                self._say_hello(source, asks=False)  # which shows that we must be told
+            raise Rejected("grant of an authority that is not known here")
+        return hello.grant
+
+    def _notice(self, word: Revocation | Successor, source: Endpoint, now: float) -> None:
+        held, mesh = self._common.store.in_slot(slot_of(word)), self._common.mesh
+        if held is not None and not newer(word, held):
+            return
+        if word.signer(mesh) is None:
+            raise Rejected(f"{word.DOMAIN} of an authority that is not known here")
+        self._check((word,), [], source, now)
+        self._on_notice(word, now)
+        if isinstance(word, Successor):
+            self._greetings.ask(source)
+
     def _about_us(self, hello: Hello, source: Endpoint, answers: bool, now: float) -> None:
         own, told = self.own, hello.announcement
         if own is None or told.hash == own.hash:
             return
         if newer(told, own):
-            self._check((told,), [self._common.store.announcements.get(told.node)], now)
+            held = self._common.store.announcements.get(told.node)
+            self._check((told,), [held], source, now)
             self._on_own_newer(told, source if answers else None, now)
         elif hello.asks and told.boot_key != own.boot_key:
             # From nobody but an earlier life of ours, or another host with our key.
-            self._check((told,), [], now)
-            if self._answers.take(source, now):
+            self._check((told,), [], source, now)
+            if self._admission.may_answer(source, now):
                 self._say_hello(source, asks=False)
             self._on_own_older(told, now)
 
     def _check(
-        self, claims: Iterable[Signed], verified: Iterable[Signed | None], now: float
+        self,
+        claims: Iterable[Record],
+        verified: Iterable[Signed | None],
+        source: Endpoint,
+        now: float,
     ) -> None:
         """Raise ``Rejected`` unless each claim is one that is ``verified``, or signed rightly."""
         known = [each.hash for each in verified if each is not None]
         unknown = [claim for claim in claims if claim.hash not in known]
-        for claim in unknown:
-            self._refuse_bad(claim, claim.hash not in self._bad)
-        if not self._checks.take(now, len(unknown)):
-            raise Rejected("too many signatures to check")
-        for claim in unknown:
-            self._refuse_bad(claim, self._verified(claim))
+        if unknown:
+            self._admission.check_hello(unknown, unknown[0].subject, source, now)
 
-    def _refuse_bad(self, claim: Signed, good: bool) -> None:
-        if not good:
-            raise Rejected(f"{claim.DOMAIN} not signed by who must sign it")
+    def verify(self, claimed: Signed, peer: bytes, now: float) -> bool:
+        """Check the signature of what ``peer`` sealed. See ``Admission.check_member``."""
+        return self._admission.check_member(claimed, peer, now)
 
-    def verify(self, claimed: Signed, now: float) -> bool:
-        """Check the signature of what a member sent; bad ones are remembered.
-
-        ``Rejected`` when there were too many: that says nothing of ``claimed``.
-        """
-        if claimed.hash in self._bad:
-            return False
-        if not self._member_checks.take(now):
-            raise Rejected("too many signatures to check")
-        return self._verified(claimed)
-
-    def _verified(self, claimed: Signed) -> bool:
-        if self._common.wire.verify(claimed, self._common.mesh):
-            return True
-        if len(self._bad) >= _BAD_OBJECTS:
-            del self._bad[next(iter(self._bad))]
-        self._bad[claimed.hash] = None
-        return False
-
-    def _add_candidate(self, hello: Hello, now: float) -> None:
-        node = hello.announcement.node
+    def _add_candidate(self, grant: Grant, announcement: Announcement, now: float) -> None:
+        node = announcement.node
         self._forget_candidate(node)
         while self._candidates:
             other, candidate = next(iter(self._candidates.items()))
             if candidate.expires > now and len(self._candidates) < MAX_CANDIDATES:
                 break  # they stand in the order of their expiry
             self._forget_candidate(other)
-        key_id = self._keys.expect(node, hello.announcement.boot_key)
+        key_id = self._keys.expect(node, announcement.boot_key)
         expires = now + self._common.tuning.candidate_lifetime
-        self._candidates[node] = Candidate(hello.grant, hello.announcement, key_id, expires)
+        self._candidates[node] = Candidate(grant, announcement, key_id, expires)
 
     def _forget_candidate(self, node: bytes) -> None:
         if self._candidates.pop(node, None) is not None:

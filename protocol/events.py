@@ -134,6 +134,21 @@ class Revoked:
 
     node: bytes
     name: str
+    lapsed: bool = False
+    """It did so by silence: its grant is of an earlier authority, and was not renewed."""
+
+
+@attrs.frozen
+class Succession:
+    """Another authority speaks for the mesh."""
+
+    generation: int
+    """How many came before it."""
+    members: int
+    """How many nodes it took over."""
+    in_effect: bool
+    """Its word alone counts from now on. Else it is only known, and waits until what it said of
+    each of these nodes is here."""
 
 
 @attrs.frozen
@@ -165,6 +180,6 @@ class Released:
 
 Event = (
     PeerChanged | ReachabilityChanged | PrefixesChanged | ShardsMissing | Converged | Superseded
-    | Accused | ObservedElsewhere | Refused | Revoked | CannotAnnounce | Isolated | Released
-    | Cloned | Reinstated | BootKeyRenewed
+    | Accused | ObservedElsewhere | Refused | Revoked | Succession | CannotAnnounce | Isolated
+    | Released | Cloned | Reinstated | BootKeyRenewed
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The three frames: HELLO and STALE in the clear, SEALED for everything else.
+"""The four frames: HELLO, STALE and NOTICE in the clear, SEALED for everything else.
 
 Every datagram begins with ``version u8 | type u8`` and has at most 1,200 bytes.  This
 module knows layout only: what a frame means is the automaton's business.
@@ -11,8 +11,17 @@ from typing import Final
 
 import attrs
 
+from protocol import objects
 from protocol.errors import Rejected
-from protocol.objects import MAX_ANNOUNCEMENT, MAX_GRANT, Announcement, Grant
+from protocol.objects import (
+    MAX_ANNOUNCEMENT,
+    MAX_GENERATION,
+    MAX_GRANT,
+    Announcement,
+    Grant,
+    Revocation,
+    Successor,
+)
 
 VERSION: Final = 1
 MAX_DATAGRAM: Final = 1200
@@ -21,13 +30,15 @@ MAX_DATAGRAM: Final = 1200
 HELLO: Final = 1
 SEALED: Final = 2
 STALE: Final = 3
+NOTICE: Final = 4
 
 ASKS: Final = 1
 """HELLO flag: an answer is asked for; the datagram is padded to MAX_DATAGRAM."""
 
-_HELLO_HEAD: Final = struct.Struct("!BB16sBHH")
+_HELLO_HEAD: Final = struct.Struct("!BB16sBBHH")
 _SEALED_HEAD: Final = struct.Struct("!BB8s8sQ")
 _STALE: Final = struct.Struct("!BBxx8sQ")
+_NOTICE_HEAD: Final = struct.Struct("!BB16s")
 SEALED_HEAD: Final = _SEALED_HEAD.size
 SEALED_OVERHEAD: Final = SEALED_HEAD + 16
 """42 bytes: the header and Poly1305's tag."""
@@ -44,11 +55,14 @@ class Hello:
     asks: bool
     grant: Grant
     announcement: Announcement
+    generation: int = 0
+    """That of the newest authority its sender knows."""
 
     def encode(self) -> bytes:
         grant, announcement = self.grant.raw, self.announcement.raw
         flags = ASKS if self.asks else 0
-        head = _HELLO_HEAD.pack(VERSION, HELLO, self.mesh_id, flags, len(grant), len(announcement))
+        sizes = len(grant), len(announcement)
+        head = _HELLO_HEAD.pack(VERSION, HELLO, self.mesh_id, flags, self.generation, *sizes)
         datagram = head + grant + announcement
         return datagram.ljust(MAX_DATAGRAM, b"\0") if self.asks else datagram
 
@@ -73,6 +87,17 @@ class Stale:
         return _STALE.pack(VERSION, STALE, self.recipient, self.counter)
 
 
+@attrs.frozen
+class Notice:
+    """An authority's word that proves itself, for one who must know it before all else."""
+
+    mesh_id: bytes
+    word: Revocation | Successor
+
+    def encode(self) -> bytes:
+        return _NOTICE_HEAD.pack(VERSION, NOTICE, self.mesh_id) + self.word.raw
+
+
 def pack_sealed_head(sender: bytes, recipient: bytes, counter: int) -> bytes:
     """The 26 clear bytes of a sealed datagram, which are its additional data too."""
     return _SEALED_HEAD.pack(VERSION, SEALED, sender, recipient, counter)
@@ -87,6 +112,15 @@ def frame_type(datagram: bytes) -> int:
     if datagram[0] != VERSION:
         raise Rejected("another protocol version")
     return datagram[1]
+
+
+_FLAGS_AT: Final = 18
+"""Where a HELLO's flags stand."""
+
+
+def asks(datagram: bytes) -> bool:
+    """Whether what ``frame_type`` calls a HELLO asks, before anything else in it is looked at."""
+    return bool(datagram[_FLAGS_AT] & ASKS)
 
 
 def decode_sealed(datagram: bytes) -> Sealed:
@@ -109,11 +143,15 @@ def decode_hello(datagram: bytes, mesh_id: bytes) -> Hello:
     """A HELLO of our mesh; the two signatures are not checked here."""
     if len(datagram) < _HELLO_HEAD.size:
         raise Rejected("datagram cut short")
-    _, _, its_mesh, flags, grant_size, announcement_size = _HELLO_HEAD.unpack_from(datagram)
+    _, _, its_mesh, flags, generation, grant_size, announcement_size = _HELLO_HEAD.unpack_from(
+        datagram
+    )
     if its_mesh != mesh_id:
         raise Rejected("another mesh")
     if flags & ~ASKS:
         raise Rejected("unknown HELLO flags")
+    if generation > MAX_GENERATION:
+        raise Rejected(f"generation above {MAX_GENERATION}")
     if flags & ASKS and len(datagram) != MAX_DATAGRAM:
         raise Rejected("a HELLO that asks is not padded")
     middle = _HELLO_HEAD.size + grant_size
@@ -126,4 +164,15 @@ def decode_hello(datagram: bytes, mesh_id: bytes) -> Hello:
     announcement = Announcement.decode(datagram[middle:end])
     if grant.node != announcement.node:
         raise Rejected("grant and announcement of different nodes")
-    return Hello(its_mesh, bool(flags & ASKS), grant, announcement)
+    return Hello(its_mesh, bool(flags & ASKS), grant, announcement, generation)
+
+
+def decode_notice(datagram: bytes, mesh_id: bytes) -> Notice:
+    """A NOTICE of our mesh; the signature is not checked here."""
+    _, _, its_mesh = _NOTICE_HEAD.unpack_from(datagram)
+    if its_mesh != mesh_id:
+        raise Rejected("another mesh")
+    word = objects.decode(datagram[_NOTICE_HEAD.size :])
+    if not isinstance(word, Revocation | Successor):
+        raise Rejected("notice of another kind")
+    return Notice(its_mesh, word)

@@ -26,9 +26,9 @@ from protocol.messages import (
     Pull,
     Push,
 )
-from protocol.objects import Accusation
+from protocol.objects import Accusation, Revocation, Successor
 from protocol.requests import Learn, Requests
-from protocol.store import slot_id
+from protocol.store import slot_of
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, MAX_OFFERERS, MAX_WANTED
 
@@ -38,6 +38,10 @@ def offers(size: int) -> int:
     rounded up from .55: 4 for 100 members (with 3 one in 20 updates waited 0.08 s for the rounds
     of agreement), 6 for 1,000; and no more, for with 7 of 5,000 each pays 4.05 times the object."""
     return min(math.floor(math.log(size) - 0.55), 6)
+
+
+Untold = dict[bytes, tuple[News, bytes]]
+"""Slot, or an accusation's hash, to news and who told us."""
 
 
 @attrs.define(eq=False)
@@ -63,8 +67,8 @@ class Gossip:
         self._send, self._learn = send, learn
         tuning = common.tuning
         self._pace = TokenBucket(tuning.relay_rate, tuning.relay_burst)
-        self._untold: dict[bytes, tuple[News, bytes]] = {}
-        """Slot, or an accusation's hash, to what is to be told next and who told us."""
+        self._untold: Untold = {}
+        """What is to be told next."""
         self._timer: Timer | None = None
         self._wanted: dict[bytes, _Wanted] = {}
 
@@ -80,16 +84,26 @@ class Gossip:
             self._send_all(list(live), Push(portion), now)
 
     def relay(self, news: Iterable[News], source: bytes, now: float) -> None:
-        """Pass on what was new to us; ``source`` had it."""
+        """Pass on what was new to us; ``source`` had it.
+
+        What takes something away goes first and beyond any pace: an authority has few such
+        words, and each comes but once.
+        """
+        urgent: Untold = {}
         for each in news:
+            if isinstance(each, Revocation | Successor):
+                urgent[slot_of(each)] = (each, source)
+                continue
             if not isinstance(each, Accusation):
-                name = slot_id(each.KIND, each.node)
+                name = slot_of(each)
             elif len(self._common.members.live) > FANOUT_ALL:
                 name = each.hash
             else:
                 continue  # its accuser told everyone
             self._untold.pop(name, None)
             self._untold[name] = (each, source)
+        if urgent:
+            self._pass_on(urgent, now)
         if self._untold and self._timer is None:
             if self._pace.take(now):
                 self._tell(now)
@@ -101,9 +115,12 @@ class Gossip:
         if self._timer is not None:
             self._pace.take(now)
         self._timer = None
-        news = [each for each, _ in self._untold.values()]
-        knowing = self._knowing()
-        self._untold.clear()
+        untold, self._untold = self._untold, {}
+        self._pass_on(untold, now)
+
+    def _pass_on(self, untold: Untold, now: float) -> None:
+        news = [each for each, _ in untold.values()]
+        knowing = self._knowing(untold)
         common, tuning = self._common, self._common.tuning
         size = len(common.members.live)
         many = size > FANOUT_ALL
@@ -116,7 +133,7 @@ class Gossip:
         full = copies if many and copies > 1 else 0
         self._send_all(chosen[:full], Push(first), now)
         items = [
-            (slot_id(each.KIND, each.node), each.hash[:OFFER_HASH])
+            (slot_of(each), each.hash[:OFFER_HASH])
             for each in news
             if not isinstance(each, Accusation)
         ][-MAX_OFFER:]
@@ -129,14 +146,14 @@ class Gossip:
         for key in peers:
             self._send(key, message, now)
 
-    def _knowing(self) -> dict[bytes, None]:
+    def _knowing(self, untold: Untold) -> dict[bytes, None]:
         """Who has all of what is to be told: its only source, its origin, who offered it."""
         knowing: dict[bytes, None] = {}
-        if len(self._untold) > 2:  # a grant and its announcement at most: others lack a part
+        if len(untold) > 2:  # a grant and its announcement at most: others lack a part
             return knowing
-        for slot, (each, source) in self._untold.items():
+        for slot, (each, source) in untold.items():
             knowing[source] = None
-            knowing[each.accuser if isinstance(each, Accusation) else each.node] = None
+            knowing[each.accuser if isinstance(each, Accusation) else each.subject] = None
             wanted = self._wanted.get(slot)
             if wanted is not None:
                 knowing.update(dict.fromkeys(wanted.offerers))

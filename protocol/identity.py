@@ -1,10 +1,12 @@
 """Keys: who a node is, what a mesh is, and which public keys are refused.
 
 A node *is* its Ed25519 key (RFC 8032); names are labels.  A mesh *is* its authority:
-``mesh_id`` commits to the authority's key and to the hash of the key that may one day
-succeed it.  All keys are checked here, on load and on the wire, because the library
-underneath loads the small-order points, under which a signature can be forged without
-any secret.
+``mesh_id`` commits to the first authority's key and to the hash of the key that alone can
+name the next one.  Each generation commits so to the one after it before it is needed
+("pre-rotation", as in KERI: Smith, arXiv 1907.02143), and the key that ends a generation
+never signs anything else: who steals an authority's key can neither continue nor fork the
+chain.  All keys are checked here, on load and on the wire, because the library underneath
+loads the small-order points, under which a signature can be forged without any secret.
 """
 
 from __future__ import annotations
@@ -133,15 +135,30 @@ class BootKey:
 
 
 @attrs.frozen
+class Authority:
+    """Who signs for a mesh in one generation, and what is known of the end of that."""
+
+    generation: int
+    """0 for the one that made the mesh, one more with each succession."""
+    key: bytes = attrs.field(converter=check_public_key)
+    """Its Ed25519 public key; ``Rejected`` if it is none that can be trusted."""
+    next_hash: bytes
+    """SHA-256 of the public key that alone can sign the Successor which ends it."""
+
+
+@attrs.frozen
 class Mesh:
-    """What every member is given once and trusts: the authority and its successor's hash."""
+    """What every member is given once and trusts, and the authorities that came of it."""
 
     authority: bytes = attrs.field(converter=check_public_key)
-    """The authority's Ed25519 public key; ``Rejected`` if it is none that can be trusted."""
+    """The first authority's Ed25519 public key; ``Rejected`` if it cannot be trusted."""
     next_hash: bytes
-    """SHA-256 of the next authority's public key: only that key can sign a Successor."""
+    """``Authority.next_hash`` of the first."""
+    later: tuple[Authority, ...] = ()
+    """Those that succeeded, as far as they are known here, by generation."""
     id: bytes = attrs.field(init=False)
-    """``mesh_id``, 16 bytes, authenticated in every datagram: two meshes never merge."""
+    """``mesh_id``, 16 bytes, authenticated in every datagram: two meshes never merge. It
+    stays the same through all successions."""
 
     @id.default
     def _id(self) -> bytes:
@@ -151,7 +168,43 @@ class Mesh:
     @classmethod
     def founded_by(cls, authority: bytes, next_authority: bytes) -> Mesh:
         """The mesh of these two public keys; ``Rejected`` if one is no good."""
-        return cls(authority, hashlib.sha256(check_public_key(next_authority)).digest())
+        return cls(authority, key_hash(check_public_key(next_authority)))
+
+    @property
+    def newest(self) -> Authority:
+        """The last authority that is known here."""
+        return self.later[-1] if self.later else Authority(0, self.authority, self.next_hash)
+
+    @property
+    def generation(self) -> int:
+        """That of the last authority that is known here."""
+        return self.later[-1].generation if self.later else 0
+
+    def of_generation(self, generation: int) -> Authority | None:
+        """The authority of that generation, None if it is not known here."""
+        if generation == 0:
+            return Authority(0, self.authority, self.next_hash)
+        return next((each for each in self.later if each.generation == generation), None)
+
+    def succeeded_by(self, authority: Authority) -> Mesh:
+        """The same mesh, in which ``authority`` is that of its generation; what came after
+        another one of that generation hung on it, and is not known any more."""
+        held = self.of_generation(authority.generation)
+        if held == authority:
+            return self
+        kept = [
+            each
+            for each in self.later
+            if each.generation < authority.generation
+            or (held is None and each.generation > authority.generation)
+        ]
+        later = sorted([*kept, authority], key=lambda each: each.generation)
+        return attrs.evolve(self, later=tuple(later))
+
+
+def key_hash(key: bytes) -> bytes:
+    """What is made known of a public key before the key itself: its SHA-256."""
+    return hashlib.sha256(key).digest()
 
 
 def short_id(key: bytes) -> str:

@@ -13,7 +13,7 @@ path above the changed slot (Driscoll et al., "Making data structures persistent
 and hashes that path when the root is next asked for.  So a tree costs nothing to keep or
 to copy, and the thousand nodes of a simulation share what they agree on.
 
-The last octet of a slot id is its *kind* (1, 2 or 3).  Each subtree counts the slots of
+The last octet of a slot id is its *kind* (1 to 4).  Each subtree counts the slots of
 each kind, which makes the slots of one kind a list with an order: ``rank`` and ``nth``.
 """
 
@@ -28,7 +28,7 @@ EMPTY: Final = bytes(16)
 """The hash of a subtree with nothing in it, and of an empty store."""
 
 SLOT_SIZE: Final = 12
-KINDS: Final = 3
+KINDS: Final = 4
 
 
 class Hashed(Protocol):

@@ -20,7 +20,7 @@ from protocol.frames import MAX_BODY
 from protocol.merkle import BUCKET, SLOT_SIZE, Branch, Bucket
 from protocol.objects import HASH_SIZE, MAX_SHARDS, Accusation, Record
 from protocol.shards import MAX_SHARD
-from protocol.store import slot_id
+from protocol.store import slot_of
 from protocol.tuning import MAX_MEMBERS
 
 OFFER_HASH: Final = 8
@@ -221,7 +221,7 @@ class Objects:
         last = self.items[-1][0] if self.items else None
         if last is None or isinstance(last, Accusation):
             return []
-        slot = slot_id(last.KIND, last.node)
+        slot = slot_of(last)
         return asked[asked.index(slot) + 1 :] if slot in asked else []
 
 

@@ -25,6 +25,7 @@ from random import Random
 from protocol.address import Endpoint, Prefix
 from protocol.agreement import Agreement
 from protocol.answering import Answerer
+from protocol.authorities import Authorities, judging_order
 from protocol.contacts import Candidate, Contacts, Datagram
 from protocol.departure import Departure
 from protocol.errors import Rejected
@@ -33,7 +34,6 @@ from protocol.events import (
     Event,
     ObservedElsewhere,
     Refused,
-    Revoked,
 )
 from protocol.evidence import Evidence
 from protocol.failure import Detector
@@ -65,14 +65,21 @@ from protocol.messages import (
     Vouch,
     Walk,
 )
-from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
+from protocol.objects import (
+    Accusation,
+    Announcement,
+    Grant,
+    Record,
+    Revocation,
+    Successor,
+)
 from protocol.originate import Originator
 from protocol.reconcile import Reconciler
 from protocol.requests import Requests
 from protocol.resumption import Resumption
 from protocol.seeds import Seeds
 from protocol.shards import Shard, Shelf
-from protocol.store import Outcome, Store, newer, slot_id
+from protocol.store import Outcome, Store, newer, slot_id, slot_of
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL, Tuning
 from protocol.wire import Wire
@@ -82,11 +89,11 @@ class Node:
     """One member of a mesh.
 
     ``records`` is what is known from before (a snapshot, or at first the own grant);
-    the own grant must be in it; ``shards`` are what it held of those that they name.  A
-    ``Resumption`` is taken as verified, and its members as seen: a simulation of thousands
-    starts so.  ``next_sequence(above)`` returns a sequence that is larger than ``above``
-    and than every one it returned before, in all lives of this node, or raises
-    ``SequenceUnavailable``.  ``wire`` is for the simulator.
+    the own grant must be in it, be it revoked by now; ``shards`` are what it held of those
+    that they name.  A ``Resumption`` is taken as verified, and its members as seen: a
+    simulation of thousands starts so.  ``next_sequence(above)`` returns a sequence that is
+    larger than ``above`` and than every one it returned before, in all lives of this node, or
+    raises ``SequenceUnavailable``.  ``wire`` is for the simulator.
     """
 
     def __init__(
@@ -121,10 +128,18 @@ class Node:
             on_own_newer=self._originator.superseded,
             on_own_older=self._originator.clones.older,
             on_stale=self._drew_stale,
+            on_notice=self._noticed,
         )
         send = self._contacts.send
         self._detector = Detector(
             common, send=self._send_probe, accuse=self._own_accusation, changed=self._show
+        )
+        self._authorities = Authorities(
+            common,
+            self._contacts,
+            self._originator,
+            forget=self._forget,
+            silenced=self._detector.late,  # what others do not answer us says nothing of them
         )
         self._isolation = Isolation(common)
         self._requests = Requests(common, send)
@@ -178,10 +193,11 @@ class Node:
                 if announcement.node != me:
                     self._fetcher.named(announcement, now)
         else:
-            for record in records:
+            for record in sorted(records, key=judging_order):
                 if common.wire.verify(record, common.mesh):
                     self._merge(record, now, vouched=False)
-        if me not in common.store.grants:
+        self._contacts.grant = self._contacts.grant or self.grant
+        if self._contacts.grant is None:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")
         for raw in shards:
             self._fetcher.keep(raw, now)
@@ -227,6 +243,21 @@ class Node:
         self._common.events.append(BootKeyRenewed(reason))
         self._renew_later(now)
         self._originator.renew(boot_key.public, now)
+
+    def hear(self, words: Iterable[Record], now: float) -> list[Outcome | None]:
+        """Take what an authority signed, from the owner's hand, and tell it; what became of
+        each. None: it is not signed by an authority that is known here."""
+        outcomes: list[Outcome | None] = []
+        news: list[Record] = []
+        before = self._common.store.root
+        for word in words:
+            good = self._common.wire.verify(word, self._common.mesh)
+            outcomes.append(self._merge(word, now, vouched=False) if good else None)
+            if outcomes[-1] is Outcome.NEW:
+                news += (word, *self._no_longer_waiting(word, now))
+        self._changed(before, news, now)
+        self._gossip.publish(tuple(news), now)
+        return outcomes
 
     def leave(self, now: float) -> None:
         """Announce our departure and go on telling it until ``departed``.
@@ -326,6 +357,11 @@ class Node:
     def shards(self) -> Shelf:
         """The shards that are held, to be given to the next life; not to be changed."""
         return self._fetcher.shelf
+
+    @property
+    def mesh(self) -> Mesh:
+        """The mesh, with the authorities that are known here."""
+        return self._common.mesh
 
     @property
     def grant(self) -> Grant | None:
@@ -454,6 +490,13 @@ class Node:
             self._changed(before, news, now)
             self._gossip.relay(news, node, now)
 
+    def _noticed(self, word: Revocation | Successor, now: float) -> None:
+        """Somebody shows us what we must know of our authorities before all else."""
+        before = self._common.store.root
+        if self._merge(word, now, vouched=False) is Outcome.NEW:
+            self._changed(before, (word,), now)
+            self._gossip.relay((word,), self._common.me.public, now)
+
     # Learning.
 
     def _learn(
@@ -469,17 +512,14 @@ class Node:
         for each, vouched in items:
             try:
                 if isinstance(each, Accusation):
-                    new = self._learn_accusation(each, lacking, now)
+                    new = self._learn_accusation(each, lacking, source, now)
                 else:
-                    new = self._learn_record(each, lacking, now, vouched=vouched)
+                    new = self._learn_record(each, lacking, source, now, vouched=vouched)
             except Rejected as error:  # the others may be good, and what was asked goes on
                 self._refused(error, None, source)
                 continue
             if new:
-                learned.append(each)
-                waiting = isinstance(each, Grant) and self._common.store.take_waiting(each.node)
-                if waiting and self._merge(waiting, now, vouched=False) is Outcome.NEW:
-                    learned.append(waiting)
+                learned += (each, *self._no_longer_waiting(each, now))
         for each in learned:
             if isinstance(each, Announcement):
                 self._fetcher.brought(each.node, source, now)
@@ -491,31 +531,48 @@ class Node:
             self._gossip.relay(told, source, now)
         return bool(learned)
 
+    def _no_longer_waiting(self, news: News, now: float) -> tuple[Announcement, ...]:
+        """The announcement that ``news`` was lacking, if there is one: it is in the store now."""
+        waiting = isinstance(news, Grant) and self._common.store.take_waiting(news.node)
+        if waiting and self._merge(waiting, now, vouched=False) is Outcome.NEW:
+            return (waiting,)
+        return ()
+
     def _refused(self, error: Rejected, source: Endpoint | None, peer: bytes | None) -> None:
         self._common.count(f"refused: {error.reason}")
         self._common.events.append(Refused(source, peer, error.reason))
 
     def _learn_record(
-        self, record: Record, lacking: dict[bytes, None], now: float, *, vouched: bool
+        self,
+        record: Record,
+        lacking: dict[bytes, None],
+        source: bytes,
+        now: float,
+        *,
+        vouched: bool,
     ) -> bool:
         """Keep ``record`` if it is newest; note in ``lacking`` what it cannot stand without."""
         store = self._common.store
-        held = store.in_slot(slot_id(record.KIND, record.node))
+        held = store.in_slot(slot_of(record))
         if held is not None and not newer(record, held):
             if isinstance(record, Announcement) and held.hash == record.hash and vouched:
                 self._vouched((record.node,), now)
             return False
-        if not self._contacts.verify(record, now):
+        authorities = self._authorities.lacking(record)
+        if authorities:
+            lacking.update(dict.fromkeys((*authorities, slot_of(record))))
+            return False
+        if not self._contacts.verify(record, source, now):
             raise Rejected(f"{record.DOMAIN} not signed by who must sign it")
         outcome = self._merge(record, now, vouched=vouched)
         if outcome is Outcome.WAITING:
             # The announcement once more, for only with it comes whether ``source`` has seen it.
             for kind in (Grant.KIND, Announcement.KIND):
-                lacking[slot_id(kind, record.node)] = None
+                lacking[slot_id(kind, record.subject)] = None
         return outcome is Outcome.NEW
 
     def _learn_accusation(
-        self, accusation: Accusation, lacking: dict[bytes, None], now: float
+        self, accusation: Accusation, lacking: dict[bytes, None], source: bytes, now: float
     ) -> bool:
         store = self._common.store
         if accusation.accuser not in store.announcements:
@@ -527,7 +584,7 @@ class Node:
             return False
         if any(each.hash == accusation.hash for each in self.evidence.against(target.node)):
             return False
-        if not self._contacts.verify(accusation, now):
+        if not self._contacts.verify(accusation, source, now):
             raise Rejected("accusation not signed by its accuser")
         if accusation.target == self._common.me.public:
             self._originator.accused(accusation, now)
@@ -547,27 +604,22 @@ class Node:
     def _merge(self, record: Record, now: float, *, vouched: bool) -> Outcome:
         """The only place where the store changes; what follows from it follows here."""
         store = self._common.store
-        before = store.announcements.get(record.node)
-        self._common.members.get(record.node)  # made by now, it tells what we held until now
+        before = store.announcements.get(record.subject)
+        self._common.members.get(record.subject)  # made by now, it tells what we held until now
         outcome = store.merge(record)
         if outcome is not Outcome.NEW:
             return outcome
         while store.evicted:
             self._forget(store.evicted.pop(), now)
-        if isinstance(record, Announcement):
-            if record.node == self._common.me.public:
-                if record is not self._originator.latest:
-                    self._originator.superseded(record, None, now)
-                if record is self._originator.latest or self._originator.latest is None:
-                    self._fetcher.named(record, now)  # not what another host wants announced
-            else:
-                self._renew(before, record, now, vouched=vouched)
-        elif isinstance(record, Revocation):
-            member = self._forget(record.node, now)
-            name = member.name if member is not None else ""
-            self._common.events.append(Revoked(record.node, name))
-        elif record.node in self._common.members:
-            self._common.members[record.node].name = record.name
+        if not isinstance(record, Announcement):
+            self._authorities.spoke(record, now)
+        elif record.node != self._common.me.public:
+            self._renew(before, record, now, vouched=vouched)
+        else:
+            if record is not self._originator.latest:
+                self._originator.superseded(record, None, now)
+            if record is self._originator.latest or self._originator.latest is None:
+                self._fetcher.named(record, now)  # not what another host wants announced
         return outcome
 
     def _changed(self, before: bytes, learned: Iterable[Record], now: float) -> None:
@@ -655,6 +707,9 @@ class Node:
     def _period(self, now: float) -> None:
         self._common.timers.after(self._common.tuning.probe_period, now, self._period)
         if self._originator.clones.yielded:
+            return
+        if self.grant is None:
+            self._seeds.plead(self._endpoints, now)
             return
         self._detector.probe_next(now)
         self._seeds.reconnect(self._endpoints, now)

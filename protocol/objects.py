@@ -30,10 +30,12 @@ from protocol.address import (
 )
 from protocol.codec import pack, unpack
 from protocol.errors import Rejected
-from protocol.identity import KEY_SIZE, SIGNATURE_SIZE, Identity, Mesh
+from protocol.identity import KEY_SIZE, SIGNATURE_SIZE, Authority, Identity, Mesh, key_hash
 
 HASH_SIZE: Final = 16
 MAX_SEQUENCE: Final = 2**63 - 1
+MAX_GENERATION: Final = 64
+"""Successions of one mesh: one a year for a lifetime, and a bound on what is kept of them."""
 MAX_GRANT: Final = 440
 MAX_ANNOUNCEMENT: Final = 720
 """Bytes of envelope: a grant and an announcement together fit one HELLO (SPEC.md 4.1)."""
@@ -72,8 +74,8 @@ class Signed:
     def _hash(self) -> bytes:
         return hashlib.sha256(self.raw).digest()[:HASH_SIZE]
 
-    def signer(self, mesh: Mesh) -> bytes:
-        """The public key that must have signed this object in ``mesh``."""
+    def signer(self, mesh: Mesh) -> bytes | None:
+        """The public key that must have signed this object in ``mesh``; None: not known."""
         raise NotImplementedError
 
     @property
@@ -82,22 +84,45 @@ class Signed:
         return self.raw[_HEAD:]
 
     def verify(self, mesh: Mesh) -> bool:
+        """True if who must sign it in ``mesh`` is known and did."""
+        signer = self.signer(mesh)
         message = _message(self.DOMAIN, mesh, self.body)
-        return identity.verify(self.signer(mesh), self.raw[1:_HEAD], message)
+        return signer is not None and identity.verify(signer, self.raw[1:_HEAD], message)
 
 
 @attrs.frozen
-class Grant(Signed):
+class ByAuthority(Signed):
+    """What an authority says of a node."""
+
+    node: bytes = attrs.field(repr=identity.short_id)
+    generation: int
+    """Which authority says it: ``identity.Authority.generation``."""
+    since: int
+    """The serial of the first grant that any authority gave this node (0 in a revocation of
+    one that had none): a renewal keeps it. Of equal claims to a prefix the older one stands, and
+    who was a member before a succession is told by it."""
+
+    @property
+    def subject(self) -> bytes:
+        """What its slot is named after."""
+        return self.node
+
+    def signer(self, mesh: Mesh) -> bytes | None:
+        authority = mesh.of_generation(self.generation)
+        return authority.key if authority is not None else None
+
+
+@attrs.frozen
+class Grant(ByAuthority):
     """The authority's word that a key is a member, and what it may announce."""
 
     KIND = 1
     DOMAIN = "grant"
     LIMIT = MAX_GRANT
 
-    node: bytes = attrs.field(repr=identity.short_id)
     name: str
     serial: int
-    """Assigned by the authority, rising; a higher one replaces, a lower one wins a conflict."""
+    """Assigned by the authority, rising: within its generation a higher one replaces."""
     allow: tuple[Prefix, ...]
     """The node may announce prefixes that lie inside these."""
     at: tuple[Prefix, ...]
@@ -109,10 +134,7 @@ class Grant(Signed):
 
     @property
     def version(self) -> int:
-        return self.serial
-
-    def signer(self, mesh: Mesh) -> bytes:
-        return mesh.authority
+        return self.generation * (MAX_SEQUENCE + 1) + self.serial
 
     @classmethod
     def sign(
@@ -123,15 +145,20 @@ class Grant(Signed):
         node: bytes,
         name: str,
         serial: int,
+        generation: int = 0,
+        since: int | None = None,
         allow: Iterable[Prefix],
         at: Iterable[Prefix] = (),
         limit: int = 0,
         until: int = 0,
     ) -> Grant:
-        """A grant signed by ``authority``. ``Rejected`` says what in it cannot be granted."""
+        """A grant signed by ``authority``. ``Rejected`` says what in it cannot be granted.
+
+        ``since`` is ``serial`` where it is not given: its node's first.
+        """
         allow, at = tuple(allow), tuple(at)
         fields = [
-            node, name, serial,
+            node, generation, serial if since is None else since, name, serial,
             pack_prefixes(allow, 4), pack_prefixes(allow, 6),
             pack_prefixes(at, 4), pack_prefixes(at, 6),
             limit, until,
@@ -140,12 +167,16 @@ class Grant(Signed):
 
     @classmethod
     def decode(cls, raw: bytes) -> Grant:
-        node, name, serial, allow4, allow6, at4, at6, limit, until = _open(
-            cls, raw, (bytes, str, int, bytes, bytes, bytes, bytes, int, int)
+        node, generation, since, name, serial, allow4, allow6, at4, at6, limit, until = _open(
+            cls, raw, (bytes, int, int, str, int, bytes, bytes, bytes, bytes, int, int)
         )
+        if since > serial:
+            raise Rejected("grant older than its node's first")
         return cls(
             raw,
             identity.check_public_key(node),
+            _check_generation(generation),
+            since,
             check_name(name),
             _check_sequence(serial),
             unpack_prefixes(allow4, 4) + unpack_prefixes(allow6, 6),
@@ -156,30 +187,127 @@ class Grant(Signed):
 
 
 @attrs.frozen
-class Revocation(Signed):
-    """The authority's word that a key is a member no more, for ever."""
+class Revocation(ByAuthority):
+    """The authority's word that a key is a member no more, for as long as it is the authority."""
 
     KIND = 2
     DOMAIN = "revocation"
     LIMIT = 128
 
-    node: bytes = attrs.field(repr=identity.short_id)
-
     @property
     def version(self) -> int:
-        return 0
-
-    def signer(self, mesh: Mesh) -> bytes:
-        return mesh.authority
+        return self.generation
 
     @classmethod
-    def sign(cls, authority: Identity, mesh: Mesh, *, node: bytes) -> Revocation:
-        return cls.decode(_seal(cls, authority, mesh, [node]))
+    def sign(
+        cls, authority: Identity, mesh: Mesh, *, node: bytes, generation: int = 0, since: int = 0
+    ) -> Revocation:
+        return cls.decode(_seal(cls, authority, mesh, [node, generation, since]))
 
     @classmethod
     def decode(cls, raw: bytes) -> Revocation:
-        (node,) = _open(cls, raw, (bytes,))
-        return cls(raw, identity.check_public_key(node))
+        node, generation, since = _open(cls, raw, (bytes, int, int))
+        return cls(
+            raw,
+            identity.check_public_key(node),
+            _check_generation(generation),
+            _check_sequence(since),
+        )
+
+
+@attrs.frozen
+class Successor(Signed):
+    """Who is the authority from now on, in the word of the key that was set aside for that.
+
+    It takes effect when a grant or a revocation of the new generation is here for each node
+    that it names: then, at once, what earlier authorities gave and took counts no more.
+    """
+
+    KIND = 4
+    DOMAIN = "successor"
+    LIMIT = 256
+
+    generation: int
+    """1 for the first; one more with each."""
+    key: bytes = attrs.field(repr=identity.short_id)
+    """Whose word it is: its SHA-256 is the ``next_hash`` of the authority before. It signs
+    nothing else, so that it need never be where a thief of the new authority's key could be."""
+    authority: bytes = attrs.field(repr=identity.short_id)
+    """The new authority's key."""
+    next_hash: bytes = attrs.field(repr=lambda value: value.hex())
+    """SHA-256 of the key that alone can end its time."""
+    serial: int
+    """Of two for one generation the higher replaces. All nodes named were members by then:
+    the ``since`` of what the new authority says of them is at most this."""
+    count: int
+    """How many nodes are named,"""
+    members: bytes = attrs.field(repr=lambda value: value.hex())
+    """... and ``members_hash`` of their keys."""
+
+    @property
+    def version(self) -> int:
+        return self.serial
+
+    @property
+    def subject(self) -> bytes:
+        """What its slot is named after."""
+        return bytes([self.generation])
+
+    @property
+    def made(self) -> Authority:
+        """The new authority."""
+        return Authority(self.generation, self.authority, self.next_hash)
+
+    def signer(self, mesh: Mesh) -> bytes | None:
+        """Its key, if the generation before committed to that one; where that generation was
+        skipped (a token says so), if it makes the very authority that is known."""
+        before = mesh.of_generation(self.generation - 1)
+        if before is None:
+            return self.key if mesh.of_generation(self.generation) == self.made else None
+        return self.key if before.next_hash == key_hash(self.key) else None
+
+    @classmethod
+    def sign(
+        cls,
+        key: Identity,
+        mesh: Mesh,
+        *,
+        made: Authority,
+        serial: int,
+        members: Iterable[bytes],
+    ) -> Successor:
+        """A successor signed by ``key``, which was set aside for it, for ``members``."""
+        named = tuple(members)
+        fields = [
+            made.generation, key.public, made.key, made.next_hash,
+            serial, len(named), members_hash(named),
+        ]  # fmt: skip
+        return cls.decode(_seal(cls, key, mesh, fields))
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Successor:
+        generation, key, authority, next_hash, serial, count, members = _open(
+            cls, raw, (int, bytes, bytes, bytes, int, int, bytes)
+        )
+        if generation == 0:
+            raise Rejected("successor that comes first")
+        if len(next_hash) != KEY_SIZE or len(members) != HASH_SIZE:
+            raise Rejected("hash of wrong length")
+        return cls(
+            raw,
+            _check_generation(generation),
+            identity.check_public_key(key),
+            identity.check_public_key(authority),
+            next_hash,
+            _check_sequence(serial),
+            count,
+            members,
+        )
+
+
+def members_hash(nodes: Iterable[bytes]) -> bytes:
+    """What names a set of nodes: SHA-256 over their keys, ascending, cut to 16 bytes."""
+    return hashlib.sha256(b"meshd/1 members\0" + b"".join(sorted(nodes))).digest()[:HASH_SIZE]
 
 
 @attrs.frozen
@@ -208,6 +336,11 @@ class Announcement(Signed):
     @property
     def version(self) -> int:
         return self.sequence
+
+    @property
+    def subject(self) -> bytes:
+        """What its slot is named after."""
+        return self.node
 
     @property
     def has_left(self) -> bool:
@@ -309,7 +442,7 @@ class Announcement(Signed):
 class Accusation(Signed):
     """A member's word that a target was silent, or refused, at one of its sequences."""
 
-    KIND = 4
+    KIND = 5
     DOMAIN = "accusation"
     LIMIT = 192
 
@@ -343,11 +476,11 @@ class Accusation(Signed):
         )
 
 
-Record = Grant | Revocation | Announcement
+Record = Grant | Revocation | Announcement | Successor
 """The kinds that the store keeps, one newest object a slot."""
 
-_KINDS: Final[dict[int, type[Grant | Revocation | Announcement | Accusation]]] = {
-    kind.KIND: kind for kind in (Grant, Revocation, Announcement, Accusation)
+_KINDS: Final[dict[int, type[Record | Accusation]]] = {
+    kind.KIND: kind for kind in (Grant, Revocation, Announcement, Successor, Accusation)
 }
 
 
@@ -386,6 +519,12 @@ def _check_sequence(value: int) -> int:
     return value
 
 
+def _check_generation(value: int) -> int:
+    if value > MAX_GENERATION:
+        raise Rejected(f"generation above {MAX_GENERATION}")
+    return value
+
+
 def _check_shards(hashes: list[Any]) -> tuple[bytes, ...]:
     if len(hashes) > MAX_SHARDS:
         raise Rejected(f"more than {MAX_SHARDS} shards")
@@ -404,14 +543,18 @@ __all__ = [
     "KEY_SIZE",
     "LEFT",
     "MAX_ANNOUNCEMENT",
+    "MAX_GENERATION",
     "MAX_GRANT",
     "MAX_SHARDS",
     "Accusation",
     "Announcement",
+    "ByAuthority",
     "Grant",
     "Record",
     "Revocation",
     "Signed",
+    "Successor",
     "check_name",
     "decode",
+    "members_hash",
 ]

@@ -131,6 +131,11 @@ class Originator:
             self._accusers[accusation.accuser] = None
             self._answer_later(now)
 
+    def admitted(self, now: float) -> None:
+        """We are a member again, and nothing of ours is in the store: say what we last said."""
+        if self.latest is not None:
+            self._answer_later(now)
+
     def cancel(self) -> None:
         """Whatever was to be answered needs no answer: the owner announces next."""
         if self._pending is not None:

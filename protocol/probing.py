@@ -319,7 +319,7 @@ class Prober:
     def relay(self, peer: bytes, request: Indirect, now: float) -> None:
         """Probe a member for ``peer``; a stranger is not probed."""
         wanted = self._common.store.in_slot(request.target)
-        target = self._common.members.get(wanted.node) if wanted else None
+        target = self._common.members.get(wanted.subject) if wanted else None
         if target is None or target.key == peer or len(self._relayed) >= MAX_RELAYED:
             self._common.count("relay refused")
             return

@@ -40,7 +40,7 @@ from protocol.messages import (
 )
 from protocol.objects import Record
 from protocol.requests import Learn, Requests
-from protocol.store import slot_id
+from protocol.store import slot_of
 from protocol.tuning import MAX_HISTORY, MAX_SYNCS
 
 _PULL_AT_ONCE = 8
@@ -190,8 +190,7 @@ class Reconciler:
         return [
             each
             for each in dict.fromkeys(newest)
-            if self._common.store.in_slot(slot_id(each.KIND, each.node)) is each
-            and self._common.may_tell(each)
+            if self._common.store.in_slot(slot_of(each)) is each and self._common.may_tell(each)
         ]
 
     @property
@@ -301,7 +300,7 @@ class Reconciler:
             self._scans.append(asked)
             return
         if answer.more and isinstance(last, Record):
-            number = int.from_bytes(slot_id(last.KIND, last.node), "big") + 1
+            number = int.from_bytes(slot_of(last), "big") + 1
             start = number.to_bytes(SLOT_SIZE, "big")
             if start > asked.start:
                 self._scans.append(Scan(0, asked.path, start))

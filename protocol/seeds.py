@@ -7,6 +7,7 @@ in a whole mesh, always in one that was cut in two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from protocol.address import Endpoint
@@ -26,6 +27,7 @@ class Seeds:
         self._owners: dict[Endpoint, bytes | None] | None = None
         """Seed to the member that announces that endpoint, if we know one. None until
         ``join``: before it there is nothing to agree on."""
+        self._pleaded = -math.inf
 
     @property
     def met(self) -> bool:
@@ -50,6 +52,14 @@ class Seeds:
         for where in announcement.endpoints:
             if self._owners and where in self._owners:
                 self._owners[where] = announcement.node
+
+    def plead(self, own: tuple[Endpoint, ...], now: float) -> None:
+        """We are no member any more: ask now and then whether another authority has come."""
+        tuning, rng = self._common.tuning, self._common.rng
+        if now - self._pleaded >= tuning.plea_period:
+            self._pleaded = now
+            doors = [seed for seed in self._owners or () if seed not in own]
+            self._contacts.inquire(rng.sample(doors, min(1, len(doors))))
 
     def reconnect(self, own: tuple[Endpoint, ...], now: float) -> None:
         """The period's chance to contact one that is lost."""

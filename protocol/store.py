@@ -3,7 +3,9 @@
 It is a pure function of what was heard.  The merge of each slot is commutative,
 idempotent and associative, so every node that has heard the same objects has the same
 store and the same root.  Nothing in it depends on a clock, a policy or an opinion, and
-nothing is forgotten but by revocation.  Signatures are verified by the caller, before.
+nothing is forgotten but by revocation, and by a succession that has taken effect: then
+what earlier authorities said of nodes counts no more.  Signatures are verified by the
+caller, before.
 """
 
 from __future__ import annotations
@@ -15,15 +17,20 @@ from functools import lru_cache
 from typing import Generic, TypeVar, cast
 
 from protocol.merkle import SLOT_SIZE, Tree
-from protocol.objects import Announcement, Grant, Record, Revocation
+from protocol.objects import Announcement, Grant, Record, Revocation, Successor, members_hash
 from protocol.tuning import MAX_MEMBERS, MAX_WAITING
 
 
 @lru_cache(maxsize=4 * MAX_MEMBERS)
-def slot_id(kind: int, node: bytes) -> bytes:
+def slot_id(kind: int, subject: bytes) -> bytes:
     """The 12-byte name of a slot, also its place in the tree: a node's three slots stand
     side by side, its grant before its announcement."""
-    return hashlib.sha256(b"meshd/1 slot\0" + node).digest()[: SLOT_SIZE - 1] + bytes([kind])
+    return hashlib.sha256(b"meshd/1 slot\0" + subject).digest()[: SLOT_SIZE - 1] + bytes([kind])
+
+
+def slot_of(record: Record) -> bytes:
+    """The slot that ``record`` belongs into."""
+    return slot_id(record.KIND, record.subject)
 
 
 class Outcome(enum.Enum):
@@ -37,6 +44,8 @@ class Outcome(enum.Enum):
     WAITING = enum.auto()
     """An announcement without its grant: kept outside the store until that comes."""
     REVOKED = enum.auto()
+    LAPSED = enum.auto()
+    """It is the word of an authority that was succeeded."""
     FULL = enum.auto()
     """There is no room for its node; an announcement does not wait then."""
 
@@ -104,9 +113,17 @@ class Store:
         self.grants = Section(self, Grant)
         self.revocations = Section(self, Revocation)
         self.announcements = Section(self, Announcement)
+        self.generation = 0
+        """The authority in effect: what earlier ones said is neither held nor taken."""
         self.evicted: list[bytes] = []
         """Nodes that had to leave for others; for the owner to take."""
+        self.lapsed: list[bytes] = []
+        """Nodes that a succession did not name; for the owner to take."""
         self._waiting: dict[bytes, Announcement] = {}
+        self._successor: Successor | None = None
+        """The newest; in effect if ``generation`` is its own."""
+        self._named: dict[bytes, None] = {}
+        """Nodes that were members before it and of whom its authority has spoken."""
 
     @property
     def root(self) -> bytes:
@@ -121,12 +138,22 @@ class Store:
         """The object in the slot of that id."""
         return self.tree.get(slot)
 
+    @property
+    def pending(self) -> Successor | None:
+        """The succession that waits for objects of its authority."""
+        found = self._successor
+        return found if found is not None and found.generation > self.generation else None
+
+    def successor(self, generation: int) -> Successor | None:
+        """The one that made the authority of that generation."""
+        return cast("Successor | None", self.tree.get(slot_id(Successor.KIND, bytes([generation]))))
+
     def merge(self, record: Record) -> Outcome:
         """Put a verified object into its slot if it is the newest there.
 
         At the bound the nodes whose slots come first stay, on every node alike.
         """
-        slot = slot_id(record.KIND, record.node)
+        slot = slot_of(record)
         held = self.tree.get(slot)
         if held is not None:
             if held.hash == record.hash:
@@ -137,9 +164,17 @@ class Store:
             if record.node not in self.grants:
                 fits = self._fits(self.grants, slot_id(Grant.KIND, record.node))
                 return self._keep_waiting(record) if fits else Outcome.FULL
-        else:
-            if isinstance(record, Grant) and record.node in self.revocations:
-                return Outcome.REVOKED
+        elif isinstance(record, Grant | Revocation):
+            if record.generation < self.generation:
+                return Outcome.LAPSED
+            if isinstance(record, Grant):
+                revocation = self.revocations.get(record.node)
+                if revocation is not None and revocation.generation >= record.generation:
+                    return Outcome.REVOKED
+            else:
+                grant = self.grants.get(record.node)
+                if grant is not None and grant.generation > record.generation:
+                    return Outcome.OLDER
             section = self.grants if isinstance(record, Grant) else self.revocations
             if held is None and len(section) >= MAX_MEMBERS:
                 if not self._fits(section, slot):
@@ -151,8 +186,42 @@ class Store:
             if isinstance(record, Revocation):
                 self._empty(Grant.KIND, record.node)
                 self._waiting.pop(record.node, None)
+            else:
+                self._empty(Revocation.KIND, record.node)  # by an earlier authority
         self.tree = self.tree.put(slot, record)
+        if not isinstance(record, Announcement):
+            self._succeed(record)
         return Outcome.NEW
+
+    def _succeed(self, new: Grant | Revocation | Successor) -> None:
+        """Let the newest authority take effect once it has spoken of every node it named."""
+        if isinstance(new, Successor) and (
+            self._successor is None or new.generation >= self._successor.generation
+        ):
+            self._successor, self._named = new, {}
+            for grant in self.grants.all():
+                self._note(grant)
+            for revocation in self.revocations.all():
+                self._note(revocation)
+        elif not isinstance(new, Successor):
+            self._note(new)
+        pending = self.pending
+        if pending is None or len(self._named) != pending.count:
+            return
+        if members_hash(self._named) == pending.members:
+            self.generation = pending.generation
+            for grant in list(self.grants.all()):
+                if grant.generation < self.generation:
+                    self._empty(Grant.KIND, grant.node)
+                    self.lapsed.append(grant.node)
+            for revocation in list(self.revocations.all()):
+                if revocation.generation < self.generation:
+                    self._empty(Revocation.KIND, revocation.node)
+
+    def _note(self, word: Grant | Revocation) -> None:
+        made = self._successor
+        if made and word.generation == made.generation and word.since <= made.serial:
+            self._named[word.node] = None
 
     def take_waiting(self, node: bytes) -> Announcement | None:
         """The announcement that waited for ``node``'s grant, to be merged now."""

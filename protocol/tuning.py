@@ -145,18 +145,36 @@ class Tuning:
     hello_burst: float = 40.0
     """Answers to HELLO and STALE per source address and second (/64 for IPv6)."""
     stranger_verify_rate: float = 1000.0
-    stranger_verify_burst: float = 2000.0
+    stranger_verify_burst: float = 4000.0
     """Signature checks per second for all HELLOs together, two for a newcomer: at 170 us each,
-    a sixth of a core; 1,000 newcomers at once and 500 a second."""
+    a sixth of a core. Half of what is saved up is left to keys that the store knows: so there
+    is enough for 1,000 newcomers at once and 500 a second."""
+    source_verify_rate: float = 40.0
+    source_verify_burst: float = 80.0
+    """... for HELLOs of one source address (/64 for IPv6): two for each that is answered."""
+    key_verify_rate: float = 4.0
+    key_verify_burst: float = 16.0
+    """... for HELLOs of one node key: it announces itself anew a few times a second at most."""
     member_verify_rate: float = 2000.0
     member_verify_burst: float = 16384.0
     """... and for what members send: a third of a core; saved up, the grants and announcements
     of a full store, so that a newcomer throws nothing away that it has asked for."""
+    share_verify_rate: float = 200.0
+    share_verify_burst: float = 1000.0
+    """Of these, each member's own: ten times ``relay_rate``. Beyond it a quarter of what is
+    saved up is left to the others; the rest, with what comes back while it is used, is a full
+    store from one peer."""
+    fault_rate: float = 0.1
+    fault_burst: float = 16.0
+    """Wrong signatures of one member before nothing that it sends is checked: an honest one
+    sends none, for it has checked them itself."""
     boot_key_lifetime: float = 604_800.0
     """A boot key is replaced after a week, 10 % more or less (DESIGN 4)."""
     boot_key_grace: float = 60.0
     """The boot key before still opens for so long, and seals for those who have not named the
     new one: far above the seconds in which all who can be reached hear of it."""
+    plea_period: float = 60.0
+    """Who is no member any more asks so often whether there is another authority."""
     clone_silence: float = 60.0
     """Who yielded to another host with its key tries again after so long without a sign of it."""
 

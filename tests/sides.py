@@ -60,7 +60,7 @@ class Side(Parts):
         for each, _ in items:
             assert isinstance(each, Record)
             news += self.hold(each)
-            waiting = self.common.store.take_waiting(each.node)
+            waiting = self.common.store.take_waiting(each.subject)
             if waiting is not None:
                 news += self.hold(waiting)
         self.changed(before, news)

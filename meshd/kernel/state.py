@@ -110,6 +110,8 @@ class Host:
 
     interfaces: tuple[Interface, ...] = ()
     foreign: tuple[ForeignRoute, ...] = ()
+    resolvers: tuple[Address, ...] = ()
+    """The name servers it asks. Not the kernel's to say: ``meshd.resolver`` reads them."""
 
 
 @attrs.frozen

@@ -1,5 +1,6 @@
-"""What a mesh of real daemons costs and stands, measured in namespaces that are made for it.
+"""Benchmarks: what meshd costs, always beside a floor or another system in the same run.
 
-Each module is one scenario: ``NAME``, ``HELP`` (one line) and ``run``, which returns a value
-that says what was asked for and what was seen, and nothing of whether that is good.
+Machines are noisy, so ratios are what counts: whatever is compared is measured in turns, run by
+run.  One module a scenario (``scenarios`` lists them) with ``NAME``, ``HELP``, ``arguments`` and
+``run``, which returns a ``Report``; ``command`` is ``scripts/bench``.
 """

@@ -23,6 +23,7 @@ from typing import IO, Any, Final
 import attrs
 
 from benchmark import sender
+from benchmark.report import Figure, Report
 from meshd import config as configuration
 from meshd import records
 from netlab import Lab, Member, Mesh, Namespace
@@ -41,6 +42,9 @@ checks that a node pays for (protocol/tuning.py, stranger_verify_rate)."""
 SOURCES: Final = "198.18.0.0/19"
 """8,190 addresses of RFC 2544's benchmark range, beyond the default gateway: twice as many as
 a node remembers buckets for (protocol/limits.py, MAX_SOURCES)."""
+
+MEMBERS: Final = 3
+"""Of the mesh: one is flooded, and the others can agree or not on what became of it."""
 
 SIGNED: Final = (Grant.DOMAIN, Announcement.DOMAIN)
 
@@ -81,35 +85,67 @@ class Result:
     """HELLOs refused before that, because there were too many."""
 
     @property
-    def lost(self) -> float:
-        """The share of probes that had no answer."""
+    def share_lost(self) -> float:
+        """Of all probes, those that had no answer."""
         return self.probes_lost / max(1, self.probes)
 
+    @property
+    def share_overrun(self) -> float:
+        """Of all datagrams, those that found the receive buffer full: noise or probe alike."""
+        return self.overrun / max(1, self.received + self.overrun)
 
-def run(
-    kind: str = "random",
-    *,
-    seconds: float = 10,
-    rate: float | None = None,
-    members: int = 3,
-    nice: int = 0,
-) -> Result:
-    """Make a lab and a mesh in it, flood one member of it, and take all of it away again.
 
-    Needs root.
-    """
-    lab = Lab(members + 1, name=f"flood{os.getpid()}")
+FIGURES: Final[tuple[tuple[str, str, Callable[[Result], float]], ...]] = (
+    ("sent", "/s", lambda result: result.rate),
+    ("found the buffer full", "%", lambda result: 100 * result.share_overrun),
+    ("processor", "%", lambda result: 100 * result.cpu),
+    ("probes lost", "%", lambda result: 100 * result.share_lost),
+    ("members suspected", "", lambda result: result.suspected),
+    ("members called failed", "", lambda result: result.failed),
+    ("routes lost", "", lambda result: result.routes_lost),
+    ("signatures checked", "", lambda result: result.checked),
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What is sent, and for how long."""
+    add = parser.add_argument
+    add(
+        "--kinds", nargs="+", choices=sender.KINDS, default=list(sender.KINDS), metavar="KIND",
+        help=f"of datagrams: {', '.join(sender.KINDS)} (default: each)",
+    )  # fmt: skip
+    add("--seconds", type=float, default=10, metavar="S", help="of each flood (default: 10)")
+    add("--rate", type=float, metavar="N", help="datagrams a second (default: by kind)")
+
+
+def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
+    """A mesh of its own for each flood."""
+    figures = []
+    for kind in options.kinds:
+        results = []
+        for number in range(options.runs):
+            say(f"run {number + 1} of {options.runs}: {kind}")
+            results.append(measure(kind, seconds=options.seconds, rate=options.rate))
+        for what, unit, value in FIGURES:
+            values = tuple(float(value(result)) for result in results)
+            figures.append(Figure(f"{kind}: {what}", unit, values))
+    settings = {"runs": options.runs, "seconds": options.seconds, "members": MEMBERS}
+    return Report(NAME, tuple(figures), settings)
+
+
+def measure(kind: str, *, seconds: float, rate: float | None = None) -> Result:
+    """Make a lab and a mesh in it, flood one member of it, and take all of it away again."""
+    lab = Lab(MEMBERS + 1, name=f"flood{os.getpid()}")
     with (
         tempfile.TemporaryDirectory() as directory,
         lab,
         Mesh(lab, Path(directory)) as mesh,
     ):
         mesh.found(1)
-        for number in range(2, members + 1):
+        for number in range(2, MEMBERS + 1):
             mesh.join(number)
         mesh.converge()
-        attacker = lab.router(members + 1)
-        return flood(mesh, attacker, kind, seconds=seconds, rate=rate, nice=nice)
+        return flood(mesh, lab.router(MEMBERS + 1), kind, seconds=seconds, rate=rate)
 
 
 def flood(
@@ -266,22 +302,3 @@ def _datagrams(member: Member) -> tuple[int, int]:
     names, numbers = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
     found = dict(zip(names, numbers, strict=True))
     return int(found["InDatagrams"]), int(found["RcvbufErrors"])
-
-
-def main() -> None:
-    """One flood of each kind; a line of JSON each."""
-    parser = argparse.ArgumentParser(description=HELP)
-    parser.add_argument("--kind", choices=sender.KINDS, nargs="+", default=list(sender.KINDS))
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--members", type=int, default=3)
-    parser.add_argument("--nice", type=int, default=0)
-    options = parser.parse_args()
-    for kind in options.kind:
-        wanted = {key: value for key, value in vars(options).items() if key != "kind"}
-        result = run(kind, **wanted)
-        print(json.dumps({**attrs.asdict(result), "lost": round(result.lost, 3)}), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -98,7 +98,8 @@ def frame(
 def send(options: argparse.Namespace) -> dict[str, float]:
     """Send at an even rate for as long as asked; what was sent, in how long."""
     rng = random.Random(options.seed)
-    mesh = Mesh(*map(bytes.fromhex, options.mesh.split(":")))
+    authority, next_hash = map(bytes.fromhex, options.mesh.split(":"))
+    mesh = Mesh(authority, next_hash)
     sources = list(options.sources.hosts())
     if options.kind == "random":
         made = garbage(rng, mesh.id)

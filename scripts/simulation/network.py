@@ -25,7 +25,7 @@ from protocol.tuning import Tuning
 from simulation.host import Costs, Disk, Host
 from simulation.links import Delay, Filter, Links, apart
 from simulation.referee import Referee
-from simulation.traffic import HELLO, STALE
+from simulation.traffic import kind_of
 from simulation.wire import Meter, MeteredIdentity, RealWire, SharedWork, SimulatedWire
 
 POOL: Final = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
@@ -84,8 +84,9 @@ class Network:
         self._count = 0
         self._by_endpoint: dict[Endpoint, Host] = {}
         self.authority = Identity.generate(self._keys.randbytes)
-        next_authority = Identity.generate(self._keys.randbytes)
-        self.mesh = Mesh.founded_by(self.authority.public, next_authority.public)
+        self.set_aside = Identity.generate(self._keys.randbytes)
+        """The key that can end that authority's time."""
+        self.mesh = Mesh.founded_by(self.authority.public, self.set_aside.public)
 
     def __repr__(self) -> str:
         again = f"; again: {self.replay}" if self.replay else ""
@@ -230,7 +231,7 @@ class Network:
 
     def deliver(self, target: Host, data: bytes, source: Endpoint) -> None:
         """Put a datagram on the wire towards ``target``, as if it came from ``source``."""
-        kind = HELLO if data[1] == 1 else STALE
+        kind = kind_of(data, b"")
         self.push(self.now + self.links.delay.median, target.arrive, data, source, kind)
 
     def refuse(self, host: Host, source: Endpoint) -> None:

@@ -15,6 +15,7 @@ import attrs
 from meshd import policy
 from meshd.kernel.state import Host as Surroundings
 from meshd.kernel.state import Interface
+from meshd.origin import Origin
 from protocol.address import Prefix
 from protocol.identity import short_id
 from protocol.objects import Grant
@@ -30,7 +31,7 @@ def decision(host: Host) -> policy.Decision:
     node = host.up
     uplink = Interface("net0", 2, True, (ipaddress.ip_interface(f"{host.where.address}/8"),))
     origins = [
-        policy.Origin.of(
+        Origin.of(
             member,
             node.store.grants[member.key],
             host.clock(),

@@ -38,12 +38,14 @@ _SEALED_KINDS: Final = {kind.TYPE: kind.__name__ for kind in get_args(Message)}
 
 STALE: Final = 0
 HELLO: Final = max(_SEALED_KINDS) + 1
+NOTICE: Final = HELLO + 1
 NAMES: Final = (
     "Stale",
     *(_SEALED_KINDS.get(number, f"type {number}") for number in range(1, HELLO)),
     "Hello",
+    "Notice",
 )
-"""Name of each kind by its number: a message's type, 0 for STALE, one above all for HELLO."""
+"""Name of each kind by its number: a message's type, 0 for STALE, above all HELLO and NOTICE."""
 
 GROUPS: Final[dict[str, tuple[int, ...]]] = {
     "news": (Push.TYPE, Offer.TYPE, Pull.TYPE, Objects.TYPE),
@@ -51,13 +53,14 @@ GROUPS: Final[dict[str, tuple[int, ...]]] = {
     "probes": (Probe.TYPE, Ack.TYPE, Indirect.TYPE, Reached.TYPE, Nack.TYPE, Suspect.TYPE),
     "repair": (Walk.TYPE, Subtree.TYPE, Scan.TYPE, Vouch.TYPE, AskEvidence.TYPE),
     "agreement": (Agree.TYPE,),
-    "greetings": (HELLO, STALE),
+    "greetings": (HELLO, NOTICE, STALE),
 }
 """What the kinds are for, each in one group. PULL and OBJECTS are sent in repair too."""
 
 _ANSWERS: Final = frozenset(
-    (Ack.TYPE, Reached.TYPE, Nack.TYPE, Objects.TYPE, Subtree.TYPE, Shards.TYPE, STALE)
+    (Ack.TYPE, Reached.TYPE, Nack.TYPE, Objects.TYPE, Subtree.TYPE, Shards.TYPE, STALE, NOTICE)
 )
+_CLEAR: Final[dict[int, int]] = {frames.HELLO: HELLO, frames.NOTICE: NOTICE}
 _ANSWERS_AT: Final = {Vouch.TYPE: 5, Agree.TYPE: 1}
 """Where in a message of such a kind the octet stands that says whether it answers."""
 _HELLO_FLAGS_AT: Final = 18
@@ -68,7 +71,7 @@ def kind_of(datagram: bytes, message: bytes) -> int:
     frame = datagram[1]
     if frame == frames.SEALED:
         return message[0] if message else STALE
-    return HELLO if frame == frames.HELLO else STALE
+    return _CLEAR.get(frame, STALE)
 
 
 def answers(kind: int, datagram: bytes, message: bytes) -> bool:

@@ -125,6 +125,8 @@ class SharedWork:
         return self._hellos.get(datagram, lambda: frames.decode_hello(datagram, mesh_id))
 
     def verify(self, claimed: Signed, mesh: Mesh) -> bool:
+        if claimed.signer(mesh) is None:
+            return False  # to this node; another may know the authority
         return self._verdicts.get(claimed.hash, lambda: claimed.verify(mesh))
 
     def trust(self, made: Signed) -> None:

@@ -18,16 +18,18 @@ from vectorset.rules import (
     grant,
     key_id,
     public,
+    revocation,
     seed,
+    successor,
 )
 
 VERSION = 1
-HELLO, SEALED, STALE = 1, 2, 3
+HELLO, SEALED, STALE, NOTICE = 1, 2, 3, 4
 
 
-def hello(asks: bool, about: bytes, own: bytes, mesh: bytes = MESH) -> bytes:
+def hello(asks: bool, about: bytes, own: bytes, mesh: bytes = MESH, generation: int = 0) -> bytes:
     """Section 4.1."""
-    head = bytes([VERSION, HELLO]) + mesh + bytes([asks])
+    head = bytes([VERSION, HELLO]) + mesh + bytes([asks, generation])
     head += len(about).to_bytes(2, "big") + len(own).to_bytes(2, "big")
     datagram = head + about + own
     return datagram + bytes(1200 - len(datagram)) if asks else datagram
@@ -38,11 +40,17 @@ def stale(recipient: bytes, counter: int) -> bytes:
     return bytes([VERSION, STALE, 0, 0]) + recipient + counter.to_bytes(8, "big")
 
 
+def notice(word: bytes, mesh: bytes = MESH) -> bytes:
+    """Section 4.6."""
+    return bytes([VERSION, NOTICE]) + mesh + word
+
+
 def make_frames() -> dict[str, Any]:
     a = (grant("a", "a"), announcement("a", 5, endpoints=[endpoint("192.0.2.1", 6179)]))
     b = (grant("b", "b"), announcement("b", 9))
     asking, telling = hello(True, *a), hello(False, *a)
-    end = 23 + len(a[0]) + len(a[1])
+    end = 24 + len(a[0]) + len(a[1])
+    words = [revocation("a"), successor(1, "next authority", "second", "second next", 9, ["a"])]
     recipient = key_id(MESH, public("a"), boot_public("a boot"))
     last = stale(recipient, 2**64 - 1)
     malformed, malformed_stale = "malformed HELLO", "malformed STALE"
@@ -51,7 +59,7 @@ def make_frames() -> dict[str, Any]:
         return data[:at] + value + data[at + len(value) :]
 
     def sizes(about: int, own: int, base: bytes) -> bytes:
-        return put(base, 19, about.to_bytes(2, "big") + own.to_bytes(2, "big"))
+        return put(base, 20, about.to_bytes(2, "big") + own.to_bytes(2, "big"))
 
     refused = [
         ("nothing", b"", "datagram cut short"),
@@ -61,10 +69,11 @@ def make_frames() -> dict[str, Any]:
         ("version 0", put(asking, 0, b"\0"), "another protocol version"),
         ("version 2", put(asking, 0, b"\x02"), "another protocol version"),
         ("type 0", put(asking, 1, b"\0"), "frame of unknown type"),
-        ("type 4", put(asking, 1, b"\x04"), "frame of unknown type"),
+        ("type 5", put(asking, 1, b"\x05"), "frame of unknown type"),
         ("HELLO of another mesh", hello(True, *a, OTHER_MESH), "another mesh"),
         ("HELLO with an unknown flag", put(asking, 18, b"\x03"), "unknown HELLO flags"),
-        ("HELLO of a head only", telling[:22], "datagram cut short"),
+        ("HELLO of generation 65", put(asking, 19, b"\x41"), "generation above 64"),
+        ("HELLO of a head only", telling[:23], "datagram cut short"),
         ("HELLO that asks, not padded", put(telling, 18, b"\x01"),
          "a HELLO that asks is not padded"),
         ("HELLO that asks, one byte short of 1,200", asking[:-1],
@@ -81,10 +90,16 @@ def make_frames() -> dict[str, Any]:
          "object of another kind, or cut short"),
         ("HELLO with the grant of one and the announcement of another", hello(True, a[0], b[1]),
          "grant and announcement of different nodes"),
-        ("HELLO without objects", sizes(0, 0, bytes(asking[:23]) + bytes(1177)),
+        ("HELLO without objects", sizes(0, 0, bytes(asking[:24]) + bytes(1176)),
          "object of another kind, or cut short"),
         ("STALE of 21 bytes", last + b"\0", malformed_stale),
         ("STALE whose reserved bytes are not zero", put(last, 2, b"\x01"), malformed_stale),
+        ("NOTICE of another mesh", notice(words[0], OTHER_MESH), "another mesh"),
+        ("NOTICE of a grant", notice(a[0]), "notice of another kind"),
+        ("NOTICE of a head and a kind", notice(b"\x02\0"), "object of another kind, or cut short"),
+        ("NOTICE with a byte behind it", notice(words[0] + b"\0"), "bytes after the body"),
+        ("NOTICE, padded", notice(words[1]).ljust(1200, b"\0"),
+         "successor longer than 256 bytes"),
         ("SEALED of 42 bytes", bytes([VERSION, SEALED]) + bytes(40), "datagram cut short"),
     ]  # fmt: skip
     return {
@@ -94,12 +109,14 @@ def make_frames() -> dict[str, Any]:
                 "asks": asks,
                 "grant": pair[0].hex(),
                 "announcement": pair[1].hex(),
-                "end": 23 + len(pair[0]) + len(pair[1]),
-                "datagram": hello(asks, *pair).hex(),
+                "generation": generation,
+                "end": 24 + len(pair[0]) + len(pair[1]),
+                "datagram": hello(asks, *pair, generation=generation).hex(),
             }
-            for pair in (a, b)
+            for pair, generation in ((a, 0), (b, 64))
             for asks in (True, False)
         ],
+        "notice": [{"word": word.hex(), "datagram": notice(word).hex()} for word in words],
         "stale": [
             {
                 "recipient": recipient.hex(),

@@ -110,4 +110,8 @@ def make() -> dict[str, Any]:
             {"kind": kind, "node": public("a").hex(), "slot": slot_id(kind, public("a")).hex()}
             for kind in ("grant", "revocation", "announcement")
         ],
+        "successor_slot_ids": [
+            {"generation": number, "slot": slot_id("successor", bytes([number])).hex()}
+            for number in (1, 2, 64)
+        ],
     }

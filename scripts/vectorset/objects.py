@@ -11,6 +11,7 @@ from vectorset.rules import (
     OTHER_MESH,
     Value,
     boot_public,
+    digest,
     encode,
     endpoint,
     envelope,
@@ -29,7 +30,8 @@ TYPE = "field of wrong type"
 HEAD = 65
 
 GRANT: list[Value] = [
-    public("a"), "a", 7, prefixes("10.0.0.0/8", "192.168.0.0/16"), prefixes("fd00::/8"),
+    public("a"), 0, 5, "a", 7,
+    prefixes("10.0.0.0/8", "192.168.0.0/16"), prefixes("fd00::/8"),
     prefixes("192.0.2.0/24"), prefixes("2001:db8::/32"), 1000, 1_900_000_000,
 ]  # fmt: skip
 ANNOUNCEMENT: list[Value] = [
@@ -38,11 +40,16 @@ ANNOUNCEMENT: list[Value] = [
     prefixes("10.1.0.0/24", "10.1.1.0/25"), prefixes("fd00:1::/64"), [],
 ]  # fmt: skip
 ACCUSATION: list[Value] = [public("b"), public("a"), 1_700_000_000_123, 0]
-REVOCATION: list[Value] = [public("a")]
+REVOCATION: list[Value] = [public("a"), 0, 5]
+SUCCESSOR: list[Value] = [
+    1, public("next authority"), public("second"), digest(public("second next")), 9, 2,
+    digest(b"meshd/1 members\0", *sorted([public("a"), public("b")]), size=16),
+]  # fmt: skip
 GOOD: dict[str, tuple[str, list[Value]]] = {
     "grant": ("authority", GRANT),
     "revocation": ("authority", REVOCATION),
     "announcement": ("a", ANNOUNCEMENT),
+    "successor": ("next authority", SUCCESSOR),
     "accusation": ("b", ACCUSATION),
 }
 
@@ -81,9 +88,9 @@ def make() -> dict[str, Any]:
 
 
 def _accepted() -> list[dict[str, Any]]:
-    least_grant: list[Value] = [public("a"), "0", 0, b"", b"", b"", b"", 0, 0]
+    least_grant: list[Value] = [public("a"), 0, 0, "0", 0, b"", b"", b"", b"", 0, 0]
     widest: list[Value] = [
-        public("a"), "x" * 63, 2**63 - 1, prefixes("0.0.0.0/0"), prefixes("::/0"),
+        public("a"), 0, 2**63 - 1, "x" * 63, 2**63 - 1, prefixes("0.0.0.0/0"), prefixes("::/0"),
         prefixes("0.0.0.0/0"), prefixes("::/0"), 2**64 - 1, 2**64 - 1,
     ]  # fmt: skip
     left: list[Value] = [*ANNOUNCEMENT[:3], 1, 255, [], b"", b"", []]
@@ -94,13 +101,18 @@ def _accepted() -> list[dict[str, Any]]:
     one: list[Value] = [endpoint("192.0.2.1", 6179)]
     full: list[Value] = [*ANNOUNCEMENT[:5], one, prefixes(*_many(132)), b"", []]
     with_refusal: list[Value] = [*ACCUSATION[:3], 1]
-    hyphen: list[Value] = [GRANT[0], "r-1.x", *GRANT[2:]]
+    hyphen: list[Value] = [*GRANT[:3], "r-1.x", *GRANT[4:]]
+    never: list[Value] = [public("b"), 0, 0]
+    nobody: list[Value] = [*SUCCESSOR[:5], 0, digest(b"meshd/1 members\0", size=16)]
     cases: list[tuple[str, str, str, list[Value]]] = [
         ("every field used", "grant", "authority", GRANT),
         ("the least grant", "grant", "authority", least_grant),
         ("every number at its largest", "grant", "authority", widest),
         ("a name with a dot and a hyphen", "grant", "authority", hyphen),
-        ("the only field", "revocation", "authority", REVOCATION),
+        ("a member since 5", "revocation", "authority", REVOCATION),
+        ("of one that had no grant", "revocation", "authority", never),
+        ("of two members", "successor", "next authority", SUCCESSOR),
+        ("of none", "successor", "next authority", nobody),
         ("two endpoints, both families", "announcement", "a", ANNOUNCEMENT),
         ("left: no endpoints, no prefixes", "announcement", "a", left),
         ("endpoints sort as octets", "announcement", "a", four_first),
@@ -136,7 +148,8 @@ def _shown(field: Value) -> Any:
 
 
 def _refused() -> list[tuple[str, bytes, str]]:
-    return [*_names(), *_keys(), *_grants(), *_announcements(), *_accusations(), *_envelopes()]
+    parts = (_names, _keys, _grants, _announcements, _successors, _accusations, _envelopes)
+    return [case for part in parts for case in part()]
 
 
 def _names() -> list[tuple[str, bytes, str]]:
@@ -158,7 +171,7 @@ def _names() -> list[tuple[str, bytes, str]]:
         "a hyphen first": "-a",
         "a dot last": "a.",
     }
-    cases = [(f"name: {why}", _with("grant", 1, name), NAME) for why, name in names.items()]
+    cases = [(f"name: {why}", _with("grant", 3, name), NAME) for why, name in names.items()]
     by, fields = GOOD["grant"]
     body = encode(fields).replace(b"\xa1a\x07", b"\xa1\xff\x07")
     not_text = ("name: not UTF-8", envelope("grant", by, body), "text is not UTF-8")
@@ -172,6 +185,10 @@ def _keys() -> list[tuple[str, bytes, str]]:
         for kind in ("grant", "revocation", "announcement", "accusation"):
             cases.append((f"{kind} of {why}", _with(kind, 0, bytes.fromhex(key)), order))
     for why, key in SMALL_ORDER:
+        for field in (1, 2):
+            raw = _with("successor", field, bytes.fromhex(key))
+            cases.append((f"successor with {why} in field {field}", raw, order))
+    for why, key in SMALL_ORDER:
         cases.append((f"accused: {why}", _with("accusation", 1, bytes.fromhex(key)), order))
     for why, key in BOOT_SMALL_ORDER:
         raw = _with("announcement", 2, bytes.fromhex(key))
@@ -184,16 +201,42 @@ def _grants() -> list[tuple[str, bytes, str]]:
     order, host = "prefixes not strictly ascending", "prefix with host bits"
     wide = prefixes(*_many(80))
     return [
-        ("serial 2^63", _with("grant", 2, 2**63), "sequence of 2^63 or more"),
-        ("allow: host bits", _with("grant", 3, bytes([7, 11])), host),
-        ("allow: unsorted", _with("grant", 3, prefix("11.0.0.0/8") + prefix("10.0.0.0/8")), order),
-        ("allow: twice", _with("grant", 3, prefix("10.0.0.0/8") * 2), order),
-        ("allow: IPv6 in the IPv4 field", _with("grant", 3, bytes([33, 10, 0, 0, 0, 0])),
+        ("serial 2^63", _with("grant", 4, 2**63), "sequence of 2^63 or more"),
+        ("older than its node's first", _with("grant", 2, 8), "grant older than its node's first"),
+        ("grant of generation 65", _with("grant", 1, 65), "generation above 64"),
+        ("revocation of generation 65", _with("revocation", 1, 65), "generation above 64"),
+        ("revoked, and first granted at 2^63", _with("revocation", 2, 2**63),
+         "sequence of 2^63 or more"),
+        ("allow: host bits", _with("grant", 5, bytes([7, 11])), host),
+        ("allow: unsorted", _with("grant", 5, prefix("11.0.0.0/8") + prefix("10.0.0.0/8")), order),
+        ("allow: twice", _with("grant", 5, prefix("10.0.0.0/8") * 2), order),
+        ("allow: IPv6 in the IPv4 field", _with("grant", 5, bytes([33, 10, 0, 0, 0, 0])),
          "prefix longer than its family"),
-        ("at: cut short", _with("grant", 5, bytes([24, 10])), "prefix cut short"),
-        ("over 440 bytes", _with("grant", 3, wide),
+        ("at: cut short", _with("grant", 7, bytes([24, 10])), "prefix cut short"),
+        ("over 440 bytes", _with("grant", 5, wide),
          "grant longer than 440 bytes"),
     ]  # fmt: skip
+
+
+def _successors() -> list[tuple[str, bytes, str]]:
+    kind, width = "successor", "hash of wrong length"
+    return [
+        ("successor of generation 0", _with(kind, 0, 0), "successor that comes first"),
+        ("successor of generation 65", _with(kind, 0, 65), "generation above 64"),
+        ("next hash of 16 bytes", _with(kind, 3, bytes(16)), width),
+        ("members' hash of 32 bytes", _with(kind, 6, bytes(32)), width),
+        ("serial 2^63", _with(kind, 4, 2**63), "sequence of 2^63 or more"),
+        ("by the authority before", envelope(kind, "authority", encode(SUCCESSOR)), NOT_SIGNED),
+        ("in the name of the authority before", _by("authority"), NOT_SIGNED),
+        ("by the new authority", envelope(kind, "second", encode(SUCCESSOR)), NOT_SIGNED),
+        ("in the name of the new authority", _by("second"), NOT_SIGNED),
+        ("of the generation after the next", _with(kind, 0, 2), NOT_SIGNED),
+    ]
+
+
+def _by(key: str) -> bytes:
+    """A successor rightly signed by a key that was not set aside for it."""
+    return envelope("successor", key, encode([SUCCESSOR[0], public(key), *SUCCESSOR[2:]]))
 
 
 def _announcements() -> list[tuple[str, bytes, str]]:
@@ -263,7 +306,7 @@ def _envelopes() -> list[tuple[str, bytes, str]]:
     cases: list[tuple[str, bytes, str]] = [
         ("nothing", b"", "object of unknown kind"),
         ("kind 0", b"\0" + _good("grant")[1:], "object of unknown kind"),
-        ("kind 5", b"\x05" + _good("grant")[1:], "object of unknown kind"),
+        ("kind 6", b"\x06" + _good("grant")[1:], "object of unknown kind"),
         ("a head and no body", _good("grant")[:HEAD], "object of another kind, or cut short"),
         ("a grant's kind on a revocation", b"\x01" + _good("revocation")[1:],
          "wrong number of fields"),

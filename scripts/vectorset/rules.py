@@ -90,7 +90,7 @@ def endpoint(host: str, port: int) -> bytes:
     return ipaddress.ip_address(host).packed + port.to_bytes(2, "big")
 
 
-KINDS = {"grant": 1, "revocation": 2, "announcement": 3, "accusation": 4}
+KINDS = {"grant": 1, "revocation": 2, "announcement": 3, "successor": 4, "accusation": 5}
 
 
 def message_to_sign(kind: str, mesh: bytes, body: bytes) -> bytes:
@@ -103,9 +103,18 @@ def envelope(kind: str, by: str, body: bytes, mesh: bytes = MESH) -> bytes:
     return bytes([KINDS[kind]]) + signature + body
 
 
-def grant(node: str, name: str, *, serial: int = 1, by: str = "authority") -> bytes:
+def grant(
+    node: str,
+    name: str,
+    *,
+    serial: int = 1,
+    since: int | None = None,
+    generation: int = 0,
+    by: str = "authority",
+) -> bytes:
     fields: list[Value] = [
-        public(node), name, serial, prefixes("10.0.0.0/8"), prefixes("fd00::/8"), b"", b"", 0, 0,
+        public(node), generation, serial if since is None else since, name, serial,
+        prefixes("10.0.0.0/8"), prefixes("fd00::/8"), b"", b"", 0, 0,
     ]  # fmt: skip
     return envelope("grant", by, encode(fields))
 
@@ -122,8 +131,20 @@ def announcement(
     return envelope("announcement", node, encode(fields))
 
 
-def revocation(node: str) -> bytes:
-    return envelope("revocation", "authority", encode([public(node)]))
+def revocation(node: str, *, generation: int = 0, since: int = 0, by: str = "authority") -> bytes:
+    return envelope("revocation", by, encode([public(node), generation, since]))
+
+
+def successor(
+    generation: int, key: str, made: str, following: str, serial: int, members: Sequence[str]
+) -> bytes:
+    """Sections 2.3 and 3.5: the word of ``key``, which was set aside, for ``made``."""
+    named = sorted(public(each) for each in members)
+    fields: list[Value] = [
+        generation, public(key), public(made), digest(public(following)), serial, len(named),
+        digest(b"meshd/1 members\0", *named, size=16),
+    ]  # fmt: skip
+    return envelope("successor", key, encode(fields))
 
 
 def accusation(accuser: str, target: str, sequence: int, refused: int = 0) -> bytes:
@@ -145,9 +166,9 @@ def object_hash(raw: bytes) -> bytes:
     return digest(raw, size=16)
 
 
-def slot_id(kind: str, node: bytes) -> bytes:
+def slot_id(kind: str, subject: bytes) -> bytes:
     """Section 5.1."""
-    return digest(b"meshd/1 slot\0", node, size=11) + bytes([KINDS[kind]])
+    return digest(b"meshd/1 slot\0", subject, size=11) + bytes([KINDS[kind]])
 
 
 def key_id(mesh: bytes, node: bytes, boot_key: bytes) -> bytes:

@@ -17,6 +17,7 @@ from vectorset.rules import (
     public,
     revocation,
     slot_id,
+    successor,
 )
 
 Slots = dict[bytes, bytes]
@@ -82,7 +83,11 @@ def _hex(slots: Slots) -> dict[str, str]:
 
 
 def _store(held: dict[tuple[str, str], bytes]) -> dict[str, Any]:
-    slots = {slot_id(kind, public(node)): object_hash(raw) for (kind, node), raw in held.items()}
+    slots = {
+        slot_id(kind, public(subject) if subject.isalpha() else bytes([int(subject)])):
+            object_hash(raw)
+        for (kind, subject), raw in held.items()
+    }  # fmt: skip
     return {"slots": _hex(slots), "root": subtree(slots).hex()}
 
 
@@ -97,7 +102,16 @@ def make_store() -> dict[str, Any]:
     larger = max(new, twin, key=object_hash)
     gone = revocation("a")
     other = announcement("b", 1)
-    a, ga = ("announcement", "a"), ("grant", "a")
+    a, ga, gb = ("announcement", "a"), ("grant", "a"), ("grant", "b")
+    s1, s2 = ("successor", "1"), ("successor", "2")
+    first = successor(1, "next authority", "second", "second next", 9, ["a", "b"])
+    second = successor(2, "second next", "third", "third next", 20, ["b"])
+    renewed = grant("a", "a", serial=8, since=1, generation=1, by="second")
+    renewed_b = grant("b", "b", serial=8, since=1, generation=1, by="second")
+    again = grant("a", "a", serial=12, since=1, generation=1, by="second")
+    later = grant("d", "d", serial=12, generation=1, by="second")
+    third_b = grant("b", "b", serial=19, since=1, generation=2, by="third")
+    gone_b = revocation("b", generation=1, since=1, by="second")
     cases: list[tuple[str, list[bytes], dict[tuple[str, str], bytes]]] = [
         ("nothing", [], {}),
         ("a member", [grant_a, old], {ga: grant_a, a: old}),
@@ -114,6 +128,20 @@ def make_store() -> dict[str, Any]:
         ("revoked while it waits", [new, gone, grant_a], {("revocation", "a"): gone}),
         ("a later grant does not bring it back", [grant_a, gone, grant_a2, new],
          {("revocation", "a"): gone}),
+        ("a succession that waits for b", [grant_a, grant_b, grant("c", "c"), first, renewed],
+         {ga: renewed, gb: grant_b, ("grant", "c"): grant("c", "c"), s1: first}),
+        ("a succession that has all it names", [grant_a, grant_b, grant("c", "c"), first, renewed,
+         renewed_b], {ga: renewed, gb: renewed_b, s1: first}),
+        ("whom it took over was granted anew, or revoked, since", [grant_a, old, grant_b, other,
+         first, again, gone_b], {ga: again, a: old, ("revocation", "b"): gone_b, s1: first}),
+        ("who came after it counts for none of those", [grant_a, grant_b, first, renewed, later],
+         {ga: renewed, gb: grant_b, ("grant", "d"): later, s1: first}),
+        ("revoked by the authority before", [grant_a, gone, first, renewed, renewed_b],
+         {ga: renewed, gb: renewed_b, s1: first}),
+        ("what the authority before says later", [first, renewed, renewed_b, gone, grant_a2,
+         grant("c", "c")], {ga: renewed, gb: renewed_b, s1: first}),
+        ("two successions, of which only the second is whole", [grant_a, grant_b, first, renewed,
+         second, third_b], {gb: third_b, s1: first, s2: second}),
     ]  # fmt: skip
     return {
         "stores": [

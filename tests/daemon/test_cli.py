@@ -49,7 +49,7 @@ PEERS = [
         "since_s": 61,
     }
 ]
-ROUTES = [
+ROUTES: list[Json] = [
     {
         "prefix": "10.2.0.0/24",
         "node": "b",
@@ -67,6 +67,25 @@ ROUTES = [
 ]
 
 
+EXPLANATION: Json = {
+    "about": "prefix",
+    "prefix": "10.2.0.0/24",
+    "local": [],
+    "routes": [
+        {
+            **ROUTES[0],
+            "id": "5e6f70" * 10,
+            "relation": "exact",
+            "rule": "",
+            "member": {"state": "alive", "since_s": 61, "reason": ""},
+            "grant": {"name": "b", "serial": 7, "allow": ["10.2.0.0/16"]},
+            "conflicts": [],
+        }
+    ],
+    "kernel": [],
+}
+
+
 @attrs.define(eq=False)
 class Daemon:
     """A control socket with a daemon's answers, in a thread of its own."""
@@ -82,6 +101,7 @@ class Daemon:
             "withdraw": {"local": []},
             "reload": {"changed": ["announce"]},
             "leave": {},
+            "explain": EXPLANATION,
             "plan": {"steps": ["ip route add 10.2.0.0/24"], "in_sync": False},
         }
     )
@@ -174,6 +194,7 @@ def test_the_help_of_each_command_has_a_purpose_an_example_and_exit_codes(
         (["status", "--bogus"], "unrecognized arguments: --bogus; see: meshd --help"),
         (["bogus"], "invalid choice: 'bogus'"),
         (["init"], "the following arguments are required: --name; see: meshd init --help"),
+        (["explain"], "the following arguments are required: NODE|PREFIX"),
         (["announce"], "the following arguments are required: P"),
         (["wait"], "the following arguments are required: --timeout"),
         (["wait", "--timeout", "soon"], "--timeout: 'soon' is no number of seconds; write 30"),
@@ -318,6 +339,27 @@ def test_peers_and_routes_for_people_line_up_and_are_escaped(meshd: Shell, daemo
         "10.2.0.0/24  b     192.0.2.2  installed",
         "10.3.0.0/24  c     -          refused    evil\\x1b[31m",
     ]
+
+
+def test_explain_passes_on_what_is_asked_and_lays_out_the_answer(
+    meshd: Shell, daemon: Daemon
+) -> None:
+    with daemon.running():
+        told = meshd("explain", "10.2.0.0/24")
+        as_json = meshd("explain", "b", "--json")
+        daemon.answers["explain"] = Refused("no node here is called x")
+        unknown = meshd("explain", "x")
+    assert daemon.asked[0] == ("explain", {"of": "10.2.0.0/24"})
+    assert daemon.asked[1] == ("explain", {"of": "b"})
+    assert told == (
+        0,
+        "10.2.0.0/24, by b 5e6f705e: installed via 192.0.2.2\n"
+        "  member  alive for 1m01s\n"
+        "  grant   b, serial 7, may announce inside 10.2.0.0/16, without end\n",
+        "",
+    )
+    assert json.loads(as_json[1]) == EXPLANATION
+    assert unknown == (1, "", "meshd: no node here is called x\n")
 
 
 def test_changes_are_passed_on_and_their_outcome_is_told(meshd: Shell, daemon: Daemon) -> None:
@@ -488,8 +530,10 @@ def test_commands_that_only_talk_to_the_socket_load_nothing_heavy(daemon: Daemon
         " print(sorted(heavy & set(sys.modules)), code, file=sys.stderr)"
     )
     with daemon.running():
-        for name in ("status", "peers", "routes", "announce", "withdraw", "leave", "reload"):
-            more = ["10.7.0.0/24"] if name in ("announce", "withdraw") else []
+        for name in (
+            "status", "peers", "routes", "explain", "announce", "withdraw", "leave", "reload"
+        ):  # fmt: skip
+            more = ["10.7.0.0/24"] if name in ("explain", "announce", "withdraw") else []
             command = [sys.executable, "-c", program, "--dir", str(daemon.dir), name, *more]
             ended = subprocess.run(command, text=True, capture_output=True, check=False)
             assert ended.stderr == "[] 0\n", name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from meshd import config, values
 from meshd.config import Config
 from meshd.errors import UsageError
+from meshd.filters import Filter, Filters
 
 SHIPPED = Path(__file__).parents[2] / "config" / "meshd.toml"
 KEY = "c0" * 32
@@ -43,10 +45,17 @@ def test_an_empty_file_means_the_defaults() -> None:
 
 
 def test_the_shipped_file_shows_every_option_at_its_default() -> None:
-    shown = re.sub(r"^# (?=[a-z_]+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    shown = re.sub(r"^# (?=[a-z_]+ = |\[)", "", SHIPPED.read_text(), flags=re.MULTILINE)
     assert config.parse(shown, "meshd.toml") == Config()
-    options = set(re.findall(r"^([a-z_]+) = ", shown, flags=re.MULTILINE))
-    assert options == {field.name for field in attrs.fields(Config)}
+    options = tomllib.loads(shown)
+    fields = {field.name for field in attrs.fields(Config)}
+    assert options.keys() == fields - {"imports"} | {"import"}
+    assert options["import"].keys() == config._IMPORT.keys()
+    (node,) = options["import"]["node"].values()
+    assert node.keys() == config._NODE.keys()
+    # What they are is the default, not merely nothing.
+    assert options["import"]["limit_per_node"] == node["limit"] == Filter().limit
+    assert options["import"]["limit"] == Filters().limit
 
 
 def test_the_shipped_file_changes_nothing_as_it_is() -> None:
@@ -99,6 +108,36 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ('advertise = ["192.0.2.1", "192.0.2.2"]', "are of one family; advertise one of them"),
         ('authority = "abc"', "not 64 lower-case hex digits; copy it from another member's file"),
         (f'authority = "{"00" * 32}"', "public key of small order"),
+        ("[imports]", "unknown option imports; did you mean import?"),
+        (
+            "[import]\nport = 1",
+            "unknown option import.port; port must stand above the first [table]",
+        ),
+        ("import = 3", "import = 3: not a table; write [import] over its options"),
+        ("[import]\nalow = []", "unknown option import.alow; did you mean allow?"),
+        (
+            "[import]\nzzz = []",
+            "unknown option import.zzz; the options are allow, deny, limit_per_node",
+        ),
+        ("[import]\nnodes.b.refuse = true", "unknown option import.nodes; did you mean node?"),
+        ('[import]\ndeny = "10.0.0.0/8"', 'import.deny = "10.0.0.0/8": not a list of strings'),
+        ('[import]\nallow = ["10.1.0.1/24"]', "has host bits set; the network is 10.1.0.0/24"),
+        ("[import]\nlimit = 20001", "import.limit = 20001: give a whole number from 1 to 20000"),
+        (
+            "[import]\nlimit_per_node = 0",
+            "import.limit_per_node = 0: give a whole number from 1 to",
+        ),
+        ("[import]\nnode = []", "import.node = []: not a table; write [import.node]"),
+        ("[import.node]\nb = true", "import.node.b = true: not a table; write [import.node.b]"),
+        (
+            "[import.node.b]\nrefuses = true",
+            "unknown option import.node.b.refuses; did you mean refuse?",
+        ),
+        ('[import.node.b]\nrefuse = "yes"', 'import.node.b.refuse = "yes": write true or false'),
+        ("[import.node.b]\nlimit = 1001", "import.node.b.limit = 1001: give a whole number from 1"),
+        ("[import.node.B]", "import.node.B: neither a member's name nor its id of 64 hex digits"),
+        ('[import.node."b\\u001b"]', "neither a member's name"),
+        ("[import.node.b.example]", 'a name with dots stands in quotes: [import.node."b.example"]'),
         ("a = [", "not TOML"),
         ("port = 1\nport = 2", "not TOML"),
         ("a = " + "[" * 5000, "nested too deep"),
@@ -106,6 +145,33 @@ def test_what_is_rendered_reads_back_the_same() -> None:
 )
 def test_a_mistake_is_told_with_file_key_value_and_remedy(text: str, said: str) -> None:
     assert said in told(text)
+
+
+def test_filters_are_read_for_all_and_for_each_node_by_name_or_id() -> None:
+    made = config.parse(
+        f"""
+        [import]
+        allow = ["10.0.0.0/8", "fd00::/8"]
+        deny = ["10.66.0.0/16", "10.66.6.0/24", "10.66.0.0/16"]
+        limit_per_node = 100
+        limit = 5000
+        [import.node."r1.example"]
+        refuse = true
+        [import.node.{KEY}]
+        allow = ["10.9.0.0/16"]
+        limit = 3
+        [import.node.quiet]
+        """,
+        "meshd.toml",
+    ).imports
+    nets = {text: values.prefix(text) for text in ("10.0.0.0/8", "fd00::/8", "10.9.0.0/16")}
+    overlapping = (values.prefix("10.66.0.0/16"), values.prefix("10.66.6.0/24"))
+    allow = nets["10.0.0.0/8"], nets["fd00::/8"]
+    assert made == Filters(
+        Filter(allow, overlapping, limit=100),
+        5000,
+        {"r1.example": Filter(refuse=True), KEY: Filter((nets["10.9.0.0/16"],), limit=3)},
+    )
 
 
 def test_a_duplicate_prefix_is_no_mistake() -> None:
@@ -152,7 +218,13 @@ def test_a_config_without_a_mesh_says_how_to_get_one() -> None:
         st.text(),
         st.builds(
             "{} = {}".format,
-            st.sampled_from([field.name for field in attrs.fields(Config)]),
+            st.sampled_from(
+                [
+                    *config._OPTIONS,
+                    *(f"import.{key}" for key in config._IMPORT),
+                    *(f"import.node.b.{key}" for key in config._NODE),
+                ]
+            ),
             st.one_of(
                 st.text(),
                 st.integers().map(str),

@@ -11,6 +11,8 @@ import pytest
 
 from meshd.log import EventLog
 from meshd.narrator import QUIET, Narrator
+from meshd.policy import Route
+from meshd.refusal import Rule
 from protocol import events
 from protocol.address import Endpoint
 
@@ -101,3 +103,52 @@ def test_a_clock_that_cannot_be_right_is_told_once_and_so_is_its_mending() -> No
     wrong, right = (json.loads(line) for line in output.getvalue().splitlines())
     assert (wrong["event"], wrong["days"], right["event"]) == ("clock-wrong", 9.0, "clock-right")
     assert "9 days behind what most members announce by: set it" in wrong["reason"]
+
+
+def refused(prefix: str, rule: Rule = "bogon") -> Route:
+    return Route(ipaddress.ip_network(prefix), NODE, "b", None, "refused", f"a {rule}", rule)
+
+
+def decided(*looks: tuple[float, list[Route]]) -> list[dict[str, Any]]:
+    """What is told of the decisions made at these times."""
+    output = io.StringIO()
+    narrator = Narrator(EventLog(output, "json"), str)
+    for now, rows in looks:
+        narrator.decided(rows, now)
+    return [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+def test_what_policy_refuses_is_told_once_with_node_rule_and_reason() -> None:
+    rows = [refused("127.0.0.0/8"), refused("10.1.0.0/24", "conflict")]
+    fine = Route(NET, NODE, "b", None, "installed", "")
+    first, second = decided((0.0, [*rows, fine]), (100.0, rows), (200.0, rows))
+    assert first.pop("time")
+    assert first == {
+        "event": "refused", "name": "b", "id": "00010203", "rule": "bogon",
+        "prefixes": ["127.0.0.0/8"], "reason": "a bogon",
+    }  # fmt: skip
+    assert (second["rule"], second["prefixes"]) == ("conflict", ["10.1.0.0/24"])
+
+
+def test_what_is_refused_anew_later_is_told_anew() -> None:
+    rows = [refused("127.0.0.0/8")]
+    assert len(decided((0.0, rows), (50.0, []), (100.0, rows))) == 2
+
+
+def test_many_refusals_of_one_node_by_one_rule_are_one_line() -> None:
+    (line,) = decided((0.0, [refused(f"127.{each}.0.0/16") for each in range(100)]))
+    assert len(line["prefixes"]) == 5
+    assert line["more"] == 95
+
+
+def test_what_is_refused_again_and_again_is_told_once_in_a_while_and_nothing_is_lost() -> None:
+    one, other = refused("127.1.0.0/16"), refused("127.2.0.0/16")
+    flapping = [(0.1 * each, [one] if each % 2 else []) for each in range(50)]
+    lines = decided(*flapping, (5.1, [other]), (QUIET + 0.2, [other]))
+    assert [line["prefixes"] for line in lines] == [["127.1.0.0/16"], ["127.2.0.0/16"]]
+
+
+def test_what_is_held_back_for_flapping_is_told_with_how_long() -> None:
+    row = Route(NET, NODE, "b", None, "standby", "held back", "damped", until=130.0)
+    (line,) = decided((10.0, [row]))
+    assert (line["event"], line["rule"], line["for_s"]) == ("damped", "damped", 120.0)

@@ -4,90 +4,20 @@ from __future__ import annotations
 
 import ipaddress
 from random import Random
+from typing import Any
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from origins import GATEWAY, HOST, INSIDE, LOCAL, UPLINK, judge, net, origin, row
 
-from meshd.kernel.state import ForeignRoute, Host, Interface
-from meshd.policy import Decision, Origin, Route, decide, outermost, overlaps
-from protocol.address import Prefix, endpoint
-from protocol.identity import BootKey, Identity, Mesh
-from protocol.objects import Announcement, Grant
-
-RNG = Random(6179)
-AUTHORITY = Identity.generate(RNG.randbytes)
-MESH = Mesh.founded_by(AUTHORITY.public, Identity.generate(RNG.randbytes).public)
-BOOT = BootKey.generate(RNG.randbytes)
-IDENTITIES = sorted((Identity.generate(RNG.randbytes) for _ in range(5)), key=lambda i: i.public)
-
-
-def net(text: str) -> Prefix:
-    return ipaddress.ip_network(text)
-
-
-UPLINK = Interface(
-    "net0",
-    2,
-    True,
-    (ipaddress.ip_interface("192.0.2.1/24"), ipaddress.ip_interface("2001:db8::1/64")),
-)
-INSIDE = Interface(
-    "br0", 3, True, (ipaddress.ip_interface("10.1.0.1/24"), ipaddress.ip_interface("fd00:1::1/64"))
-)
-GATEWAY = ForeignRoute(net("0.0.0.0/0"), ipaddress.ip_address("192.0.2.254"), "net0", 3, 0)
-HOST = Host((UPLINK, INSIDE), (GATEWAY,))
-LOCAL = (net("10.1.0.0/24"), net("fd00:1::/64"))
-
-
-def origin(
-    number: int,
-    *prefixes: str,
-    allow: tuple[str, ...] = ("10.0.0.0/8", "172.16.0.0/12", "fc00::/7", "0.0.0.0/0", "::/0"),
-    at: tuple[str, ...] = (),
-    serial: int | None = None,
-    limit: int = 0,
-    until: int = 0,
-    endpoints: tuple[str, ...] | None = None,
-    preference: int = 100,
-    sequence: int = 1,
-    **state: object,
-) -> Origin:
-    identity = IDENTITIES[number]
-    if endpoints is None:
-        endpoints = (f"192.0.2.{number + 2}", f"2001:db8::{number + 2}")
-    grant = Grant.sign(
-        AUTHORITY,
-        MESH,
-        node=identity.public,
-        name=f"n{number}",
-        serial=number if serial is None else serial,
-        allow=map(net, allow),
-        at=map(net, at),
-        limit=limit,
-        until=until,
-    )
-    announcement = Announcement.sign(
-        identity,
-        MESH,
-        sequence=sequence,
-        boot_key=BOOT.public,
-        preference=preference,
-        endpoints=[endpoint(each, 6179) for each in endpoints],
-        prefixes=map(net, prefixes),
-    )
-    fields = {"prefixes": announcement.prefixes, "state": "alive", "seen": True, **state}
-    return Origin(identity.public, f"n{number}", grant, announcement, **fields)  # type: ignore[arg-type]
-
-
-def judge(*origins: Origin, host: Host = HOST, now: float = 0.0) -> Decision:
-    return decide(origins, LOCAL, host, now)
-
-
-def row(decision: Decision, prefix: str, number: int = 0) -> Route:
-    (found,) = [r for r in decision.routes if r.prefix == net(prefix) and r.name == f"n{number}"]
-    return found
+from meshd.filters import Filter, Filters
+from meshd.ground import BOGONS, SHORTEST
+from meshd.kernel.state import ForeignRoute, Host, KernelState
+from meshd.origin import Origin
+from meshd.prefixes import outermost, overlaps
+from protocol.address import Prefix
 
 
 def test_a_granted_prefix_of_a_live_node_is_installed_with_guard_and_exclusion() -> None:
@@ -109,34 +39,55 @@ def test_a_granted_prefix_of_a_live_node_is_installed_with_guard_and_exclusion()
 
 
 @pytest.mark.parametrize(
-    ("prefix", "reason"),
+    ("prefix", "rule", "reason"),
     [
-        ("0.0.0.0/1", "shorter than /8"),
-        ("128.0.0.0/1", "shorter than /8"),
-        ("10.0.0.0/7", "shorter than /8"),
-        ("fc00::/15", "shorter than /16"),
-        ("127.0.0.0/8", "loopback"),
-        ("169.254.0.0/16", "link-local"),
-        ("224.1.0.0/16", "multicast"),
-        ("250.0.0.0/8", "reserved"),
-        ("0.0.0.0/8", "this network"),
-        ("fe80:1::/32", "link-local"),
-        ("ff05::/16", "multicast"),
-        ("10.1.0.0/24", "overlaps 10.1.0.0/24, announced here"),
-        ("10.1.0.128/25", "overlaps 10.1.0.0/24, announced here"),
-        ("10.0.0.0/8", "overlaps 10.1.0.0/24, announced here"),
-        ("192.0.2.128/25", "overlaps 192.0.2.0/24, on net0"),
-        ("fd00:1::/64", "overlaps fd00:1::/64, announced here"),
+        ("0.0.0.0/0", "too-short", "shorter than /8"),
+        ("::/0", "too-short", "shorter than /16"),
+        ("0.0.0.0/1", "too-short", "shorter than /8"),
+        ("128.0.0.0/1", "too-short", "shorter than /8"),
+        ("::/1", "too-short", "shorter than /16"),
+        ("8000::/1", "too-short", "shorter than /16"),
+        ("10.0.0.0/7", "too-short", "shorter than /8"),
+        ("fc00::/15", "too-short", "shorter than /16"),
+        ("10.1.0.0/24", "local", "overlaps 10.1.0.0/24, announced here"),
+        ("10.1.0.128/25", "local", "overlaps 10.1.0.0/24, announced here"),
+        ("10.0.0.0/8", "local", "overlaps 10.1.0.0/24, announced here"),
+        ("192.0.2.0/24", "local", "overlaps 192.0.2.0/24, on net0"),
+        ("192.0.2.128/25", "local", "overlaps 192.0.2.0/24, on net0"),
+        ("192.0.2.1/32", "local", "overlaps 192.0.2.0/24, on net0"),
+        ("192.0.2.254/32", "local", "overlaps 192.0.2.0/24, on net0"),
+        ("192.0.2.0/23", "local", "overlaps 192.0.2.0/24, on net0"),
+        ("fd00:1::/64", "local", "overlaps fd00:1::/64, announced here"),
+        ("2001:db8::/32", "local", "overlaps 2001:db8::/64, on net0"),
     ],
 )
-def test_what_would_take_our_own_traffic_is_refused(prefix: str, reason: str) -> None:
+def test_what_would_take_our_own_traffic_never_reaches_the_kernel_even_granted(
+    prefix: str, rule: str, reason: str
+) -> None:
     # 10.0.0.0/7 has host bits as written: the network that contains it is meant.
     prefix = str(ipaddress.ip_network(prefix, strict=False))
-    decision = judge(origin(0, prefix))
-    assert reason in row(decision, prefix).reason
-    assert row(decision, prefix).state == "refused"
-    assert not decision.desired.routes
-    assert not decision.desired.guards
+    # Announced past the decoder, which refuses a whole announcement for a prefix of length 0.
+    decision = judge(origin(0, allow=(prefix,), prefixes=(net(prefix),)))
+    refused = row(decision, prefix)
+    assert (refused.state, refused.rule) == ("refused", rule)
+    assert reason in refused.reason
+    assert decision.desired == KernelState(local=frozenset(LOCAL))
+
+
+@pytest.mark.parametrize(("bogon", "what"), BOGONS)
+def test_no_bogon_nor_what_lies_in_it_or_over_it_is_taken_even_granted(
+    bogon: Prefix, what: str
+) -> None:
+    inside = max(bogon.prefixlen + 4, SHORTEST[bogon.version])
+    near = [bogon, net(f"{bogon.network_address}/{inside}"), bogon.supernet()]
+    for prefix in near:
+        if prefix.prefixlen < SHORTEST[prefix.version]:
+            continue  # refused for that
+        decision = judge(origin(0, str(prefix), allow=(str(prefix),)), host=Host())
+        refused = row(decision, str(prefix))
+        assert (refused.state, refused.rule) == ("refused", "bogon")
+        assert refused.reason == f"not to be routed: {bogon} is {what}"
+        assert not decision.desired.guards
 
 
 def test_a_prefix_over_our_gateway_or_a_members_address_is_refused() -> None:
@@ -144,10 +95,57 @@ def test_a_prefix_over_our_gateway_or_a_members_address_is_refused() -> None:
         HOST, foreign=(attrs.evolve(GATEWAY, next_hop=ipaddress.ip_address("198.51.100.1")),)
     )
     decision = judge(origin(0, "198.51.100.0/24"), host=beyond)
-    assert row(decision, "198.51.100.0/24").reason == "covers 198.51.100.1, our gateway"
+    refused = row(decision, "198.51.100.0/24")
+    assert (refused.rule, refused.reason) == ("gateway", "covers 198.51.100.1, our gateway")
     far = origin(1, endpoints=("203.0.113.7",))
     decision = judge(origin(0, "203.0.113.0/24"), far)
-    assert row(decision, "203.0.113.0/24").reason == "covers 203.0.113.7, a member's own address"
+    refused = row(decision, "203.0.113.0/24")
+    assert (refused.rule, refused.reason) == ("endpoint", "covers 203.0.113.7, where n1 is reached")
+
+
+@pytest.mark.parametrize("prefix", ["203.0.113.0/24", "203.0.113.53/32", "2001:db8:1::/48"])
+def test_a_prefix_over_a_resolver_of_ours_is_refused(prefix: str) -> None:
+    servers = tuple(map(ipaddress.ip_address, ("203.0.113.53", "2001:db8:1::53")))
+    decision = judge(origin(0, prefix), host=attrs.evolve(HOST, resolvers=servers))
+    refused = row(decision, prefix)
+    assert refused.rule == "resolver"
+    assert refused.reason.endswith("53, our resolver")
+    beside = judge(origin(0, "203.0.112.0/24"), host=attrs.evolve(HOST, resolvers=servers))
+    assert row(beside, "203.0.112.0/24").state == "installed"
+
+
+def test_nothing_of_a_revoked_key_is_taken_though_its_grant_is_still_there() -> None:
+    both = origin(0, "10.2.0.0/24"), origin(1, "10.3.0.0/24")
+    decision = judge(*both, revoked={both[0].key})
+    assert row(decision, "10.2.0.0/24").rule == "revoked"
+    assert set(decision.desired.routes) == {net("10.3.0.0/24")}
+
+
+def test_who_is_revoked_itself_imports_nothing_and_every_row_says_so() -> None:
+    decision = judge(
+        origin(0, "10.2.0.0/24", "127.0.0.0/8"), origin(1, "10.3.0.0/24"), expelled=True
+    )
+    assert {each.rule for each in decision.routes} == {"self-revoked"}
+    assert len(decision.routes) == 3
+    assert decision.desired == KernelState(local=frozenset(LOCAL))
+
+
+def test_the_first_refusal_wins() -> None:
+    host = attrs.evolve(HOST, resolvers=(ipaddress.ip_address("10.2.0.53"),))
+    closed = Filters(Filter(deny=(net("10.0.0.0/8"),)))
+
+    def rule(**options: Any) -> str:
+        found = judge(
+            origin(0, "10.2.0.0/24", **options), host=host, filters=closed, now=20_000 * 86_400
+        )
+        return row(found, "10.2.0.0/24").rule
+
+    today = {"sequence": 20_000 * 86_400_000}
+    assert rule(until=1, allow=("10.3.0.0/24",), **today) == "grant-ended"
+    assert rule(allow=("10.3.0.0/24",), **today) == "outside-grant"
+    assert rule(**today) == "resolver"
+    host = HOST
+    assert rule(**today) == "denied"
 
 
 def test_a_prefix_outside_the_grant_is_refused_with_what_the_grant_allows() -> None:
@@ -215,14 +213,17 @@ def test_a_clock_is_not_judged_where_there_are_no_members() -> None:
 
 
 def test_a_node_outside_its_granted_underlay_is_refused() -> None:
-    decision = judge(origin(0, "10.2.0.0/24", at=("198.51.100.0/24",)))
-    assert "underlay" in row(decision, "10.2.0.0/24").reason
+    stray = origin(0, "10.2.0.0/24", endpoints=("192.0.2.2",), at=("198.51.100.0/24",))
+    refused = row(judge(stray), "10.2.0.0/24")
+    assert refused.rule == "underlay"
+    assert "192.0.2.2 is outside its grant, which says 198.51.100.0/24" in refused.reason
 
 
-def test_a_node_may_announce_no_more_prefixes_than_its_grant_says() -> None:
-    decision = judge(origin(0, "10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24", limit=2))
-    assert row(decision, "10.4.0.0/24").state == "refused"
-    assert len(decision.desired.routes) == 2
+def test_who_sits_outside_its_grant_keeps_nobody_elses_prefix_out() -> None:
+    intruder = origin(1, endpoints=("10.2.0.9",), at=("192.0.2.0/24",))
+    assert row(judge(origin(0, "10.2.0.0/24"), intruder), "10.2.0.0/24").state == "installed"
+    entitled = origin(1, endpoints=("10.2.0.9",))
+    assert row(judge(origin(0, "10.2.0.0/24"), entitled), "10.2.0.0/24").rule == "endpoint"
 
 
 def test_of_two_grants_the_more_specific_one_owns_the_prefix() -> None:
@@ -231,7 +232,17 @@ def test_of_two_grants_the_more_specific_one_owns_the_prefix() -> None:
     decision = judge(wide, narrow)
     assert row(decision, "10.2.0.0/24", 1).state == "installed"
     assert row(decision, "10.2.0.0/24", 0).state == "refused"
-    assert "belongs to n1, whose grant is more specific" in row(decision, "10.2.0.0/24", 0).reason
+    refused = row(decision, "10.2.0.0/24", 0)
+    assert (refused.rule, refused.winner) == ("conflict", (narrow.key, net("10.2.0.0/24")))
+    assert refused.reason == (
+        "10.2.0.0/24 belongs to n1, whose grant is more specific (10.2.0.0/16 against 10.0.0.0/8)"
+    )
+
+
+def test_a_renewed_grant_keeps_its_place() -> None:
+    older = origin(0, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=9, since=1)
+    newer = origin(1, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=5)
+    assert row(judge(newer, older), "10.2.0.0/24", 0).state == "installed"
 
 
 @pytest.mark.parametrize("theirs", ["10.2.0.0/24", "10.2.0.0/25", "10.2.0.0/16"])
@@ -241,7 +252,17 @@ def test_of_two_equal_grants_the_older_serial_owns_the_prefix(theirs: str) -> No
     for order in ([older, newer], [newer, older]):
         decision = judge(*order)
         assert row(decision, "10.2.0.0/24", 0).state == "installed"
-        assert "whose grant is older" in row(decision, theirs, 1).reason
+        refused = row(decision, theirs, 1)
+        assert (refused.rule, refused.winner) == ("conflict", (older.key, net("10.2.0.0/24")))
+        assert refused.reason.endswith("to n0, whose grant is older (first serial 5 against 6)")
+
+
+def test_of_two_grants_of_one_age_the_lower_key_owns_the_prefix() -> None:
+    both = [origin(n, "10.2.0.0/24", allow=("10.0.0.0/8",), serial=5) for n in (1, 0)]
+    refused = row(judge(*both), "10.2.0.0/24", 1)
+    assert (
+        refused.reason == "10.2.0.0/24 belongs to n0, whose grant is as old, and whose key is lower"
+    )
 
 
 def test_two_nodes_whose_grants_name_the_very_prefix_are_both_its_origins() -> None:

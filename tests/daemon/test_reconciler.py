@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 
+from meshd.errors import Refused
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, Plan
 from meshd.kernel.state import Interface, KernelState, NextHop, Reading
@@ -218,6 +219,22 @@ async def test_a_prefix_that_fails_is_named_and_the_others_go_on() -> None:
         assert net("10.3.0.0/24") in made.reconciler.status.failed
         assert not made.reconciler.status.in_sync
         assert made.events("kernel-error")
+
+
+async def test_it_looks_again_when_the_decision_says_that_time_will_change_it() -> None:
+    kernel, output = Kernel(), io.StringIO()
+    soon = Decision(wanted("10.2.0.0/24"), (), look_again=7.0)
+    reconciler = Reconciler(
+        kernel, lambda reading: soon, log=EventLog(output, "json"), settled=lambda: None
+    )
+    assert await reconciler.round() == 7.0
+
+
+async def test_a_kernel_that_does_not_answer_a_question_is_no_and_not_the_end() -> None:
+    async with bench() as made:
+        made.kernel.broken = OSError(5, "Input/output error")
+        with pytest.raises(Refused, match="the kernel does not answer: Input/output error"):
+            await made.reconciler.look()
 
 
 async def test_looking_at_the_plan_changes_nothing() -> None:

@@ -238,3 +238,32 @@ def test_foreign_routes_to_the_same_subnets_are_left_alone_and_reported(
     assert mesh[1].exit_status() == 0
     assert foreign(first.router) == before
     assert holdings(first.router) == Holdings()
+
+
+def test_a_filter_of_the_operator_takes_effect_at_reload_and_explain_says_so(three: Mesh) -> None:
+    zones = three.lab.zones
+    first, second, third = zones
+    member = three[1]
+    config = member.directory / "meshd.toml"
+    before = config.read_text()
+    config.write_text(f'{before}\n[import]\ndeny = ["{second.prefix4}"]\n')
+    assert "import" in member.command("reload").stdout
+    remote = [
+        (second.prefix6, second),
+        *((prefix, third) for prefix in (third.prefix4, third.prefix6)),
+    ]
+    settle(first.router, expected(first, zones, remote=remote), PUSHED_S)
+    told = member.command("explain", str(second.prefix4)).stdout
+    assert f"overlaps {second.prefix4} in import.deny of this host's config" in told
+    assert "no route of ours, no guard, not excluded from NAT" in told
+    (row,) = [each for each in member.json("routes") if each["prefix"] == str(second.prefix4)]
+    assert (row["state"], row["rule"]) == ("refused", "denied")
+    assert member.events("refused")[-1]["rule"] == "denied"
+
+    config.write_text(before)
+    member.command("reload")
+    settle(first.router, expected(first, zones), PUSHED_S)
+    answer = member.json("explain", str(second.prefix4))
+    assert answer["kernel"][0]["route"].startswith("via ")
+    assert member.json("explain", "r2")["grant"]["name"] == "r2"
+    assert member.command("explain", "r9", check=False).returncode == 1

@@ -24,7 +24,7 @@ def test_a_joiner_of_a_mesh_of_200_sends_and_receives_at_most_half_more_than_it_
     took = net.run_until(lambda: all(host.up.converged for host in (joiner, *hosts)), 10)
     assert took < 3, net
     assert net.together(*hosts, joiner), net
-    lacked = sum(len(each.raw) for each in joiner.up.store if each.node != joiner.key)
+    lacked = sum(len(each.raw) for each in joiner.up.store if each.subject != joiner.key)
     carried = sum(len(data) for _, *ends, data in net.tap if "joiner" in ends)
     assert carried <= 1.5 * lacked, net
     told = joiner.told(PeerChanged)

@@ -125,7 +125,7 @@ def test_an_accusation_at_another_sequence_changes_nothing() -> None:
         false = Accusation.sign(
             a.identity, net.mesh, target=b.key, sequence=sequence, refused=False
         )
-        assert not c.up._learn_accusation(false, {}, c.clock())
+        assert not c.up._learn_accusation(false, {}, a.key, c.clock())
     assert c.up.store.announcements[b.key].sequence == own.sequence
     assert list(c.up.evidence) == []
 

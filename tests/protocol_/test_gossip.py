@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from parts import MESH, Parts, announcement, grant, node
+from parts import MAKER, MESH, Parts, announcement, grant, node
 
 from protocol import messages
 from protocol.gossip import Gossip, offers
 from protocol.messages import Message, News, Objects, Offer, Pull, Push
 from protocol.node import Node
-from protocol.objects import Accusation, Announcement, Record
+from protocol.objects import Accusation, Announcement, Record, Revocation
 from protocol.requests import Requests
-from protocol.store import slot_id
+from protocol.store import slot_id, slot_of
 from protocol.tuning import FANOUT_ALL
 from simulation import Network
 from simulation.warm import warm_mesh
@@ -43,7 +43,7 @@ class Teller(Parts):
         return super().send(peer, message, now)
 
     def offer(self, peer: bytes, record: Record) -> None:
-        item = (slot_id(record.KIND, record.node), record.hash[:8])
+        item = (slot_of(record), record.hash[:8])
         self.gossip.offered(peer, Offer((item,)), self.now)
 
     def pulled(self) -> list[tuple[bytes, Pull]]:
@@ -99,6 +99,19 @@ def test_nothing_is_told_to_who_is_known_to_have_it() -> None:
         made.gossip.relay(made.hold(announcement(1, 2)), B, made.now)
         assert len(made.sent) == 3
         assert not {A, B, C} & {peer for peer, _ in made.sent}
+
+
+def test_a_revocation_is_told_by_itself_and_at_once_whatever_waits() -> None:
+    made = teller(200)
+    made.wait(5)
+    for number in range(2, 40):  # more than are told at once
+        made.gossip.relay(made.hold(announcement(number, 2)), B, made.now)
+    made.take()
+    word = Revocation.sign(MAKER, MESH, node=C)
+    made.gossip.relay([announcement(1, 2), word], B, made.now)
+    told = made.take()
+    assert len([peer for peer, message in told if message == Push((word,))]) == 3
+    assert all(len(message.items) == 1 for _, message in told if isinstance(message, Offer))
 
 
 def test_accusations_are_relayed_above_64_members_only_and_in_full() -> None:
@@ -214,7 +227,7 @@ def test_a_newer_offer_of_a_slot_takes_the_place_of_the_older() -> None:
 def test_things_offered_together_are_asked_for_together() -> None:
     made = teller(8)
     records: list[Record] = [grant(1, 2), announcement(1, 2), announcement(2, 2)]
-    items = tuple((slot_id(each.KIND, each.node), each.hash[:8]) for each in records)
+    items = tuple((slot_of(each), each.hash[:8]) for each in records)
     made.gossip.offered(C, Offer(items), made.now)
     made.wait(made.common.tuning.offer_patience)
     ((peer, pull),) = made.pulled()

@@ -41,9 +41,9 @@ from protocol.messages import (
     Walk,
 )
 from protocol.node import Node
-from protocol.objects import Accusation, Announcement, Grant, Record
+from protocol.objects import ALIVE, LEFT, Accusation, Announcement, Grant, Record
 from protocol.session import Ends, Session
-from protocol.store import slot_id
+from protocol.store import slot_id, slot_of
 from protocol.tuning import Tuning
 
 POOL = [ipaddress.ip_network("10.0.0.0/8")]
@@ -137,10 +137,10 @@ PAIR = pair()
 """For tests in which nothing may change."""
 
 
-def receives(data: bytes, made: Pair = PAIR) -> None:
+def receives(data: bytes, made: Pair = PAIR, source: Endpoint = STRANGER) -> None:
     """The node takes ``data`` from a stranger: no change, few bytes of answer, a counter."""
     before, counted = state(made.node), sum(made.node.counters.values())
-    made.node.receive(data, STRANGER, made.now)
+    made.node.receive(data, source, made.now)
     assert state(made.node) == before
     sent = made.node.datagrams_to_send()
     assert len(sent) <= 1
@@ -190,10 +190,12 @@ def test_every_bit_of_a_members_hello_flipped_changes_nothing() -> None:
     hello = Hello(PAIR.mesh.id, False, grant, newer).encode()
     for bit in range(8 * len(hello)):
         if bit % 1000 == 0:
-            made = pair()  # more signatures are not checked at all
+            made = pair()
+        made.now += 1.0  # sooner, or all from one address, they would not be looked at
         flipped = bytearray(hello)
         flipped[bit >> 3] ^= 1 << (bit & 7)
-        receives(bytes(flipped), made)
+        receives(bytes(flipped), made, Endpoint(f"198.51.{bit >> 8 & 255}.{bit & 255}", 4444))
+        assert not [what for what in made.node.counters if "too many" in what or "often" in what]
 
 
 LARGE = {
@@ -398,13 +400,33 @@ def test_a_flood_of_strangers_signatures_keeps_no_members_news_away() -> None:
     assert made.node.counters["refused: too many signatures to check"] >= 3999
 
 
+@pytest.mark.parametrize("state_", [ALIVE, LEFT], ids=["refutation", "departure"])
+@pytest.mark.parametrize("way", ["PUSH", "HELLO"])
+def test_a_refutation_or_a_departure_that_another_signed_is_refused(state_: int, way: str) -> None:
+    made = pair()
+    grant, announcement = made.absent
+    made.say(Push(made.absent))
+    forged = Announcement.draft(
+        grant.node, sequence=announcement.sequence + 1, boot_key=announcement.boot_key,
+        endpoints=announcement.endpoints, prefixes=(), state=state_,
+    ).signed(made.peer, made.mesh)  # fmt: skip
+    before = state(made.node)
+    if way == "PUSH":
+        made.say(Push((forged,)))
+    else:
+        made.node.receive(Hello(made.mesh.id, False, grant, forged).encode(), PEER_AT, made.now)
+    assert state(made.node) == before
+    assert made.node.store.announcements[grant.node] == announcement
+    assert made.node.counters["refused: announcement not signed by who must sign it"] == 1
+
+
 # Who is believed to have been seen.
 
 
 def gives(made: Pair, *items: tuple[Record, bool]) -> None:
     """The peer has another root, and answers the walk that this draws with ``items``."""
     walk = walk_of(made)
-    slots = Slots({slot_id(each.KIND, each.node): each.hash for each, _ in items})
+    slots = Slots({slot_of(each): each.hash for each, _ in items})
     (pull,) = made.say(Subtree(walk.request, b"", slots))
     assert isinstance(pull, Pull)
     made.say(Objects(pull.request, False, items))

@@ -336,7 +336,7 @@ def test_a_grant_that_is_renewed_reaches_everyone() -> None:
     a, b, c = net.mesh_of(3)
     newer = net.grant(b, serial=99)
     net.kill("n2")
-    kept = [r for r in b.disk.records if r.node != b.key or isinstance(r, Announcement)]
+    kept = [r for r in b.disk.records if r.subject != b.key or isinstance(r, Announcement)]
     b.disk = Disk((newer, *kept), b.disk.files)
     net.start("n2", "n1")
     net.run_until(lambda: net.agreed(a, b, c))

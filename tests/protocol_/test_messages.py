@@ -40,7 +40,7 @@ from protocol.messages import (
     Walk,
 )
 from protocol.objects import Accusation, Grant, Record, Revocation
-from protocol.store import slot_id
+from protocol.store import slot_of
 from protocol.tuning import MAX_MEMBERS
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
@@ -259,7 +259,7 @@ def test_the_largest_mesh_fits_one_datagram() -> None:
 
 @given(st.lists(st.sampled_from(KNOWN[::3] + KNOWN[2::3]), min_size=1, max_size=8, unique=True))
 def test_what_stands_behind_the_last_answered_slot_is_asked_for_again(found: list[Record]) -> None:
-    asked = [slot_id(each.KIND, each.node) for each in found]
+    asked = [slot_of(each) for each in found]
     for number in range(1, len(found) + 1):
         answer = Objects(1, False, tuple((each, True) for each in found[:number]))
         assert answer.behind(asked) == asked[number:]

@@ -136,7 +136,7 @@ def test_a_datagram_in_flight_to_a_key_that_is_gone_is_sealed_anew_not_lost() ->
     # The last that was sealed for the old key reaches b only now.
     a.up._contacts._last[b.key] = (
         frames.decode_sealed(late).counter,
-        a.up._contacts._last[b.key][1],
+        *a.up._contacts._last[b.key][1:],
     )
     heard = a.up.counters.get("heard STALE", 0)
     net.deliver(b, late, a.where)

@@ -11,7 +11,7 @@ import pytest
 
 import protocol
 from protocol import messages, tuning
-from protocol.objects import Accusation, Announcement, Grant, Revocation
+from protocol.objects import Accusation, Announcement, Grant, Revocation, Successor
 from protocol.tuning import Tuning
 
 assert protocol.__file__ is not None
@@ -44,7 +44,7 @@ def test_every_bound_stands_in_the_table_with_its_value() -> None:
 
 def test_every_kind_of_object_stands_in_the_table_with_its_limit() -> None:
     stated = [(int(row[0]), row[1], int(row[3])) for row in table("kind")]
-    kinds = (Grant, Revocation, Announcement, Accusation)
+    kinds = (Grant, Revocation, Announcement, Successor, Accusation)
     assert stated == [(kind.KIND, kind.DOMAIN, kind.LIMIT) for kind in kinds]
 
 
@@ -62,5 +62,5 @@ def test_every_vector_file_is_named_and_exists() -> None:
 
 
 def test_every_domain_string_stands_in_the_text() -> None:
-    for domain in ("mesh", "boot", "seal", "shard", "slot"):
+    for domain in ("mesh", "boot", "members", "seal", "shard", "slot"):
         assert f'"meshd/1 {domain}\\0"' in TEXT

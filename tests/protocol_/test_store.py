@@ -18,7 +18,7 @@ from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
 from protocol.merkle import EMPTY
 from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
-from protocol.store import Outcome, Store, newer, slot_id
+from protocol.store import Outcome, Store, newer, slot_id, slot_of
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
@@ -60,14 +60,14 @@ def hear(records: Iterable[Record], store: Store | None = None) -> Store:
     store = Store() if store is None else store
     for record in records:
         if store.merge(record) is Outcome.NEW:
-            waiting = store.take_waiting(record.node)
+            waiting = store.take_waiting(record.subject)
             if waiting is not None:
                 store.merge(waiting)
     return store
 
 
 def content(store: Store) -> dict[bytes, bytes]:
-    return {slot_id(each.KIND, each.node): each.hash for each in store}
+    return {slot_of(each): each.hash for each in store}
 
 
 few = st.integers(0, 3)
@@ -115,8 +115,8 @@ def test_each_slot_holds_the_newest_that_may_stand_there(heard: list[Record]) ->
     granted = {each.node for each in heard if isinstance(each, Grant)} - revoked
     best: dict[bytes, Record] = {}
     for each in heard:
-        if isinstance(each, Revocation) or each.node in granted:
-            slot = slot_id(each.KIND, each.node)
+        if isinstance(each, Revocation) or each.subject in granted:
+            slot = slot_of(each)
             if slot not in best or newer(each, best[slot]):
                 best[slot] = each
     assert content(store) == {slot: each.hash for slot, each in best.items()}
@@ -149,7 +149,7 @@ def test_the_objects_of_one_kind_are_a_mapping_in_the_order_of_their_slots(
 
 @given(records)
 def test_a_grant_stands_right_before_its_announcement(heard: list[Record]) -> None:
-    order = [(each.node, each.KIND) for each in hear(heard)]
+    order = [(each.subject, each.KIND) for each in hear(heard)]
     for before, after in itertools.pairwise(order):
         if after[1] == Announcement.KIND:
             assert before == (after[0], Grant.KIND)
@@ -288,7 +288,7 @@ def in_another_envelope(record: Revocation) -> Revocation:
     """The same revocation in another envelope with a larger hash; who merges has verified."""
     for number in range(256):
         raw = record.raw[:1] + bytes([number]) + record.raw[2:]
-        made = Revocation(raw, record.node)
+        made = Revocation.decode(raw)
         if newer(made, record):
             return made
     raise AssertionError("no larger hash in 256")

@@ -18,7 +18,7 @@ from protocol import greeting, limits
 from protocol import store as store_module
 from protocol.address import Endpoint, endpoint
 from protocol.events import PeerChanged, PrefixesChanged, ReachabilityChanged
-from protocol.frames import HELLO
+from protocol.frames import HELLO, Hello
 from protocol.identity import BootKey, Identity
 from protocol.messages import Message, Push
 from protocol.objects import Accusation, Announcement, Grant
@@ -446,25 +446,20 @@ def test_hellos_of_any_number_of_unknown_keys_fill_no_table_and_change_no_root(
     hosts = net.mesh_of(4)
     bounded()
     root, rng = hosts[0].up.store.root, Random(4)
-    pattern = _hello_head(net)
     for number in range(400):
         grant, announcement = stranger(net, Identity.generate(rng.randbytes), number)
-        sizes = len(grant.raw).to_bytes(2, "big") + len(announcement.raw).to_bytes(2, "big")
-        data = pattern + bytes([asks]) + sizes + grant.raw + announcement.raw
-        data = data.ljust(1200, b"\0") if asks else data
+        data = Hello(net.mesh.id, asks, grant, announcement).encode()
         net.deliver(hosts[0], data, Endpoint(f"198.51.{number >> 8}.{number & 255}", 6179))
         net.run(0.005)
         contacts = hosts[0].up._contacts
         assert len(contacts._candidates) <= 6
-        assert len(contacts._answers._buckets) <= 7
+        admission = contacts._admission
+        for table in (admission._answers, admission._sources, admission._keys):
+            assert len(table) <= 7
     assert len(hosts[0].up._contacts._candidates) == 6
     net.run(net.tuning.candidate_lifetime + 1)
     assert hosts[0].up.store.root == root
     assert net.agreed(*hosts)
-
-
-def _hello_head(net: Network) -> bytes:
-    return bytes([1, HELLO]) + net.mesh.id
 
 
 def test_any_number_of_accusers_leaves_eight_against_each_and_the_same_digest_everywhere() -> None:

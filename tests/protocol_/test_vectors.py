@@ -24,10 +24,10 @@ from protocol.frames import Stale
 from protocol.identity import BootKey, Identity, Mesh, check_boot_key, check_public_key
 from protocol.merkle import Tree
 from protocol.messages import Agree, Branches, Later, Message, Objects, Pull, Slots, Vouch, shown
-from protocol.objects import Accusation, Announcement, Grant, Revocation
+from protocol.objects import Accusation, Announcement, Grant, Record, Revocation, Successor
 from protocol.session import Ends, Session, key_id
 from protocol.shards import Shard, join
-from protocol.store import Outcome, Store, slot_id
+from protocol.store import Outcome, Store, slot_id, slot_of
 
 KINDS = {kind.DOMAIN: kind.KIND for kind in (Grant, Revocation, Announcement)}
 
@@ -99,6 +99,12 @@ def test_a_slot_has_this_id(case: dict[str, str]) -> None:
     assert slot_id(KINDS[case["kind"]], octets(case["node"])) == octets(case["slot"])
 
 
+@pytest.mark.parametrize("case", cases("keys.json", "successor_slot_ids"))
+def test_a_successors_slot_has_this_id(case: dict[str, Any]) -> None:
+    generation = bytes([case["generation"]])
+    assert slot_id(Successor.KIND, generation) == octets(case["slot"])
+
+
 # Bodies, prefixes, endpoints.
 
 
@@ -167,7 +173,7 @@ def test_an_object_is_decoded_and_its_signature_verifies(case: dict[str, Any]) -
     assert fields_of(found) == case["fields"]
 
 
-def fields_of(found: Grant | Revocation | Announcement | Accusation) -> list[Any]:
+def fields_of(found: Record | Accusation) -> list[Any]:
     match found:
         case Grant():
             packed = [
@@ -175,10 +181,15 @@ def fields_of(found: Grant | Revocation | Announcement | Accusation) -> list[Any
                 for nets in (found.allow, found.at)
                 for family in (4, 6)
             ]
-            first = [found.node.hex(), found.name, str(found.serial)]
+            said = [found.node.hex(), str(found.generation), str(found.since)]
+            first = [*said, found.name, str(found.serial)]
             return [*first, *packed, str(found.limit), str(found.until)]
         case Revocation():
-            return [found.node.hex()]
+            return [found.node.hex(), str(found.generation), str(found.since)]
+        case Successor():
+            keys = [each.hex() for each in (found.key, found.authority, found.next_hash)]
+            named = [str(found.serial), str(found.count), found.members.hex()]
+            return [str(found.generation), *keys, *named]
         case Announcement():
             first = [found.node.hex(), str(found.sequence), found.boot_key.hex()]
             where = [pack_endpoint(each).hex() for each in found.endpoints]
@@ -238,6 +249,7 @@ def test_a_hello_is_read_and_written(case: dict[str, Any]) -> None:
     assert frames.frame_type(datagram) == frames.HELLO
     hello = frames.decode_hello(datagram, MESH.id)
     assert hello.asks is case["asks"]
+    assert hello.generation == case["generation"]
     assert hello.grant.raw == octets(case["grant"])
     assert hello.announcement.raw == octets(case["announcement"])
     assert hello.encode() == datagram
@@ -250,6 +262,15 @@ def test_a_stale_is_read_and_written(case: dict[str, str]) -> None:
     assert frames.frame_type(datagram) == frames.STALE
     assert frames.decode_stale(datagram) == stale
     assert stale.encode() == datagram
+
+
+@pytest.mark.parametrize("case", cases("frames.json", "notice"))
+def test_a_notice_is_read_and_written(case: dict[str, str]) -> None:
+    datagram = octets(case["datagram"])
+    assert frames.frame_type(datagram) == frames.NOTICE
+    notice = frames.decode_notice(datagram, MESH.id)
+    assert notice.word.raw == octets(case["word"])
+    assert notice.encode() == datagram
 
 
 @pytest.mark.parametrize("case", cases("frames.json", "refused"))
@@ -267,6 +288,8 @@ def read(datagram: bytes) -> None:
         frames.decode_sealed(datagram)
     elif kind == frames.STALE:
         frames.decode_stale(datagram)
+    elif kind == frames.NOTICE:
+        frames.decode_notice(datagram, MESH.id)
     else:
         raise Rejected("frame of unknown type")
 
@@ -410,14 +433,16 @@ def tree_of(slots: dict[str, str]) -> Tree[Any]:
 
 @pytest.mark.parametrize("case", cases("store.json", "stores"))
 def test_who_has_heard_these_objects_holds_these_slots(case: dict[str, Any]) -> None:
-    store = Store()
+    store, mesh = Store(), MESH
     for raw in case["heard"]:
         found = objects.decode(octets(raw))
         assert not isinstance(found, Accusation)
-        assert found.verify(MESH)
-        if store.merge(found) is Outcome.NEW and (waiting := store.take_waiting(found.node)):
+        assert found.verify(mesh)
+        if isinstance(found, Successor):
+            mesh = mesh.succeeded_by(found.made)
+        if store.merge(found) is Outcome.NEW and (waiting := store.take_waiting(found.subject)):
             store.merge(waiting)
-    held = {slot_id(each.KIND, each.node).hex(): each.hash.hex() for each in store}
+    held = {slot_of(each).hex(): each.hash.hex() for each in store}
     assert held == case["slots"]
     assert store.root == octets(case["root"])
 

@@ -1,0 +1,135 @@
+"""What is local, what a route must never cover, and how a next hop is reached. Pure.
+
+The host's side of the import policy: it knows this host's addresses, its gateway and its name
+servers, and where members are reached, and nothing of who announces what.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from meshd.kernel.state import Host, Interface, NextHop
+from meshd.prefixes import Nets, overlaps
+from meshd.refusal import Refusal, Rule
+from protocol.address import Address, Endpoint, Prefix
+
+SHORTEST: Final = {4: 8, 6: 16}
+"""Anything shorter is a piece of a default route, not a subnet."""
+
+BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
+    (ipaddress.ip_network(text), what)
+    for text, what in (
+        ("0.0.0.0/8", "this network (RFC 791)"),
+        ("127.0.0.0/8", "loopback (RFC 1122)"),
+        ("169.254.0.0/16", "link-local (RFC 3927)"),
+        ("192.0.0.0/24", "protocol assignments (RFC 6890)"),
+        ("224.0.0.0/4", "multicast (RFC 1112)"),
+        ("240.0.0.0/4", "reserved (RFC 1112)"),
+        ("::/8", "reserved, loopback and mapped (RFC 4291)"),
+        ("100::/8", "reserved, discard-only (RFC 6666)"),
+        ("fe80::/10", "link-local (RFC 4291)"),
+        ("fec0::/10", "site-local, deprecated (RFC 3879)"),
+        ("ff00::/8", "multicast (RFC 4291)"),
+    )
+)
+"""What no router forwards, or nobody may own. Private and documentation prefixes are not
+among them: the first are what a mesh is for, the second are for laboratories."""
+
+
+class _Precious(NamedTuple):
+    """An address that this host, or the mesh, could not do without."""
+
+    version: int
+    value: int
+    address: Address
+    rule: Rule
+    what: str
+
+
+class Ground:
+    """One host as policy sees it, for as long as one decision takes."""
+
+    def __init__(
+        self,
+        local: Sequence[Prefix],
+        host: Host,
+        members: Iterable[tuple[str, tuple[Endpoint, ...]]],
+    ) -> None:
+        """``local``: announced here; ``members``: each one's name and where it is reached."""
+        self._local = [(prefix, "announced here") for prefix in local]
+        for interface in host.interfaces:
+            self._local += [
+                (address.network, f"on {interface.name}")
+                for address in interface.addresses
+                if not address.is_link_local
+            ]
+        self._local_nets = Nets(net for net, _ in self._local)
+        precious: list[tuple[Address, Rule, str]] = [
+            (route.next_hop, "gateway", "our gateway")
+            for route in host.foreign
+            if route.prefix.prefixlen == 0 and route.next_hop is not None
+        ]
+        precious += [(address, "resolver", "our resolver") for address in host.resolvers]
+        precious += [
+            (where.address, "endpoint", f"where {name} is reached")
+            for name, endpoints in members
+            for where in endpoints
+        ]
+        self._precious = sorted(
+            _Precious(address.version, int(address), address, rule, what)
+            for address, rule, what in precious
+        )
+        self.interfaces: tuple[Interface, ...] = host.interfaces
+        self.foreign = {
+            route.prefix: route.metric
+            for route in sorted(host.foreign, key=lambda each: -each.metric)
+        }
+        """The lowest metric of each prefix that somebody else has a route for."""
+        self._own: set[Address] = {a.ip for i in host.interfaces for a in i.addresses}
+        self._announced = local
+
+    def refuses(self, prefix: Prefix) -> Refusal | None:
+        """Why no node at all may announce ``prefix`` to this host; the first reason wins."""
+        if prefix.prefixlen < SHORTEST[prefix.version]:
+            return Refusal("too-short", f"shorter than /{SHORTEST[prefix.version]}")
+        for net, what in BOGONS:
+            if overlaps(net, prefix):
+                return Refusal("bogon", f"not to be routed: {net} is {what}")
+        if self._local_nets.overlapping(prefix) is not None:
+            for net, what in self._local:
+                if overlaps(net, prefix):
+                    return Refusal("local", f"overlaps {net}, {what}")
+        at = bisect_left(self._precious, (prefix.version, int(prefix.network_address)))
+        if at < len(self._precious):
+            found = self._precious[at]
+            if found.version == prefix.version and found.value <= int(prefix.broadcast_address):
+                return Refusal(found.rule, f"covers {found.address}, {found.what}")
+        return None
+
+    def next_hop(self, endpoints: Iterable[Endpoint], prefix: Prefix) -> NextHop | str:
+        """The on-link next hop for ``prefix`` at one of ``endpoints``, or why there is none."""
+        same = [where for where in endpoints if where.family == prefix.version]
+        if not same:
+            return f"its node announces no IPv{prefix.version} address to be the next hop"
+        address = same[0].address
+        if address in self._own:
+            return f"its next hop {address} is our own address"
+        for interface in self.interfaces:
+            if interface.up and any(address in own.network for own in interface.addresses):
+                return NextHop(address, interface.name, self._preferred_source(prefix))
+        return f"its next hop {address} is not on-link"
+
+    def _preferred_source(self, prefix: Prefix) -> Address | None:
+        """Our own address inside what we announce: the far side has a route back to it.
+
+        The router's own traffic into the mesh then comes from its subnet; without such an
+        address the kernel takes the uplink's.
+        """
+        for net in self._announced:
+            for address in sorted(self._own, key=lambda each: (each.version, int(each))):
+                if net.version == prefix.version and address in net:
+                    return address
+        return None

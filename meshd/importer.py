@@ -1,0 +1,81 @@
+"""From the automaton and this host to a decision: what policy is asked, and with which facts.
+
+Holds what only the daemon knows of failed members: whose host answers though its daemon is gone,
+and until when its routes wait for it to come back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from meshd.filters import Filters
+from meshd.kernel.state import Host
+from meshd.origin import Origin
+from meshd.policy import Decision, decide
+from meshd.resolver import resolvers
+from protocol.address import Address
+from protocol.members import Member
+from protocol.node import Node
+
+RESTART_WINDOW: Final = 30.0
+"""Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
+enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
+
+
+class Importer:
+    """Asks policy about all members of ``node``."""
+
+    def __init__(
+        self,
+        node: Node,
+        filters: Filters,
+        *,
+        unix_clock: Callable[[], float] = time.time,
+        resolvers: Callable[[], tuple[Address, ...]] = resolvers,
+    ) -> None:
+        self.filters = filters
+        """The operator's; another value takes effect at the next decision."""
+        self._node = node
+        self._unix_clock, self._resolvers = unix_clock, resolvers
+        self._windows: dict[bytes, tuple[int, float]] = {}
+        """Node to (sequence at which it failed first, end of its restart window)."""
+
+    def decide(self, host: Host, previous: Decision, now: float) -> Decision:
+        """What the kernel should hold at ``now``, in the automaton's seconds."""
+        grants, revoked = self._node.store.grants, self._node.store.revocations
+        return decide(
+            [
+                Origin.of(member, grants[member.key], now, self._why_held(member, now))
+                for member in self._node.members.values()
+            ],
+            self._node.prefixes,
+            attrs.evolve(host, resolvers=self._resolvers()),
+            self._unix_clock(),
+            now=now,
+            filters=self.filters,
+            previous=previous,
+            revoked=revoked,
+            expelled=self._node.grant is None,
+        )
+
+    def open_window(self, member: Member, now: float) -> float | None:
+        """``member``'s daemon is gone and its host answers: when its restart window ends, if one
+        begins now. Once per sequence, from the first failure, never prolonged."""
+        sequence = member.announcement.sequence
+        known, _ = self._windows.get(member.key, (-1, 0.0))
+        if known == sequence:
+            return None
+        self._windows[member.key] = (sequence, now + RESTART_WINDOW)
+        return now + RESTART_WINDOW
+
+    def _why_held(self, member: Member, now: float) -> str:
+        sequence, until = self._windows.get(member.key, (-1, 0.0))
+        if sequence == member.announcement.sequence and now < until:
+            return "its daemon is gone but its host answers: held for its restart"
+        if self._node.holds(member.key):
+            return "lost with many others at once: held, for we may be cut off"
+        return ""

@@ -1,0 +1,65 @@
+"""One node of the mesh as policy sees it: who it is, what it may, how it is. A value."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import attrs
+
+from protocol import identity
+from protocol.address import Prefix
+from protocol.members import Member, State
+from protocol.objects import Announcement, Grant
+
+
+def seniority(grant: Grant) -> int:
+    """Of two equally specific grants the one for which this is lower has the prefix: the
+    authority assigns it, and a renewal keeps it."""
+    return grant.since
+
+
+SENIORITY: Final = "first serial"
+"""What ``seniority`` goes by, as messages call it."""
+
+
+@attrs.frozen
+class Origin:
+    """One node and its prefixes, as the automaton knows them."""
+
+    key: bytes = attrs.field(repr=identity.short_id)
+    name: str
+    grant: Grant
+    announcement: Announcement
+    prefixes: tuple[Prefix, ...]
+    """Its last whole set."""
+    state: Literal["alive", "suspect", "failed", "left"]
+    seen: bool
+    reachable: bool = True
+    failed_for: float = 0.0
+    """Seconds since it failed."""
+    held: str = ""
+    """Failed, and why its routes stay all the same where nobody else offers them."""
+    why: str = ""
+
+    @classmethod
+    def of(cls, member: Member, grant: Grant, now: float, held: str = "") -> Origin:
+        """``member`` as the automaton shows it at ``now``, in the automaton's seconds."""
+        failed = member.state is State.FAILED
+        return cls(
+            key=member.key,
+            name=member.name,
+            grant=grant,
+            announcement=member.announcement,
+            prefixes=member.prefixes,
+            state=member.state.value,
+            seen=member.seen,
+            reachable=member.reachable,
+            failed_for=now - member.since if failed else 0.0,
+            held=held if failed else "",
+            why=member.reason,
+        )
+
+    @property
+    def usable(self) -> bool:
+        """A route may lead through it."""
+        return self.seen and (self.state in ("alive", "suspect") or bool(self.held))

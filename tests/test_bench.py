@@ -1,0 +1,85 @@
+"""``scripts/bench``: the shape of what it says, not how fast anything is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmark.command import main
+from benchmark.report import Figure, Report
+from benchmark.scenarios import SCENARIOS
+
+TINY = ["--scenario", "trust", "--runs", "2", "--nodes", "3", "--repeats", "4"]
+
+
+def test_json_is_all_there_is_on_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert found["scenario"] == "trust"
+    assert found["settings"] == {"runs": 2, "nodes": [3], "repeats": 4}
+    names = {each["what"] for each in found["figures"]}
+    for each in found["figures"]:
+        assert len(each["values"]) == 2
+        assert 0 < each["min"] <= each["median"] <= each["max"]
+        assert each["unit"] in ("us", "s")
+        assert (each["floor"] is None) == (each["ratio"] is None)
+        assert each["floor"] is None or each["floor"] in names
+    for what in ("seal a PROBE", "open a PROBE", "verify an announcement", "6 raw verifies"):
+        assert what in names
+    assert "bench: run 2 of 2" in told.err
+
+
+def test_without_json_it_is_a_table_that_a_document_can_take(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(TINY) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| what | median |")
+    assert len({line.count("|") for line in lines}) == 1
+    assert any("start from a store of 3 nodes" in line for line in lines)
+
+
+def test_a_ratio_is_taken_within_each_run() -> None:
+    # Of a machine that was twice as slow in the second run the ratio says nothing else.
+    report = Report(
+        "x",
+        (Figure("floor", "us", (1.0, 2.0, 1.0)), Figure("ours", "us", (3.0, 6.0, 4.0), "floor")),
+    )
+    assert report.ratios(report.figures[1]) == (3.0, 3.0, 4.0)
+    found = json.loads(report.as_json())["figures"][1]
+    assert found["ratio"] == {"median": 3.0, "min": 3.0, "max": 4.0}
+    assert found["median"] == 4.0
+
+
+def test_the_help_names_every_scenario_and_each_has_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name, scenario in SCENARIOS.items():
+        assert f"{name}  {scenario.help}" in text
+        with pytest.raises(SystemExit):
+            main(["--scenario", name, "--help"])
+        assert "--runs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--scenario"),
+        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: flood, trust"),
+        (["--scenario", "trust", "--runs", "0"], "at least 1"),
+        (["--scenario", "trust", "--systems", "bird"], "unrecognized arguments"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_a_line_with_exit_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
