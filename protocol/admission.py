@@ -57,7 +57,7 @@ class Admission:
 
     def look(self, source: Endpoint, asks: bool, now: float) -> None:
         """Raise ``Rejected`` when a HELLO from ``source`` could come to nothing: to read one costs
-        half as much as to check a signature, and this a fiftieth of that."""
+        about half as much as to check a signature, and this a small part of that."""
         who = network(source)
         if self._sources.spent(who, now):
             raise Rejected(_TOO_MANY)
