@@ -226,7 +226,7 @@ class Contacts:
         head = frames.decode_sealed(datagram)
         found = self._keys.opening(head.recipient, head.sender, now)
         if found is None:
-            if self._admission.may_answer(source, now):
+            if self._admission.may_say_stale(source, now):
                 self._common.count("sent STALE")
                 stale = Stale(head.recipient, head.counter)
                 self.outbox.append(Datagram(stale.encode(), source))

@@ -77,6 +77,7 @@ STEPS: Final = (0.0, 0.002, 0.06, 2.5)
 TUNING: Final = attrs.evolve(
     Tuning.lan(),
     hello_burst=1e9,
+    stale_burst=1e9,
     stranger_verify_burst=1e9,
     source_verify_burst=1e9,
     key_verify_burst=1e9,
