@@ -44,6 +44,8 @@ class Announcer:
         self._config, self._state = config, state
         self._host, self._log, self._clock, self._changed = host, log, clock, changed
         self._changes = state.read_changes()
+        self.behind = False
+        """Where we are could not be announced: ``follow`` is to be called again."""
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
@@ -105,12 +107,16 @@ class Announcer:
         self._host = host or self._host
         own, wanted = self._node.announcement, self._endpoints()
         if own is None or own.has_left or not wanted or set(wanted) == set(own.endpoints):
+            self.behind = False
             return
         try:
             self._node.announce(self._clock(), endpoints=wanted)
         except (SequenceUnavailable, ValueError) as error:
-            self._log.emit("error", reason=f"our new address is not announced: {error}")
+            if not self.behind:
+                self._log.emit("error", reason=f"our new address is not announced: {error}")
+            self.behind = True
             return
+        self.behind = False
         self._log.emit("moved", endpoints=[str(where) for where in wanted])
         self._changed()
 

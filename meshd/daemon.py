@@ -85,6 +85,9 @@ SHARD_MARK: Final = b"\0"
 TUNINGS: Final = {"lan": Tuning.lan, "wan": Tuning.wan}
 """The timers of the option ``network``."""
 
+RETRY_ADDRESS: Final = 1.0
+"""Seconds before a new address is announced again that no sequence could be had for."""
+
 LAST_WORDS: Final = 0.2
 """Seconds for the answer to ``leave`` to be read before the socket goes."""
 
@@ -352,9 +355,11 @@ class Daemon:
     # The kernel.
 
     def _decide(self, reading: Reading) -> Decision:
-        if reading.host != self._host:
+        if reading.host != self._host or self._announcer.behind:
             self._host = reading.host
             self._announcer.follow(reading.host)
+            if self._announcer.behind:
+                trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
         now = trio.current_time()
         decision = self._importer.decide(self._host, self._reconciler.decision, now)
         self._narrator.clock(decision.clock_off)

@@ -43,6 +43,7 @@ class Admission:
         self._common = common
         tuning = common.tuning
         self._answers = Buckets(tuning.hello_rate, tuning.hello_burst)
+        self._stales = TokenBucket(tuning.stale_rate, tuning.stale_burst)
         self._strangers = TokenBucket(tuning.stranger_verify_rate, tuning.stranger_verify_burst)
         self._sources = Buckets(tuning.source_verify_rate, tuning.source_verify_burst)
         self._keys = Buckets(tuning.key_verify_rate, tuning.key_verify_burst)
@@ -52,8 +53,12 @@ class Admission:
         self._bad = _BadObjects()
 
     def may_answer(self, source: Endpoint, now: float) -> bool:
-        """Whether a HELLO or STALE may go to ``source``, which has proven nothing."""
+        """Whether a HELLO, STALE or NOTICE may go to ``source``, which has proven nothing."""
         return self._answers.of(network(source)).take(now)
+
+    def may_say_stale(self, source: Endpoint, now: float) -> bool:
+        """The same for a STALE, which any octets draw: of these there are not many in all."""
+        return self._stales.take(now) and self.may_answer(source, now)
 
     def look(self, source: Endpoint, asks: bool, now: float) -> None:
         """Raise ``Rejected`` when a HELLO from ``source`` could come to nothing: to read one costs

@@ -226,7 +226,7 @@ class Contacts:
         head = frames.decode_sealed(datagram)
         found = self._keys.opening(head.recipient, head.sender, now)
         if found is None:
-            if self._admission.may_answer(source, now):
+            if self._admission.may_say_stale(source, now):
                 self._common.count("sent STALE")
                 stale = Stale(head.recipient, head.counter)
                 self.outbox.append(Datagram(stale.encode(), source))
@@ -337,8 +337,8 @@ class Contacts:
             raise Rejected(f"{word.DOMAIN} of an authority that is not known here")
         self._check((word,), [], source, now)
         self._on_notice(word, now)
-        if isinstance(word, Successor):
-            self._greetings.ask(source)
+        if isinstance(word, Successor) and self._greetings.awaits(source):
+            self._greetings.ask(source)  # there may be more; nobody else has proven where he is
 
     def _about_us(self, hello: Hello, source: Endpoint, answers: bool, now: float) -> None:
         own, told = self.own, hello.announcement

@@ -62,6 +62,10 @@ class Greetings:
         self._asked[to] = None
         self._say(to)
 
+    def awaits(self, source: Endpoint) -> bool:
+        """Whether we asked at ``source`` and have had no HELLO from there yet."""
+        return source in self._asked
+
     def answered(self, source: Endpoint, node: bytes, now: float) -> bool:
         """``node`` said HELLO from ``source``. True, once, when we had asked there."""
         if source not in self._asked:

@@ -265,6 +265,7 @@ class Prober:
             self._send(relayed.requester, Reached(relayed.nonce), now, 0)
         if target != peer:
             return
+        self._common.count("heard Ack")
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
         trip = now - sent

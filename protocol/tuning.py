@@ -144,6 +144,10 @@ class Tuning:
     hello_rate: float = 20.0
     hello_burst: float = 40.0
     """Answers to HELLO and STALE per source address and second (/64 for IPv6)."""
+    stale_rate: float = 200.0
+    stale_burst: float = 400.0
+    """STALEs in all. A node that restarted draws two a second, for so often it is probed;
+    random octets by the ten thousand draw no more, and cost less."""
     stranger_verify_rate: float = 1000.0
     stranger_verify_burst: float = 4000.0
     """Signature checks per second for all HELLOs together, two for a newcomer: at 170 us each,

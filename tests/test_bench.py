@@ -71,7 +71,7 @@ def test_the_help_names_every_scenario_and_each_has_its_own(
     ("arguments", "said"),
     [
         ([], "--scenario"),
-        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: trust"),
+        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: flood, trust"),
         (["--scenario", "trust", "--runs", "0"], "at least 1"),
         (["--scenario", "trust", "--systems", "bird"], "unrecognized arguments"),
     ],

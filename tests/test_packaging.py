@@ -32,6 +32,20 @@ IMPURE = {
 """Sockets, clocks, files, logs and tasks: the protocol is given what it needs of them."""
 
 
+PROGRAMS = {"commands", "multiprocessing", "pty", "subprocess"}
+"""Modules that start other programs."""
+
+UNPACKERS = {"dill", "marshal", "pickle", "shelve"}
+"""Modules that run what the bytes they read tell them to."""
+
+STARTERS = re.compile(
+    r"(os|posix)\.(system|popen|fork|forkpty|startfile|exec\w+|spawn\w+|posix_spawn\w*)"
+    r"|trio\.(run_process|lowlevel\.open_process)"
+    r"|(builtins\.)?(eval|exec|compile|__import__)"
+)
+"""Calls that start a program, or run text as one."""
+
+
 def _imports(path: Path) -> set[str]:
     """The top-level names of all modules that a file imports, wherever in it."""
     names: set[str] = set()
@@ -59,6 +73,54 @@ def test_the_daemon_imports_the_protocol_and_what_it_declares() -> None:
     allowed = sys.stdlib_module_names | THIRD_PARTY["meshd"] | {"meshd", "protocol"}
     strangers = {path: names - allowed for path, names in _imported_by("meshd").items()}
     assert {path: names for path, names in strangers.items() if names} == {}
+
+
+def _dotted(node: ast.expr) -> str:
+    """``a.b.c`` as it is written, or nothing for what has no such name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (before := _dotted(node.value)):
+        return f"{before}.{node.attr}"
+    return ""
+
+
+def _that_runs_programs(source: str) -> list[str]:
+    """What in ``source`` could start a program, or run what it was sent."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            found += [name for name in [_dotted(node.func)] if STARTERS.fullmatch(name)]
+            found += [f"{word.arg}=" for word in node.keywords if word.arg == "shell"]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name for name in names if STARTERS.fullmatch(name)]
+    return found
+
+
+def test_no_program_and_no_shell_is_ever_started() -> None:
+    # Routes, nftables and conntrack are spoken to by netlink: nothing that came from a network
+    # is ever on a command line.
+    for package in ("meshd", "protocol"):
+        for path, names in _imported_by(package).items():
+            assert names & (PROGRAMS | UNPACKERS) == set(), path
+            source = (ROOT / path).read_text(encoding="utf-8")
+            assert _that_runs_programs(source) == [], path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.system(name)",
+        "import os as x; os.popen('ls')",
+        "os.execvp('sh', [])",
+        "from os import posix_spawn",
+        "run(name, shell=True)",
+        "await trio.run_process(['ip'])",
+        "eval(name)",
+    ],
+)
+def test_what_would_start_a_program_is_noticed(line: str) -> None:
+    assert _that_runs_programs(f"async def f():\n    {line}") != []
 
 
 def test_the_declared_dependencies_are_those_that_are_imported() -> None:

@@ -17,16 +17,18 @@ from fuzzing.world import (
     World,
     cast,
     genuine,
+    handed_on,
     hellos,
+    notices,
     signed,
     stales,
     successor,
 )  # fmt: skip
 from protocol import codec, frames, messages
 from protocol.address import Endpoint
-from protocol.objects import Accusation, Announcement, Grant, Revocation
+from protocol.objects import Accusation, Announcement, Grant, Revocation, Successor
 
-_KINDS: Final = (Grant, Revocation, Announcement, Accusation)
+_KINDS: Final = (Grant, Revocation, Announcement, Accusation, Successor)
 
 _LIFE: Final = 6000
 """Inputs that one node takes: more than ``world.MOST``, so that a table that keeps something of
@@ -82,7 +84,7 @@ def _signed(world: World, how: int, content: bytes) -> None:
     someone = everyone[how & 7]
     if not content:
         return
-    raw = signed(someone, _KINDS[content[0] % 4], content[1:], world.cast)
+    raw = signed(someone, _KINDS[content[0] % len(_KINDS)], content[1:], world.cast)
     world.believe(raw)
     sealer = world.cast.peers[how % PEERS]
     match how >> 3 & 3:
@@ -95,7 +97,8 @@ def _signed(world: World, how: int, content: bytes) -> None:
             body = bytes([messages.Objects.TYPE]) + number.to_bytes(4, "big") + b"\0" + sized
         case asks:
             grant = someone.grant.raw
-            head = bytes([frames.VERSION, frames.HELLO]) + world.cast.mesh.id + bytes([asks, 0])
+            known = how >> 7  # of one authority, or of another too
+            head = bytes([frames.VERSION, frames.HELLO]) + world.cast.mesh.id + bytes([asks, known])
             sizes = len(grant).to_bytes(2, "big") + len(raw).to_bytes(2, "big")
             hello = head + sizes + grant + raw
             world.give(hello.ljust(1200, b"\0") if asks else hello, _source(how >> 5))
@@ -130,7 +133,7 @@ def _sealed_frames() -> dict[bytes, None]:
 
 def _frame_seeds() -> list[bytes]:
     world = World()
-    inputs = [*hellos(world), *stales(world), *_sealed_frames()]
+    inputs = [*hellos(world), *stales(world), *notices(world.cast), *_sealed_frames()]
     return _each(inputs, (0, 1, 2, 3, 0x40, 0x83))
 
 
@@ -160,7 +163,8 @@ def _signed_seeds() -> list[bytes]:
     revoked = Revocation.sign(cast.authority, cast.mesh, node=cast.candidate.key)
     own = world.node.announcement
     assert own is not None
-    objects = [*found, departed, accused, renewed, revoked, own, cast.candidate.announcement]
+    others = [departed, accused, renewed, revoked, own, cast.candidate.announcement]
+    objects = [*found, *others, *handed_on(cast)]
     inputs = [
         bytes([_KINDS.index(type(each))]) + body
         for each in objects
@@ -181,7 +185,7 @@ def _with_other_fields(body: bytes) -> Iterator[bytes]:
 
 TARGETS: Final = (
     Target(
-        "frames", "HELLO, SEALED and STALE from anywhere, into a node with members",
+        "frames", "HELLO, SEALED, STALE and NOTICE from anywhere, into a node with members",
         _opening(_frames), _frame_seeds, _LIFE,
     ),
     Target(

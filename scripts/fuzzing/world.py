@@ -21,8 +21,8 @@ from protocol import frames, messages
 from protocol.address import Endpoint, endpoint
 from protocol.contacts import Datagram
 from protocol.errors import Rejected, SequenceUnavailable
-from protocol.frames import Hello, Stale
-from protocol.identity import BootKey, Identity, Mesh
+from protocol.frames import Hello, Notice, Stale
+from protocol.identity import Authority, BootKey, Identity, Mesh, key_hash
 from protocol.messages import (
     Ack,
     Agree,
@@ -48,7 +48,15 @@ from protocol.messages import (
     Walk,
 )  # fmt: skip
 from protocol.node import Node
-from protocol.objects import MAX_SEQUENCE, Accusation, Announcement, Grant, Revocation, Signed
+from protocol.objects import (
+    MAX_SEQUENCE,
+    Accusation,
+    Announcement,
+    Grant,
+    Revocation,
+    Signed,
+    Successor,
+)
 from protocol.session import Ends, Session
 from protocol.shards import cut
 from protocol.store import slot_id
@@ -69,6 +77,7 @@ STEPS: Final = (0.0, 0.002, 0.06, 2.5)
 TUNING: Final = attrs.evolve(
     Tuning.lan(),
     hello_burst=1e9,
+    stale_burst=1e9,
     stranger_verify_burst=1e9,
     source_verify_burst=1e9,
     key_verify_burst=1e9,
@@ -112,6 +121,8 @@ class Cast:
 
     mesh: Mesh
     authority: Identity
+    aside: Identity
+    """Can make another authority."""
     me: Identity
     own_grant: Grant
     peers: tuple[Someone, ...]
@@ -150,7 +161,7 @@ def cast() -> Cast:
 
     peers = tuple(someone(f"p{each}", 10 + each) for each in range(PEERS))
     others = (someone(name, 50 + each) for each, name in enumerate(("cand", "absent", "gone")))
-    return Cast(mesh, authority, me, grant(me.public, "me"), peers, *others)
+    return Cast(mesh, authority, following, me, grant(me.public, "me"), peers, *others)
 
 
 class World:
@@ -362,6 +373,22 @@ def successor(someone: Someone, mesh: Mesh, sequence: int) -> Announcement:
     )  # fmt: skip
 
 
+def handed_on(cast: Cast) -> list[Successor]:
+    """Successors that wait for somebody, and that wait for nobody."""
+    made = Authority(1, cast.candidate.key, key_hash(cast.absent.key))
+    return [
+        Successor.sign(cast.aside, cast.mesh, made=made, serial=serial, members=members)
+        for serial, members in ((50, [each.key for each in cast.peers]), (51, []))
+    ]
+
+
+def notices(cast: Cast) -> list[bytes]:
+    """What authorities say of whom, in the clear."""
+    gone = Revocation.sign(cast.authority, cast.mesh, node=cast.absent.key)
+    words: list[Revocation | Successor] = [gone, *handed_on(cast)]
+    return [Notice(cast.mesh.id, word).encode() for word in words]
+
+
 def stales(world: World) -> list[bytes]:
     """For the last datagram that the node sealed for each peer, and for others."""
     last = world.node._contacts._last
@@ -375,6 +402,8 @@ def stales(world: World) -> list[bytes]:
 def signed(someone: Someone, kind: type[Signed], body: bytes, cast: Cast) -> bytes:
     """An envelope around ``body`` whose signature is right."""
     signer = someone.identity if kind in (Announcement, Accusation) else cast.authority
+    if kind is Successor:
+        signer = cast.aside
     domain = b"meshd/1 " + kind.DOMAIN.encode() + b"\0"
     return bytes([kind.KIND]) + signer.sign(domain + cast.mesh.id + body) + body
 

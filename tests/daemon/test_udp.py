@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +13,7 @@ import pytest
 import trio
 
 from meshd.errors import UsageError
-from meshd.udp import Sockets
+from meshd.udp import BATCH, Sockets
 from protocol.address import Endpoint
 
 
@@ -118,3 +120,29 @@ def test_a_port_in_use_is_one_line_that_names_it() -> None:
         port = other.getsockname()[1]
         with pytest.raises(UsageError, match=rf"^UDP port {port} is in use .*config$"):
             Sockets(port)
+
+
+async def test_a_flood_is_taken_in_turns_between_which_others_run() -> None:
+    async with bench() as made:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for _ in range(8 * BATCH):
+                stranger.sendto(b"noise", ("127.0.0.1", made.port))
+        seen = [len(made.received)]
+        with trio.fail_after(5):
+            while seen[-1] < 8 * BATCH:
+                await trio.lowlevel.checkpoint()
+                seen.append(len(made.received))
+        steps = [after - before for before, after in itertools.pairwise(seen)]
+        # trio shuffles who runs first in each pass: we are never more than two turns behind.
+        assert max(steps) <= 2 * BATCH
+
+
+async def test_an_error_that_no_call_reported_is_read_all_the_same() -> None:
+    async with bench() as made:
+        nobody = Endpoint("127.0.0.1", free_port())
+        plain = made.sockets._sockets[4]
+        plain.sendto(b"hello", nobody)
+        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        # From here on no call fails, and epoll(7) wakes us until the queue is empty.
+        await made.until(1)
+        assert made.unreachable == [nobody]

@@ -10,13 +10,14 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kernelview import Holdings, holdings
 
-from netlab import Lab, Mesh, Namespace, Zone
+from netlab import Lab, Mesh, Namespace, Zone, until
 from netlab.mesh import MESHD
 
 NewLab = Callable[..., Lab]
@@ -122,6 +123,10 @@ def fifo(node: Path) -> None:
     os.mkfifo(node / "state/node.key", 0o600)
 
 
+def empty(node: Path) -> None:
+    os.truncate(node / "state/node.key", 0)
+
+
 def another_owner(node: Path) -> None:
     try:
         os.chown(node / "state/node.key", 65534, 0)
@@ -142,6 +147,7 @@ def cut_short(node: Path) -> None:
         (symlink, ["state/node.key", "symbolic link"]),
         (fifo, ["state/node.key"]),
         (cut_short, ["state/node.key", "65 bytes"]),
+        (empty, ["state/node.key", "65 bytes"]),
         (another_owner, ["state/node.key", "own"]),
         (mode("state", 0o777), ["state", "0777", "chmod 700"]),
         (shutil.rmtree, ["meshd.toml", "does not exist", "meshd join"]),
@@ -206,6 +212,32 @@ def test_what_is_no_token_is_refused(place: Namespace, tmp_path: Path, token: st
     assert_said(done, USAGE, "token")
     assert "\x1b" not in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_token_after_its_time_is_refused(place: Namespace, mesh: Mesh, tmp_path: Path) -> None:
+    token = mesh[1].command("invite", "late", "--valid", "1s").stdout.strip()
+    ended = time.time() + 1
+    until(lambda: time.time() > ended + 1, 5, "its second is over")
+    done = meshd(place, tmp_path / "new", "join", "-", stdin=token)
+    assert_said(done, USAGE, "token", "ended", "meshd invite")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_token_of_another_mesh_does_not_move_a_node_there(
+    place: Namespace, node: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    meshd(place, other, "init", "--name", "x", "--advertise", "192.0.2.3")
+    token = meshd(place, other, "invite", "y").stdout.strip()
+    before = tree(node)
+    assert_said(meshd(place, node, "join", "-", stdin=token), USAGE, str(node), "exists")
+    assert tree(node) == before
+    # What it would have brought, put there by hand: grant and config are of two meshes.
+    assert meshd(place, tmp_path / "new", "join", "-", stdin=token).returncode == 0
+    shutil.copy(tmp_path / "new/meshd.toml", node / "meshd.toml")
+    before = tree(node)
+    assert_said(meshd(place, node, "run"), USAGE, "state/grant", "authority", "join")
+    assert tree(node) == before
 
 
 def _token(mesh: Mesh, directory: Path) -> str:

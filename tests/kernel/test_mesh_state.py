@@ -1,18 +1,20 @@
 """A mesh that nobody disturbs: every kernel holds exactly what it should, and traffic crosses.
 
-Nothing here changes the mesh, so all tests of one size share it.
+Nothing here changes the mesh, so all tests of one size share it; the last lets one daemon die.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
 import attrs
 import pytest
 from kernelview import Holdings, expected, foreign, holdings
+from sealed import SealedCounters
 
-from netlab import EchoServer, Lab, Mesh, ping, source_seen
+from netlab import EchoServer, Lab, Mesh, ping, source_seen, until
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]
@@ -100,3 +102,26 @@ def test_nothing_was_wrong_on_the_way(grown: Grown) -> None:
     for member in grown.mesh.members.values():
         bad = member.events("error", "warning", "kernel-error", "kernel-repaired", "peer-failed")
         assert bad == [], member.name
+
+
+@pytest.mark.parametrize("grown", [16], indirect=True)
+def test_a_dead_peer_among_16_costs_no_datagram_to_the_others(grown: Grown) -> None:
+    mesh, last = grown.mesh, grown.mesh[len(grown.lab.zones)]
+    others = [member for member in mesh.members.values() if member is not last]
+    with SealedCounters(grown.lab.switch) as passed:
+        last.kill()
+        try:
+            for member in others:
+                until(lambda who=member: who.events("peer-failed"), 20, "it is found")  # type: ignore[misc]
+            began = time.monotonic()  # its host goes on to refuse who looks for it
+            until(lambda: time.monotonic() > began + 1, 5, "they have gone on for a while")
+            met = [member.json("status")["counters"] for member in others]
+        finally:
+            last.start()
+    mesh.converge()
+    # The control: errors there were, of a kind that the next send to anybody reports.
+    assert sum(
+        count for counters in met for name, count in counters.items() if "ECONNREFUSED" in name
+    ) >= len(others)
+    assert passed.gaps() == {}
+    assert len(passed.seen) >= len(others) * (len(others) - 1)

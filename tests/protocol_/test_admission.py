@@ -202,6 +202,16 @@ def test_any_number_of_sources_leaves_every_table_at_its_bound(
     assert len(admission._bad) <= MAX_BAD
 
 
+def test_any_octets_from_many_sources_draw_few_stales_and_no_table_grows_for_the_others() -> None:
+    gate = Gate()
+    said = 0
+    for each in range(20_000):  # in a second
+        gate.now += 1 / 20_000
+        said += gate.admission.may_say_stale(away(each), gate.now)
+    assert LAN.stale_burst <= said <= LAN.stale_burst + LAN.stale_rate + 1
+    assert len(gate.admission._answers) == said
+
+
 def test_of_many_who_ask_the_one_longest_silent_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
