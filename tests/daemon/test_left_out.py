@@ -98,6 +98,8 @@ def test_a_node_that_a_succession_left_out_comes_back_when_it_is_granted_again(
     (hosts.a.state / "snapshot").unlink()
     options = start(hosts.a, hosts.clock)  # the file alone says who the authority is
     assert (options.grant, options.mesh) == (again, handover.mesh)
+    node = made(hosts)._node
+    assert (node.grant, node.store.pending) == (again, handover.successor)
 
 
 @pytest.mark.parametrize(
