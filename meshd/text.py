@@ -301,7 +301,7 @@ def _grant(grant: Json | None) -> str:
     if grant is None:
         return "none"
     limit, until = grant.get("limit"), grant.get("until_utc")
-    renewed = grant.get("since") != grant.get("serial")
+    renewed = grant.get("since", grant.get("serial")) != grant.get("serial")
     first = f" (its first was {_cell(grant.get('since'))})" if renewed else ""
     return (
         f"{_cell(grant.get('name'))}, serial {_cell(grant.get('serial'))}{first},"

@@ -194,8 +194,13 @@ class Node:
                     self._fetcher.named(announcement, now)
         else:
             for record in sorted(records, key=judging_order):
-                if common.wire.verify(record, common.mesh):
-                    self._merge(record, now, vouched=False)
+                if not common.wire.verify(record, common.mesh):
+                    continue
+                if isinstance(record, Grant) and record.node == me:
+                    known = self._contacts.grant
+                    if known is None or newer(record, known):
+                        self._contacts.grant = record
+                self._merge(record, now, vouched=False)
         self._contacts.grant = self._contacts.grant or self.grant
         if self._contacts.grant is None:
             raise ValueError("a node needs its own grant, signed by the mesh's authority")

@@ -99,8 +99,8 @@ class ByAuthority(Signed):
     """Which authority says it: ``identity.Authority.generation``."""
     since: int
     """The serial of the first grant that any authority gave this node (0 in a revocation of
-    one that had none): a renewal keeps it. Of equal claims to a prefix the older one stands, and
-    who was a member before a succession is told by it."""
+    one that had none, and so never was a member): a renewal keeps it. Of equal claims to a
+    prefix the older one stands, and who was a member before a succession is told by it."""
 
     @property
     def subject(self) -> bytes:
@@ -237,8 +237,8 @@ class Successor(Signed):
     next_hash: bytes = attrs.field(repr=lambda value: value.hex())
     """SHA-256 of the key that alone can end its time."""
     serial: int
-    """Of two for one generation the higher replaces. All nodes named were members by then:
-    the ``since`` of what the new authority says of them is at most this."""
+    """Of two for one generation the higher replaces, until one took effect. All nodes named
+    were members by then: the ``since`` of what the new authority says of them is at most this."""
     count: int
     """How many nodes are named,"""
     members: bytes = attrs.field(repr=lambda value: value.hex())

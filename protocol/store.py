@@ -160,6 +160,8 @@ class Store:
                 return Outcome.SAME
             if not newer(record, held):
                 return Outcome.OLDER
+            if isinstance(record, Successor) and record.generation <= self.generation:
+                return Outcome.OLDER  # what took effect stands, whoever finds the used key later
         if isinstance(record, Announcement):
             if record.node not in self.grants:
                 fits = self._fits(self.grants, slot_id(Grant.KIND, record.node))
@@ -220,7 +222,7 @@ class Store:
 
     def _note(self, word: Grant | Revocation) -> None:
         made = self._successor
-        if made and word.generation == made.generation and word.since <= made.serial:
+        if made and word.generation == made.generation and 0 < word.since <= made.serial:
             self._named[word.node] = None
 
     def take_waiting(self, node: bytes) -> Announcement | None:

@@ -129,6 +129,24 @@ def test_a_grant_that_was_not_named_makes_up_for_none_that_was() -> None:
     assert store.pending is SUCCESSOR
 
 
+def test_a_used_key_that_is_found_later_moves_nobody_who_was_there() -> None:
+    forged = REIGN.succeed([THIEF.public], 99)[1]
+    assert forged.verify(MESH)  # it is the right key
+    store = hear(*OLD, SUCCESSOR, *NEW)
+    root = store.root
+    assert store.merge(forged) is Outcome.OLDER
+    assert store.root == root
+    later, second = NEXT.succeed([A.public], 20)
+    store = hear(*OLD, second, *later.renew([NEW[0]], 19), SUCCESSOR)  # told of the second first
+    assert store.generation == 2
+    assert store.merge(forged) is Outcome.OLDER
+
+
+def test_a_revocation_of_one_who_never_was_a_member_makes_nobody_wait() -> None:
+    store = hear(*OLD, SUCCESSOR, NEXT.revoke(THIEF.public), *NEW)
+    assert store.generation == 1
+
+
 def test_what_the_authority_before_says_counts_no_more() -> None:
     store = hear(*OLD, SUCCESSOR, *NEW)
     root = store.root
@@ -339,6 +357,22 @@ def test_who_is_admitted_again_announces_itself_though_nobody_remembers_it() -> 
     net.run(1)
     assert host.up.announcement is not None
     assert host.up.store.announcements[host.key].prefixes == host.prefixes
+
+
+def test_a_node_that_a_succession_took_nobody_over_with_starts_all_the_same() -> None:
+    net = Network(10)
+    host = net.add("n1")
+    net.start("n1")
+    net.run(1)
+    _, successor = reign_of(net).succeed([], 1000)
+    tell(host, [successor])
+    assert host.up.grant is None
+    (own,) = (each for each in host.disk.records if isinstance(each, Grant))
+    net.kill("n1")
+    host.disk = Disk((*host.disk.records, own), host.disk.files)  # as the daemon keeps it apart
+    net.start("n1")
+    net.run(1)
+    assert host.up.grant is None
 
 
 def test_two_halves_that_change_their_authority_apart_are_one_mesh_afterwards() -> None:
