@@ -13,7 +13,7 @@ from meshd.config import Config
 from meshd.errors import Refused, UsageError
 from meshd.kernel.state import Host
 from meshd.log import EventLog
-from meshd.prefixes import overlaps
+from meshd.policy.prefixes import overlaps
 from meshd.startup import check_announced
 from meshd.state import RuntimeChanges, StateDirectory
 from protocol.address import Endpoint, Prefix

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
-from meshd import __version__, authority_commands, commands, text
+from meshd import __version__, commands, text
+from meshd.authority import commands as authority_commands
 from meshd.errors import Refused, UsageError
 from meshd.paths import Paths
 

@@ -20,7 +20,7 @@ from meshd.errors import Refused, UsageError
 from meshd.paths import Paths
 
 if TYPE_CHECKING:
-    from meshd.terms import GrantTerms
+    from meshd.authority.terms import GrantTerms
     from meshd.world import World
 
 DONE: Final = 0
@@ -44,7 +44,7 @@ def world() -> World:
 
 def terms(options: argparse.Namespace) -> GrantTerms:
     """The grant options of ``init``, ``invite`` and ``grant``."""
-    from meshd.terms import GrantTerms
+    from meshd.authority.terms import GrantTerms
 
     return GrantTerms(**given_terms(options))
 

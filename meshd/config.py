@@ -21,7 +21,7 @@ import attrs
 from meshd import values
 from meshd.errors import UsageError
 from meshd.files import failure
-from meshd.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
+from meshd.policy.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
 from meshd.values import Seed
 from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected

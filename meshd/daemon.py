@@ -21,17 +21,17 @@ import trio
 
 from meshd import control, membership, report, values
 from meshd.announcer import Announcer
+from meshd.authority.knowledge import Word
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
-from meshd.knowledge import Word
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
-from meshd.policy import Decision
+from meshd.policy.decide import Decision
 from meshd.reconciler import Reconciler
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name

@@ -16,8 +16,8 @@ import attrs
 from meshd import report, values
 from meshd.errors import Refused, UsageError
 from meshd.kernel.state import ForeignRoute, Reading, order
-from meshd.policy import Decision, Route
-from meshd.prefixes import Nets, covers, overlaps
+from meshd.policy.decide import Decision, Route
+from meshd.policy.prefixes import Nets, covers, overlaps
 from meshd.reconciler import KernelStatus
 from protocol.address import Prefix
 from protocol.identity import short_id

@@ -16,11 +16,12 @@ from typing import Final
 
 from meshd import config as configuration
 from meshd import records, values
+from meshd.authority.ledger import Entry, Ledger
+from meshd.authority.terms import GrantTerms, node_name
 from meshd.config import POOL, Config
 from meshd.errors import StateError, UsageError
 from meshd.files import create_file, make_directory
 from meshd.invitation import Invitation, decode
-from meshd.ledger import Entry, Ledger
 from meshd.paths import Paths
 from meshd.startup import check_announced
 from meshd.state import (
@@ -34,7 +35,6 @@ from meshd.state import (
     is_authoritys,
     key_file,
 )
-from meshd.terms import GrantTerms, node_name
 from meshd.world import World
 from protocol.address import Endpoint, Prefix
 from protocol.identity import Identity, Mesh, short_id

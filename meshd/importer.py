@@ -12,10 +12,10 @@ from typing import Final
 
 import attrs
 
-from meshd.filters import Filters
 from meshd.kernel.state import Host
-from meshd.origin import Origin
-from meshd.policy import Decision, decide
+from meshd.policy.decide import Decision, decide
+from meshd.policy.filters import Filters
+from meshd.policy.origin import Origin
 from meshd.resolver import resolvers
 from protocol.address import Address
 from protocol.members import Member

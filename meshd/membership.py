@@ -13,10 +13,10 @@ from typing import Any, Final
 import attrs
 
 from meshd import values
+from meshd.authority.roll import DAY, ends_in_days
 from meshd.errors import StateError
 from meshd.log import EventLog
-from meshd.policy import GRACE
-from meshd.roll import DAY, ends_in_days
+from meshd.policy.decide import GRACE
 from meshd.text import ENDING_DAYS
 from protocol.node import Node
 from protocol.objects import Grant

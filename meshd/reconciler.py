@@ -35,8 +35,8 @@ from meshd.kernel.plan import (
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState, Reading
 from meshd.log import EventLog
-from meshd.policy import Decision
-from meshd.prefixes import outermost
+from meshd.policy.decide import Decision
+from meshd.policy.prefixes import outermost
 from protocol.address import Prefix
 
 SWEEP: Final = 60.0

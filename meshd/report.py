@@ -9,8 +9,8 @@ import base64
 from collections.abc import Iterable
 from typing import Any, Final
 
-from meshd import roll
-from meshd.policy import Route
+from meshd.authority import roll
+from meshd.policy.decide import Route
 from meshd.reconciler import KernelStatus
 from meshd.text import since
 from protocol.identity import Mesh

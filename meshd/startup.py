@@ -13,9 +13,9 @@ from typing import Final
 import attrs
 
 from meshd import config as configuration
+from meshd.authority.knowledge import readable, with_successors
 from meshd.config import Config
 from meshd.errors import UsageError
-from meshd.knowledge import readable, with_successors
 from meshd.paths import Paths
 from meshd.sequence import Sequence
 from meshd.state import NODE_KEY, OWN_GRANT, Lock, StateDirectory

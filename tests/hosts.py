@@ -8,13 +8,14 @@ from typing import Any
 
 import attrs
 
-from meshd import authority, founding, values
-from meshd.authority import Book
+from meshd import founding, values
+from meshd.authority import office
+from meshd.authority.office import Book
+from meshd.authority.terms import GrantTerms
 from meshd.invitation import Invitation
 from meshd.paths import Paths
 from meshd.startup import Additions, RunOptions, prepare
 from meshd.state import AUTHORITY_KEY, StateDirectory
-from meshd.terms import GrantTerms
 from meshd.world import World
 from protocol.identity import Identity, Mesh
 from protocol.objects import Announcement
@@ -55,15 +56,15 @@ class Hosts:
     def invited(
         self, name: str = "b", valid: int = HOUR, file: Path | None = None, **terms: Any
     ) -> Invitation:
-        with authority.held(self.a, self.world, file) as holder:
-            seeds = authority.seeds_for_token(self.a, holder.config, ())
+        with office.held(self.a, self.world, file) as holder:
+            seeds = office.seeds_for_token(self.a, holder.config, ())
             return holder.invite(name=name, valid=valid, terms=GrantTerms(**terms), seeds=seeds)
 
     def invite(self, name: str = "b", valid: int = HOUR, **terms: Any) -> str:
         return self.invited(name, valid, **terms).encode()
 
     def grant(self, node: bytes, name: str = "b", valid: int = HOUR, **terms: Any) -> Invitation:
-        with authority.held(self.a, self.world) as holder:
+        with office.held(self.a, self.world) as holder:
             seeds = [values.seed("192.0.2.1")]
             given = GrantTerms(**terms)
             return holder.grant(node, name=name, valid=valid, terms=given, seeds=seeds)
@@ -72,7 +73,7 @@ class Hosts:
         founding.join(self.b, self.world, token, **({"announce": [B]} | options))
 
     def book(self) -> Book:
-        return authority.open_book(self.a, self.world, self.a.state)
+        return office.open_book(self.a, self.world, self.a.state)
 
     def state_of(self, name: str) -> str:
         (found,) = [each for each in self.book().standings if each.name == name]

@@ -7,8 +7,8 @@ from random import Random
 from typing import Any
 
 from meshd.kernel.state import ForeignRoute, Host, Interface
-from meshd.origin import Origin
-from meshd.policy import Decision, Route, decide
+from meshd.policy.decide import Decision, Route, decide
+from meshd.policy.origin import Origin
 from protocol.address import Prefix, endpoint
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.objects import Announcement, Grant

@@ -14,7 +14,8 @@ import attrs
 
 from fuzzing.target import Broken, Feed, Target
 from fuzzing.world import SHARDS, World, cast, genuine
-from meshd import bundle, config, invitation, records, values
+from meshd import config, invitation, records, values
+from meshd.authority import bundle
 from meshd.errors import UsageError
 from protocol import codec, messages, objects
 from protocol.errors import Rejected

@@ -12,10 +12,10 @@ from typing import Final
 
 import attrs
 
-from meshd import policy
 from meshd.kernel.state import Host as Surroundings
 from meshd.kernel.state import Interface
-from meshd.origin import Origin
+from meshd.policy import decide as policy
+from meshd.policy.origin import Origin
 from protocol.address import Prefix
 from protocol.identity import short_id
 from protocol.objects import Grant

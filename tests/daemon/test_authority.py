@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from hosts import HOUR, NOW, B, Hosts, everything, start
 
-from meshd import authority, founding, values
+from meshd import founding, values
+from meshd.authority import office
+from meshd.authority.terms import GrantTerms
 from meshd.errors import StateError, UsageError
 from meshd.invitation import Invitation, decode
 from meshd.kernel.memory import Memory
 from meshd.kernel.state import Interface
 from meshd.paths import Paths
 from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY
-from meshd.terms import GrantTerms
 from meshd.values import Seed
 from protocol.identity import Identity
 from protocol.objects import MAX_SEQUENCE, Announcement, Grant, Revocation
@@ -63,7 +64,7 @@ def test_without_any_address_there_is_nothing_to_join_through(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hosts.init(advertise=())
-    monkeypatch.setattr(authority, "backend", lambda *_, **__: Memory())
+    monkeypatch.setattr(office, "backend", lambda *_, **__: Memory())
     with pytest.raises(UsageError, match="start the daemon first, set advertise in"):
         hosts.invite()
 
@@ -74,7 +75,7 @@ def test_without_a_daemon_the_invitation_names_the_address_it_would_announce(
     hosts.init(advertise=())
     inside, outside = map(ipaddress.ip_interface, ("10.1.0.1/24", "192.0.2.7/24"))
     kernel = Memory([Interface("net0", 2, True, (inside, outside))])
-    monkeypatch.setattr(authority, "backend", lambda *_, **__: kernel)
+    monkeypatch.setattr(office, "backend", lambda *_, **__: kernel)
     assert list(map(str, decode(hosts.invite(), NOW).seeds)) == ["192.0.2.7:6179"]
 
 
@@ -85,7 +86,7 @@ def test_a_host_that_may_not_be_looked_at_needs_advertise(
         raise PermissionError(1, "Operation not permitted")
 
     hosts.init(advertise=())
-    monkeypatch.setattr(authority, "backend", fail)
+    monkeypatch.setattr(office, "backend", fail)
     with pytest.raises(UsageError, match="set advertise in the config, or name a member"):
         hosts.invite()
 
@@ -278,19 +279,19 @@ def test_a_key_that_has_a_grant_is_given_it_anew_in_its_old_place(hosts: Hosts) 
 )
 def test_what_is_no_key_is_given_no_grant(key: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        authority.public_key(key)
+        office.public_key(key)
 
 
 # -- renew, revoke --------------------------------------------------------------------------------
 
 
 def renew(hosts: Hosts, *nodes: str, **changes: Any) -> list[Grant]:
-    with authority.held(hosts.a, hosts.world) as holder:
+    with office.held(hosts.a, hosts.world) as holder:
         return holder.renew(nodes, changes)
 
 
 def revoke(hosts: Hosts, node: str) -> Revocation:
-    with authority.held(hosts.a, hosts.world) as holder:
+    with office.held(hosts.a, hosts.world) as holder:
         return holder.revoke(node)[1]
 
 
@@ -462,7 +463,7 @@ def test_the_authority_needs_no_node_and_no_daemon(hosts: Hosts, offline: Path) 
     hosts.join(token)
     b = start(hosts.b, hosts.clock)
     assert list(map(str, b.config.seeds)) == ["192.0.2.1:6179"]  # as the config advertises
-    with authority.held(hosts.a, hosts.world, offline) as holder:
+    with office.held(hosts.a, hosts.world, offline) as holder:
         assert holder.revoke("b")[1].node == b.identity.public
 
 
@@ -475,7 +476,7 @@ def test_without_a_node_of_its_own_it_names_members_that_its_snapshot_knows(
         hosts.invited("b", file=offline)
     hosts.a.state.mkdir()
     where = [values.advertised("192.0.2.7")]
-    with authority.held(hosts.a, hosts.world, offline) as holder:
+    with office.held(hosts.a, hosts.world, offline) as holder:
         member = holder.invite(name="c", valid=HOUR, terms=GrantTerms(), seeds=[Seed("x", 1)])
     boot = bytes([3]) + bytes(31)
     own = Announcement.sign(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd import bundle
+from meshd.authority import bundle
 from meshd.errors import UsageError
 
 RAWS = [b"one", b"\0" * 440, b"\xff\xfe", b"x"]

@@ -22,7 +22,8 @@ import attrs
 import pytest
 import trio
 
-from meshd import bundle, cli, client, control, delivery
+from meshd import cli, client, control
+from meshd.authority import bundle, delivery
 from meshd.errors import Refused, UsageError
 from meshd.log import EventLog
 

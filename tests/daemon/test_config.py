@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from meshd import config, values
 from meshd.config import Config
 from meshd.errors import UsageError
-from meshd.filters import Filter, Filters
+from meshd.policy.filters import Filter, Filters
 
 SHIPPED = Path(__file__).parents[2] / "config" / "meshd.toml"
 KEY = "c0" * 32

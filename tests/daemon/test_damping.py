@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd.damping import (
+from meshd.policy.damping import (
     CEILING,
     FORGET,
     HALF_LIFE,

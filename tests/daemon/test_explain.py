@@ -11,12 +11,12 @@ import pytest
 from meshd import text
 from meshd.errors import Refused, UsageError
 from meshd.explain import Scene, explain
-from meshd.filters import OPEN, Filter, Filters
 from meshd.importer import Importer
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import diff
 from meshd.kernel.state import ForeignRoute, Interface
-from meshd.policy import NOTHING
+from meshd.policy.decide import NOTHING
+from meshd.policy.filters import OPEN, Filter, Filters
 from meshd.reconciler import KernelStatus
 from protocol.address import Prefix
 from protocol.objects import Grant, Revocation

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import attrs
 from origins import GATEWAY, HOST, INSIDE, UPLINK, judge, net, origin, row
 
-from meshd.damping import LONGEST
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import diff
-from meshd.origin import Origin
-from meshd.policy import NOTHING, Decision
+from meshd.policy.damping import LONGEST
+from meshd.policy.decide import NOTHING, Decision
+from meshd.policy.origin import Origin
 
 PREFIX = "10.2.0.0/24"
 THERE = origin(0, PREFIX, allow=(PREFIX,))

@@ -14,6 +14,7 @@ from hosts import ADVERTISED, HOUR, NOW, A, B, Hosts, everything, start
 
 from meshd import config as configuration
 from meshd import values
+from meshd.authority.terms import GrantTerms
 from meshd.daemon import Daemon
 from meshd.errors import StateError, UsageError
 from meshd.kernel.memory import Memory
@@ -21,7 +22,6 @@ from meshd.log import EventLog
 from meshd.paths import Paths
 from meshd.startup import Additions, prepare
 from meshd.state import AUTHORITY_KEY, NEXT_AUTHORITY_KEY, NODE_KEY, StateDirectory
-from meshd.terms import GrantTerms
 from meshd.udp import Sockets
 from protocol.identity import Identity
 from protocol.objects import Grant

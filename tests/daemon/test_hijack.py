@@ -8,12 +8,12 @@ from random import Random
 import attrs
 import pytest
 
-from meshd.filters import OPEN
 from meshd.importer import Importer
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import diff
 from meshd.kernel.state import ForeignRoute, Interface
-from meshd.policy import NOTHING, Decision
+from meshd.policy.decide import NOTHING, Decision
+from meshd.policy.filters import OPEN
 from protocol.address import Address, Prefix
 from protocol.objects import Grant
 from simulation import Disk, Host, Network

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from origins import judge, net, origin, row
 
-from meshd.filters import Filter, Filters
-from meshd.origin import Origin
-from meshd.policy import NOTHING, Decision
-from meshd.prefixes import Nets, covers, overlaps
+from meshd.policy.decide import NOTHING, Decision
+from meshd.policy.filters import Filter, Filters
+from meshd.policy.origin import Origin
+from meshd.policy.prefixes import Nets, covers, overlaps
 from protocol.address import Prefix
 
 

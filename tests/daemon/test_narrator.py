@@ -11,8 +11,8 @@ import pytest
 
 from meshd.log import EventLog
 from meshd.narrator import QUIET, Narrator
-from meshd.policy import Route
-from meshd.refusal import Rule
+from meshd.policy.decide import Route
+from meshd.policy.refusal import Rule
 from protocol import events
 from protocol.address import Endpoint
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from origins import GATEWAY, HOST, INSIDE, LOCAL, UPLINK, judge, net, origin, row
 
-from meshd.filters import Filter, Filters
-from meshd.ground import BOGONS, SHORTEST
 from meshd.kernel.state import ForeignRoute, Host, KernelState
-from meshd.origin import Origin
-from meshd.prefixes import outermost, overlaps
+from meshd.policy.filters import Filter, Filters
+from meshd.policy.ground import BOGONS, SHORTEST
+from meshd.policy.origin import Origin
+from meshd.policy.prefixes import outermost, overlaps
 from protocol.address import Prefix
 
 

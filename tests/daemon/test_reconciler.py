@@ -19,7 +19,7 @@ from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, Plan
 from meshd.kernel.state import Interface, KernelState, NextHop, Reading
 from meshd.log import EventLog
-from meshd.policy import Decision
+from meshd.policy.decide import Decision
 from meshd.reconciler import Reconciler
 from protocol.address import Prefix
 

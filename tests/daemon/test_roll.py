@@ -9,8 +9,9 @@ import attrs
 import pytest
 from parts import MAKER, MESH, announcement, grant, node
 
-from meshd import report, roll, text, values
-from meshd.ledger import Entry
+from meshd import report, text, values
+from meshd.authority import roll
+from meshd.authority.ledger import Entry
 from protocol.identity import Identity
 from protocol.objects import Grant, Revocation, Successor
 from protocol.store import Store

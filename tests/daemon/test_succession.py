@@ -11,13 +11,14 @@ import attrs
 import pytest
 from hosts import HOUR, NOW, B, Hosts, announcement, everything, start
 
-from meshd import authority, bundle, founding, ledger, records, succession
+from meshd import founding, records
+from meshd.authority import bundle, ledger, office, succession
+from meshd.authority.knowledge import Word
+from meshd.authority.succession import Made, Plan
 from meshd.daemon import _split
 from meshd.errors import StateError, UsageError
 from meshd.invitation import decode
-from meshd.knowledge import Word
 from meshd.state import StateDirectory, key_file
-from meshd.succession import Made, Plan
 from protocol.identity import Identity, Mesh
 from protocol.objects import MAX_SEQUENCE, Grant, Record, Revocation, Successor
 from protocol.objects import decode as decode_object
@@ -230,7 +231,7 @@ def test_whom_somebody_else_revoked_is_taken_over(held: Held) -> None:
 
 
 def test_whom_the_authority_revoked_stays_so(held: Held) -> None:
-    with authority.held(held.hosts.a, held.hosts.world) as holder:
+    with office.held(held.hosts.a, held.hosts.world) as holder:
         holder.revoke("b")
     assert held.fates == {"a": "taken", "b": "out", "c": "taken"}
 
@@ -331,12 +332,12 @@ def test_what_is_said_of_others_later_keeps_no_newcomer_from_the_succession(held
     hosts = held.hosts
     successor, grants = objects_of(held.succeed(drop=["c"]))
     unknown = Identity.generate(hosts.world.random_bytes).public
-    with authority.held(hosts.a, hosts.world) as holder:
+    with office.held(hosts.a, hosts.world) as holder:
         dropped = holder.revoke("c")[1]
-    with authority.held(hosts.a, hosts.world) as holder:
+    with office.held(hosts.a, hosts.world) as holder:
         never = holder.revoke(unknown.hex())[1]
     hosts.clock.now += HOUR
-    with authority.held(hosts.a, hosts.world) as holder:
+    with office.held(hosts.a, hosts.world) as holder:
         assert holder.revoke(unknown.hex())[1] == never
     said: list[Word] = [successor, *grants, dropped, never, hosts.invited("d").grant]
     for order in permutations(said):
@@ -348,7 +349,7 @@ def test_what_is_said_of_others_later_keeps_no_newcomer_from_the_succession(held
 
 def test_a_revocation_of_one_who_was_taken_over_counts_for_the_succession(held: Held) -> None:
     successor, grants = objects_of(held.succeed())
-    with authority.held(held.hosts.a, held.hosts.world) as holder:
+    with office.held(held.hosts.a, held.hosts.world) as holder:
         found, word = holder.revoke("b")
     said: list[Word] = [successor, word, *(each for each in grants if each.node != found.node)]
     store = Store()
@@ -362,7 +363,7 @@ def test_one_who_was_dropped_can_be_granted_again_as_a_new_member(held: Held) ->
     successor, _ = objects_of(held.succeed(drop=["c"]))
     assert hosts.state_of("c") == "lapsed"
     with (
-        authority.held(hosts.a, hosts.world) as holder,
+        office.held(hosts.a, hosts.world) as holder,
         pytest.raises(UsageError, match=r"c .* has no grant of this authority; give it one: mesh"),
     ):
         holder.renew(["c"], {})

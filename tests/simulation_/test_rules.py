@@ -7,7 +7,7 @@ import ipaddress
 import attrs
 import pytest
 
-from meshd.policy import Decision
+from meshd.policy.decide import Decision
 from protocol.objects import Announcement
 from protocol.store import Store
 from simulation import Host, InvariantBroken, Network, Rules, between, decision, rules

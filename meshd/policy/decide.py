@@ -16,15 +16,15 @@ from typing import Final, Literal, NamedTuple
 
 import attrs
 
-from meshd.conflicts import Claim, settle, verdict
-from meshd.damping import Damping, Key
-from meshd.filters import OPEN, Filters, screen
-from meshd.ground import Ground
 from meshd.kernel.state import Host, KernelState, NextHop, order
-from meshd.limits import within_limits
-from meshd.origin import Origin
-from meshd.prefixes import Nets, covers, outermost
-from meshd.refusal import Refusal, Rule
+from meshd.policy.conflicts import Claim, settle, verdict
+from meshd.policy.damping import Damping, Key
+from meshd.policy.filters import OPEN, Filters, screen
+from meshd.policy.ground import Ground
+from meshd.policy.limits import within_limits
+from meshd.policy.origin import Origin
+from meshd.policy.prefixes import Nets, covers, outermost
+from meshd.policy.refusal import Refusal, Rule
 from protocol import identity
 from protocol.address import Address, Prefix
 

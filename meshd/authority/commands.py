@@ -18,15 +18,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from meshd import client, delivery, text
+from meshd import client, text
+from meshd.authority import delivery
 from meshd.client import NoDaemon
 from meshd.errors import Refused, UsageError
 from meshd.paths import Paths
 
 if TYPE_CHECKING:
-    from meshd.authority import Holder
+    from meshd.authority.office import Holder
+    from meshd.authority.succession import Made, Plan
     from meshd.invitation import Invitation
-    from meshd.succession import Made, Plan
 
 DONE: Final = 0
 
@@ -70,7 +71,7 @@ def invite(options: argparse.Namespace, paths: Paths) -> int:
 
 def grant(options: argparse.Namespace, paths: Paths) -> int:
     from meshd import values
-    from meshd.authority import public_key
+    from meshd.authority.office import public_key
 
     node = public_key(options.key)
 
@@ -92,13 +93,14 @@ def grant(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def _give(options: argparse.Namespace, paths: Paths, give: Callable[..., Invitation]) -> Invitation:
-    from meshd import authority, values
+    from meshd import values
+    from meshd.authority import office
     from meshd.commands import read, terms, world
 
     (valid,) = read("--valid", values.duration, [options.valid])
     wanted, seeds = terms(options), read("--seed", values.seed, options.seed)
-    with authority.held(paths, world(), _file(options.authority)) as holder:
-        found = authority.seeds_for_token(paths, holder.config, seeds)
+    with office.held(paths, world(), _file(options.authority)) as holder:
+        found = office.seeds_for_token(paths, holder.config, seeds)
         invitation = give(holder, valid=valid, terms=wanted, seeds=found)
     print(invitation.encode(), flush=True)
     return invitation
@@ -112,11 +114,12 @@ def _allowed(invitation: Invitation) -> str:
 
 
 def renew(options: argparse.Namespace, paths: Paths) -> int:
-    from meshd import authority, values
+    from meshd import values
+    from meshd.authority import office
     from meshd.commands import given_terms, world
 
     changes = given_terms(options)
-    with authority.held(paths, world(), _file(options.authority)) as holder:
+    with office.held(paths, world(), _file(options.authority)) as holder:
         grants = holder.renew(options.nodes, changes)
     done = [
         f"{each.name} {each.node.hex()[:8]} may announce inside {', '.join(map(str, each.allow))},"
@@ -127,10 +130,10 @@ def renew(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def revoke(options: argparse.Namespace, paths: Paths) -> int:
-    from meshd import authority
+    from meshd.authority import office
     from meshd.commands import world
 
-    with authority.held(paths, world(), _file(options.authority)) as holder:
+    with office.held(paths, world(), _file(options.authority)) as holder:
         found, word = holder.revoke(options.node)
     who = f"{found.name} {found.node.hex()}".strip()
     done = [f"{who} is revoked, for as long as this authority lasts"]
@@ -148,10 +151,10 @@ def grants(options: argparse.Namespace, paths: Paths) -> int:
     if file is None and not os.path.lexists(directory / "grants"):
         rows = client.call(paths, "grants")
     else:
-        from meshd import authority, roll
+        from meshd.authority import office, roll
         from meshd.commands import world
 
-        book = authority.open_book(paths, world(), directory)
+        book = office.open_book(paths, world(), directory)
         rows = roll.as_json(book.standings, book.unix_now)
     print(text.to_json(rows) if options.json else text.grants(rows))
     return DONE
@@ -161,7 +164,7 @@ def grants(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def succeed(options: argparse.Namespace, paths: Paths) -> int:
-    from meshd import succession
+    from meshd.authority import succession
     from meshd.commands import world
 
     following, outside = Path(options.next).absolute(), world()
@@ -234,7 +237,7 @@ def _afterwards(plan: Plan, made: Made, following: Path) -> list[str]:
 
 
 def deliver(options: argparse.Namespace, paths: Paths) -> int:
-    from meshd import bundle
+    from meshd.authority import bundle
 
     where = "standard input" if options.file == "-" else options.file
     try:
@@ -257,7 +260,7 @@ def _hand_out(
     paths: Paths, raws: Sequence[bytes], done: list[str], written: Path | None = None
 ) -> int:
     """Deliver ``raws``, or print them to be carried; ``done``: what they say, for people."""
-    from meshd import bundle
+    from meshd.authority import bundle
 
     try:
         outcomes = delivery.deliver(paths, raws)

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from meshd.ledger import Entry
+from meshd.authority.ledger import Entry
 from protocol import identity
 from protocol.objects import Grant, Revocation
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from meshd.filters import PER_NODE, Filters
-from meshd.origin import Origin, seniority
+from meshd.policy.filters import PER_NODE, Filters
+from meshd.policy.origin import Origin, seniority
 from protocol.address import Prefix
 
 

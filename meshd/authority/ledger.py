@@ -15,9 +15,9 @@ from pathlib import Path
 import attrs
 
 from meshd import records
+from meshd.authority.knowledge import Word
 from meshd.errors import UsageError
 from meshd.files import failure, replace_file
-from meshd.knowledge import Word
 from meshd.state import LEDGER
 from protocol.errors import Rejected
 from protocol.objects import Grant, Revocation, Successor, decode

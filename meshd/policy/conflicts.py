@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from meshd.origin import SENIORITY, Origin, seniority
+from meshd.policy.origin import SENIORITY, Origin, seniority
 from protocol.address import Prefix
 
 

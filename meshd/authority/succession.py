@@ -19,15 +19,17 @@ from typing import Final, Literal
 
 import attrs
 
-from meshd import authority, bundle, ledger, values
 from meshd import config as configuration
-from meshd.authority import Book
+from meshd import values
+from meshd.authority import bundle, ledger, office
+from meshd.authority.knowledge import Word, learn
+from meshd.authority.ledger import Entry, Ledger
+from meshd.authority.office import Book
+from meshd.authority.roll import Standing
+from meshd.authority.terms import GrantTerms
 from meshd.errors import UsageError
 from meshd.files import create_file, failure, make_directory
-from meshd.knowledge import Word, learn
-from meshd.ledger import Entry, Ledger
 from meshd.paths import Paths
-from meshd.roll import Standing
 from meshd.state import (
     AUTHORITY_KEY,
     LEDGER,
@@ -37,7 +39,6 @@ from meshd.state import (
     read_key,
     succession_file,
 )
-from meshd.terms import GrantTerms
 from meshd.world import World
 from protocol import identity
 from protocol.identity import Authority, Identity, Mesh, key_hash, short_id
@@ -124,7 +125,7 @@ def plan(
     directory = file.parent if file is not None else paths.state
     path = directory / LEDGER
     if os.path.lexists(path):
-        book = authority.open_book(paths, world, directory)
+        book = office.open_book(paths, world, directory)
     else:
         known = learn(paths, configuration.mesh(config, paths.config))
         book = Book(directory, Ledger(), known, world.clock())

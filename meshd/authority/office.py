@@ -20,17 +20,19 @@ from typing import Any, Final
 
 import attrs
 
-from meshd import client, knowledge, ledger, records, roll, values
+from meshd import client, records, values
 from meshd import config as configuration
 from meshd.advertise import advertised
+from meshd.authority import knowledge, ledger, roll
+from meshd.authority.knowledge import Known
+from meshd.authority.ledger import Entry, Ledger
+from meshd.authority.roll import Standing
+from meshd.authority.terms import GrantTerms, node_name
 from meshd.config import Config
 from meshd.errors import Refused, UsageError
 from meshd.invitation import Invitation
 from meshd.kernel import backend
-from meshd.knowledge import Known
-from meshd.ledger import Entry, Ledger
 from meshd.paths import Paths
-from meshd.roll import Standing
 from meshd.startup import kernel_backend
 from meshd.state import (
     AUTHORITY_KEY,
@@ -40,7 +42,6 @@ from meshd.state import (
     key_lock,
     read_key,
 )
-from meshd.terms import GrantTerms, node_name
 from meshd.values import Seed
 from meshd.world import World
 from protocol.address import Endpoint

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from meshd.kernel.state import Host, Interface, NextHop
-from meshd.prefixes import Nets, overlaps
-from meshd.refusal import Refusal, Rule
+from meshd.policy.prefixes import Nets, overlaps
+from meshd.policy.refusal import Refusal, Rule
 from protocol.address import Address, Endpoint, Prefix
 
 SHORTEST: Final = {4: 8, 6: 16}

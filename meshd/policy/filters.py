@@ -12,8 +12,8 @@ from typing import Final
 
 import attrs
 
-from meshd.prefixes import Nets
-from meshd.refusal import Refusal
+from meshd.policy.prefixes import Nets
+from meshd.policy.refusal import Refusal
 from protocol.address import Prefix
 
 PER_NODE: Final = 1000

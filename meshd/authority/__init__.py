@@ -1,0 +1,1 @@
+"""What the authority's key is used for, where it is kept: giving, renewing, taking, handing on."""

@@ -1,0 +1,1 @@
+"""Import policy: what of that which the mesh says reaches this kernel, and why. Pure."""
