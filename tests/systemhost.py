@@ -76,9 +76,7 @@ mkdir /dev/pts /dev/shm /run/units
 mount --bind "$1/console" /dev/console
 mkdir /run/units/meshd.service.d
 cp "$3/config/meshd.service" /run/units/
-if [ -n "$6" ]; then
-    printf '[Service]\\nProtectHome=read-only\\n' >/run/units/meshd.service.d/interpreter.conf
-fi
+printf '[Service]\\n%s\\n' "$6" >/run/units/meshd.service.d/interpreter.conf
 for target in sysinit basic network shutdown umount final multi-user; do
     printf '[Unit]\\nDefaultDependencies=no\\n' >"/run/units/$target.target"
 done
@@ -98,8 +96,13 @@ CLOSED = sorted({
 """Directories on the way to it that only their owner may enter, as those of people often are. An
 installed meshd would be elsewhere; here they are opened, in layers of our own."""
 
-AT_HOME = any(path.parts[1] in ("home", "root") for path in PROGRAM)
-"""... and then ProtectHome= would hide it."""
+HIDDEN = {"ProtectHome=read-only": ("/home", "/root"), "PrivateTmp=no": ("/tmp", "/var/tmp")}
+VISIBLE = "\n".join(
+    setting
+    for setting, places in HIDDEN.items()
+    if any(path.is_relative_to(place) for path in PROGRAM for place in places)
+)
+"""... and what the unit would hide of it, which an installed one would not be in."""
 
 USER = ("--reuid=meshd", "--regid=meshd", "--init-groups")
 ONLY_NET_ADMIN = (
@@ -140,7 +143,7 @@ class SystemHost:
             ROOT,
             layered,
             closed,
-            "yes" if AT_HOME else "",
+            VISIBLE,
         ]
         self._outer = self.router.popen(
             ["unshare", *spaces, "sh", "-c", script, "sh", *arguments],
