@@ -8,20 +8,18 @@ the process; the supervisor starts it again, and the kernel state stays meanwhil
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from random import SystemRandom
 from typing import Any, Final
 
 import trio
 
-from meshd import control, membership, report, values
+from meshd import control, membership, params, report, snapshot
 from meshd.announcer import Announcer
-from meshd.authority.knowledge import Word
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
@@ -36,8 +34,8 @@ from meshd.reconciler import Reconciler
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
-from protocol.address import Endpoint, Prefix, endpoint
-from protocol.errors import Rejected, SequenceUnavailable
+from protocol.address import Endpoint, endpoint
+from protocol.errors import SequenceUnavailable
 from protocol.events import (
     Converged,
     Isolated,
@@ -49,9 +47,8 @@ from protocol.events import (
     Succession,
 )
 from protocol.identity import short_id
-from protocol.merkle import SLOT_SIZE
 from protocol.node import Node
-from protocol.objects import Accusation, Grant, Record, Revocation, Successor, decode
+from protocol.objects import Grant
 from protocol.tuning import Tuning
 
 ALONE: Final = 30.0
@@ -60,9 +57,6 @@ which others hold its routes while they try to reach it."""
 
 RESOLVE_PERIOD: Final = 30.0
 """Seconds between two resolutions of the seeds' names, for life."""
-
-SNAPSHOT_DELAY: Final = 1.0
-"""Seconds for more changes to come before the store is written down."""
 
 DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
@@ -78,9 +72,6 @@ RELOADED: Final = {
     "import": "imports",
 }  # fmt: skip
 """Options that ``reload`` can change, to what ``Config`` calls them."""
-
-SHARD_MARK: Final = b"\0"
-"""Before a shard in the snapshot: no object is of kind 0."""
 
 TUNINGS: Final = {"lan": Tuning.lan, "wan": Tuning.wan}
 """The timers of the option ``network``."""
@@ -133,11 +124,10 @@ class Daemon:
         self._host: Host = kernel.read().host
         self._started = trio.current_time()
         self._transmit = trio.Event()
-        self._changed = trio.Event()
         self._departed = trio.Event()
         self._converged: Converged | None = None
         self._quit = trio.CancelScope()
-        records, shards = _split(options.snapshot)
+        records, shards = snapshot.split(options.snapshot)
         self._node = Node(
             options.mesh,
             options.identity,
@@ -148,6 +138,7 @@ class Daemon:
             now=trio.current_time(),
             tuning=TUNINGS[options.config.network](),
         )
+        self._keeper = snapshot.Keeper(self._node, options.state, log)
         self._now = WatchedClock(trio.current_time, time.time, self._jumped)
         """For everything that may make the node seal."""
         self._announcer = Announcer(
@@ -200,10 +191,10 @@ class Daemon:
                 nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
                 nursery.start_soon(self._transmit_forever)
                 nursery.start_soon(self._resolve_forever)
-                nursery.start_soon(self._keep_snapshot)
+                nursery.start_soon(self._keeper.run)
                 nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
-        self._write_snapshot()
+        self._keeper.finish()
 
     def _say_listening(self) -> None:
         own = self._node.announcement
@@ -295,12 +286,12 @@ class Daemon:
                 # Nobody speaks to us any more, so no table of ours will ever be complete.
                 self._reconciler.in_sync_with_mesh()
             if isinstance(event, TABLE_EVENTS):
-                self._changed.set()
+                self._keeper.changed()
                 self._reconciler.wake()
         if self._node.store.tree is not self._taken:  # A renewal is in no event.
             self._taken = self._node.store.tree
             self._membership.follow()
-            self._changed.set()
+            self._keeper.changed()
             self._reconciler.wake()
 
     def _keep_grant(self, grant: Grant) -> None:
@@ -386,31 +377,6 @@ class Daemon:
         members = self._node.members
         return len(self._node.prefixes) + sum(len(members[k].prefixes) for k in members.live)
 
-    # The snapshot.
-
-    async def _keep_snapshot(self) -> None:
-        written = (b"", 0)
-        while True:
-            await self._changed.wait()
-            await trio.sleep(SNAPSHOT_DELAY)
-            self._changed = trio.Event()
-            # The root says which shards are to be here, their number whether more have come.
-            known = (self._node.store.root, len(self._node.shards))
-            if known == written:
-                continue
-            written = known
-            objects = list(_remembered(self._node))
-            try:
-                await trio.to_thread.run_sync(self._options.state.write_snapshot, objects)
-            except StateError as error:
-                self._log.emit("error", reason=str(error))
-
-    def _write_snapshot(self) -> None:
-        try:
-            self._options.state.write_snapshot(_remembered(self._node))
-        except StateError as error:
-            self._log.emit("error", reason=str(error))
-
     # The control socket's methods.
 
     def _methods(self) -> dict[str, control.Method]:
@@ -429,7 +395,7 @@ class Daemon:
             "deliver": self._deliver,
         }
 
-    async def _status(self, params: dict[str, Any]) -> object:
+    async def _status(self, given: dict[str, Any]) -> object:
         rows = self._reconciler.decision.routes
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
@@ -440,15 +406,15 @@ class Daemon:
         counters = {**self._node.counters, **self._sockets.counters}
         return {**found, "pid": os.getpid(), "uptime_s": round(uptime, 1), "counters": counters}
 
-    async def _peers(self, params: dict[str, Any]) -> object:
+    async def _peers(self, given: dict[str, Any]) -> object:
         return report.peers(self._node, trio.current_time())
 
-    async def _routes(self, params: dict[str, Any]) -> object:
+    async def _routes(self, given: dict[str, Any]) -> object:
         rows, now = self._reconciler.decision.routes, trio.current_time()
         return report.routes(rows, self._reconciler.status, now)
 
-    async def _explain(self, params: dict[str, Any]) -> object:
-        subject = params.get("of")
+    async def _explain(self, given: dict[str, Any]) -> object:
+        subject = given.get("of")
         if not isinstance(subject, str):
             raise UsageError('params must hold "of", a node or a prefix')
         reading = await self._reconciler.read()
@@ -458,22 +424,22 @@ class Daemon:
         )
         return explain(subject, scene)
 
-    async def _plan(self, params: dict[str, Any]) -> object:
+    async def _plan(self, given: dict[str, Any]) -> object:
         steps = await self._reconciler.look()
         return {"steps": steps, "in_sync": not steps}
 
-    async def _announce(self, params: dict[str, Any]) -> object:
-        self._announcer.announce(_prefixes(params))
+    async def _announce(self, given: dict[str, Any]) -> object:
+        self._announcer.announce(params.prefixes(given))
         return self._announced()
 
-    async def _withdraw(self, params: dict[str, Any]) -> object:
-        self._announcer.withdraw(_prefixes(params))
+    async def _withdraw(self, given: dict[str, Any]) -> object:
+        self._announcer.withdraw(params.prefixes(given))
         return self._announced()
 
     def _announced(self) -> object:
         return {"local": [str(prefix) for prefix in self._node.prefixes]}
 
-    async def _reload(self, params: dict[str, Any]) -> object:
+    async def _reload(self, given: dict[str, Any]) -> object:
         fresh = self._options.reload(self._announcer.grant)
         changed = [
             option
@@ -489,18 +455,18 @@ class Daemon:
         self._log.emit("reloaded", changed=changed)
         return {"changed": changed}
 
-    async def _grants(self, params: dict[str, Any]) -> object:
+    async def _grants(self, given: dict[str, Any]) -> object:
         return report.grants(self._node.store, time.time())
 
-    async def _records(self, params: dict[str, Any]) -> object:
-        return report.records(self._node.store, _slot(params))
+    async def _records(self, given: dict[str, Any]) -> object:
+        return report.records(self._node.store, params.slot_from(given))
 
-    async def _deliver(self, params: dict[str, Any]) -> object:
-        outcomes = self._node.hear(_words(params), self._now())
+    async def _deliver(self, given: dict[str, Any]) -> object:
+        outcomes = self._node.hear(params.words(given), self._now())
         self._transmit.set()
         return {"outcomes": [report.outcome(each) for each in outcomes]}
 
-    async def _leave(self, params: dict[str, Any]) -> object:
+    async def _leave(self, given: dict[str, Any]) -> object:
         try:
             self._node.leave(self._now())
         except SequenceUnavailable as error:
@@ -525,60 +491,3 @@ class Daemon:
 async def _after(seconds: float, call: Callable[[], None]) -> None:
     await trio.sleep(seconds)
     call()
-
-
-def _remembered(node: Node) -> Iterable[bytes]:
-    """The whole snapshot: envelopes, and the shards that these name, each marked."""
-    yield from (record.raw for record in node.store)
-    yield from (SHARD_MARK + raw for raw in node.shards)
-
-
-def _split(snapshot: Iterable[bytes]) -> tuple[list[Record], list[bytes]]:
-    """What of a snapshot can still be read: objects, and shards as they came."""
-    records: list[Record] = []
-    shards: list[bytes] = []
-    for raw in snapshot:
-        if raw.startswith(SHARD_MARK):
-            shards.append(raw.removeprefix(SHARD_MARK))
-            continue
-        try:
-            record = decode(raw)
-        except Rejected:
-            continue
-        if not isinstance(record, Accusation):
-            records.append(record)
-    return records, shards
-
-
-def _words(params: dict[str, Any]) -> list[Word]:
-    """What an authority signed, as ``deliver`` takes it; all of it is read before any is heard."""
-    texts = params.get("objects")
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-        raise UsageError('params must hold "objects", a list of base64 text')
-    found: list[Word] = []
-    for number, text in enumerate(texts, 1):
-        try:
-            word = decode(base64.b64decode(text, validate=True))
-        except (ValueError, Rejected) as error:
-            raise UsageError(f"object {number} is none that this version knows: {error}") from None
-        if not isinstance(word, Grant | Revocation | Successor):
-            raise UsageError(f"object {number} is no grant, revocation or successor")
-        found.append(word)
-    return found
-
-
-def _slot(params: dict[str, Any]) -> bytes:
-    try:
-        slot = bytes.fromhex(params.get("from", ""))
-    except (TypeError, ValueError):
-        slot = b"?"
-    if len(slot) not in (0, SLOT_SIZE):
-        raise UsageError('"from" must be what "next" was in the answer before')
-    return slot
-
-
-def _prefixes(params: dict[str, Any]) -> tuple[Prefix, ...]:
-    texts = params.get("prefixes")
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
-        raise UsageError('params must hold "prefixes", a list of text')
-    return tuple(values.prefix(text) for text in texts)

@@ -14,10 +14,11 @@ import trio
 from hosts import A, Hosts, start
 
 from meshd import membership
-from meshd.daemon import Daemon, _slot, _words
+from meshd.daemon import Daemon
 from meshd.errors import UsageError
 from meshd.kernel.memory import Memory
 from meshd.log import EventLog
+from meshd.params import slot_from, words
 from meshd.state import NEXT_AUTHORITY_KEY, StateDirectory, read_key
 from meshd.udp import Sockets
 from protocol.identity import Authority, Identity, Mesh
@@ -114,18 +115,18 @@ def test_a_node_that_a_succession_left_out_comes_back_when_it_is_granted_again(
 )
 def test_what_cannot_be_delivered_is_one_line(params: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        _words(params)
+        words(params)
 
 
 def test_only_what_an_authority_signs_can_be_delivered(hosts: Hosts) -> None:
     own = hosts.announced(start(hosts.a, hosts.clock).identity)
     with pytest.raises(UsageError, match="object 1 is no grant, revocation or successor"):
-        _words({"objects": [base64.b64encode(own).decode()]})
+        words({"objects": [base64.b64encode(own).decode()]})
 
 
 @pytest.mark.parametrize("where", ["x", 7, "00", None, "0" * 26])
 def test_a_page_of_records_starts_where_the_last_one_said(where: object) -> None:
-    assert _slot({}) == b""
-    assert _slot({"from": "0" * 24}) == bytes(12)
+    assert slot_from({}) == b""
+    assert slot_from({"from": "0" * 24}) == bytes(12)
     with pytest.raises(UsageError, match='"from" must be what "next" was in the answer before'):
-        _slot({"from": where})
+        slot_from({"from": where})

@@ -15,9 +15,9 @@ from meshd import founding, records
 from meshd.authority import bundle, ledger, office, succession
 from meshd.authority.knowledge import Word
 from meshd.authority.succession import Made, Plan
-from meshd.daemon import _split
 from meshd.errors import StateError, UsageError
 from meshd.invitation import decode
+from meshd.snapshot import split
 from meshd.state import StateDirectory, key_file
 from protocol.identity import Identity, Mesh
 from protocol.objects import MAX_SEQUENCE, Grant, Record, Revocation, Successor
@@ -287,7 +287,7 @@ def test_a_ledger_that_a_succession_elsewhere_has_left_behind_is_not_compared_wi
     made = held.succeed(drop=["c"])
     held.next = (held.hosts.a.state / "authority-next.key").rename(held.next.parent / "2.key")
     (held.hosts.a.state / "grants").write_bytes(ledger_of_a)
-    held.tell(*_split(made.objects)[0])
+    held.tell(*split(made.objects)[0])
     plan = held.plan()
     assert plan.ledger is None
     assert {heir.name for heir in plan.taken} == {"a", "b"}
@@ -298,7 +298,7 @@ def test_a_ledger_that_a_succession_elsewhere_has_left_behind_is_not_compared_wi
 def test_a_grant_of_an_authority_before_does_not_speak_for_its_node(held: Held) -> None:
     made = held.succeed(drop=["c"])
     held.next = (held.hosts.a.state / "authority-next.key").rename(held.next.parent / "2.key")
-    held.tell(*_split(made.objects)[0])
+    held.tell(*split(made.objects)[0])
     assert held.fates == {"a": "taken", "b": "taken", "c": "out"}
     held.tell(held.granted("c", serial=int(NOW * 1000) + 10**9))
     assert held.fates == {"a": "taken", "b": "taken", "c": "undecided"}
@@ -414,7 +414,7 @@ def test_a_key_of_something_else_is_not_moved_out_of_the_way(held: Held) -> None
 
 def test_a_start_takes_its_authorities_from_the_snapshot(held: Held) -> None:
     made = held.succeed()
-    held.tell(*(each for each in _split(made.objects)[0]))
+    held.tell(*(each for each in split(made.objects)[0]))
     options = start(held.hosts.a, held.hosts.clock)
     assert options.mesh == held.hosts.book().mesh
     assert options.grant.generation == 1
