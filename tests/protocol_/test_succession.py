@@ -298,6 +298,22 @@ def test_a_newcomer_with_an_old_grant_that_was_renewed_gets_in_among_strangers(s
     net.run_until(lambda: net.agreed(*others, newcomer), 5)
 
 
+def test_who_restarts_after_a_succession_begins_under_its_authority() -> None:
+    net = Network(11)
+    *others, dropped = net.mesh_of(4)
+    _, words = hand_on(reign_of(net), others[0], drop=(dropped,))
+    tell(others[0], words)
+    net.run_until(lambda: in_effect(1, *others), 5)
+    net.run(2)
+    cut = net.cut("n2")
+    net.kill("n2")
+    net.start("n2", "n1")
+    assert in_effect(1, others[1])
+    assert dropped.key not in others[1].up.members
+    net.heal(cut)
+    net.run_until(lambda: net.agreed(*others), 10)
+
+
 def test_a_newcomer_whose_grant_was_not_renewed_stays_out() -> None:
     net = Network(1)
     others = net.mesh_of(4)
