@@ -35,6 +35,7 @@ LEAVE_TIMEOUT: Final = 120.0
 
 
 def world() -> World:
+    """The clock and chance of this process."""
     import time
 
     from meshd.world import World
@@ -73,6 +74,7 @@ def _until(value: str) -> int:
 
 
 def init(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd init``: a new mesh, and what to do next."""
     from meshd import founding, values
 
     mesh, node = founding.init(
@@ -103,6 +105,7 @@ def init(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def join(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd join``: this host becomes the member that a token names."""
     from meshd import founding, values
 
     invitation = founding.join(
@@ -133,6 +136,7 @@ def _read_token() -> str:
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd run``: the daemon, until it is stopped or has left."""
     import time
 
     from meshd import values
@@ -148,6 +152,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def purge(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd purge``: take everything of ours out of this kernel, and off this disk if asked."""
     from meshd import purge as purging
 
     doomed = purging.doomed(paths) if options.state else []
@@ -187,6 +192,8 @@ def _whole(option: str, value: str, low: int, high: int) -> int:
 
 
 def show(method: str, layout: Callable[[Any], str]) -> Callable[[argparse.Namespace, Paths], int]:
+    """A command that asks one method and lays its answer out with ``layout``."""
+
     def run(options: argparse.Namespace, paths: Paths) -> int:
         result = client.call(paths, method)
         print(text.to_json(result) if options.json else layout(result))
@@ -196,6 +203,7 @@ def show(method: str, layout: Callable[[Any], str]) -> Callable[[argparse.Namesp
 
 
 def watch(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd watch``: events, until interrupted."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     with client.Connection(paths, 10.0) as connection:
         connection.call("watch")
@@ -207,6 +215,8 @@ def watch(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def change(method: str) -> Callable[[argparse.Namespace, Paths], int]:
+    """``meshd announce`` and ``withdraw``."""
+
     def run(options: argparse.Namespace, paths: Paths) -> int:
         result = client.call(paths, method, {"prefixes": options.prefixes}, CHANGE_TIMEOUT)
         print("this node announces:", text.field(result["local"]).replace(",", " "))
@@ -216,6 +226,7 @@ def change(method: str) -> Callable[[argparse.Namespace, Paths], int]:
 
 
 def leave(_options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd leave``: returns when the daemon has ended."""
     with client.until_it_ends(paths):  # so that `meshd leave && meshd purge` works
         client.call(paths, "leave", timeout=LEAVE_TIMEOUT)
     print(f"this node has left the mesh; to come back: meshd{paths.option} run")
@@ -223,18 +234,21 @@ def leave(_options: argparse.Namespace, paths: Paths) -> int:
 
 
 def reload(_options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd reload``: what changed, by the options' names."""
     result = client.call(paths, "reload", timeout=CHANGE_TIMEOUT)
     print("changed:", text.field(result["changed"]).replace(",", " "))
     return DONE
 
 
 def explain(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd explain``: why a prefix or a node is as it is."""
     result = client.call(paths, "explain", {"of": options.subject})
     print(text.to_json(result) if options.json else text.explanation(result))
     return DONE
 
 
 def plan(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd plan``: the steps that would be taken now."""
     result = client.call(paths, "plan")
     if options.json:
         print(text.to_json(result))
@@ -246,6 +260,7 @@ def plan(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def wait(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd wait``: until all that is asked for holds; ``Refused`` when not in time."""
     prefixes = []
     if options.prefix:
         from meshd import values

@@ -39,6 +39,7 @@ _NAMED: Final = 8
 
 
 def key(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd key``: this host's public key, made if there is none."""
     from meshd import founding
     from meshd.commands import world
 
@@ -53,6 +54,7 @@ def key(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def invite(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd invite``: a token with the new member's secret in it."""
     from meshd import values
 
     def give(holder: Holder, **given: Any) -> Invitation:
@@ -70,6 +72,7 @@ def invite(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def grant(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd grant``: a token for a key that was made elsewhere."""
     from meshd import values
     from meshd.authority.office import public_key
 
@@ -114,6 +117,7 @@ def _allowed(invitation: Invitation) -> str:
 
 
 def renew(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd renew``: new grants, told to the mesh."""
     from meshd import values
     from meshd.authority import office
     from meshd.commands import given_terms, world
@@ -130,6 +134,7 @@ def renew(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def revoke(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd revoke``: end a membership, told to the mesh."""
     from meshd.authority import office
     from meshd.commands import world
 
@@ -146,6 +151,7 @@ def revoke(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def grants(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd grants``: who may announce what, from the ledger or from the mesh."""
     file = _file(options.authority)
     directory = file.parent if file else paths.state
     if file is None and not os.path.lexists(directory / "grants"):
@@ -164,6 +170,7 @@ def grants(options: argparse.Namespace, paths: Paths) -> int:
 
 
 def succeed(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd succeed``: another authority, after showing whom it takes over."""
     from meshd.authority import succession
     from meshd.commands import world
 
@@ -230,13 +237,14 @@ def _afterwards(plan: Plan, made: Made, following: Path) -> list[str]:
         *(f"{old} is now {new}" for old, new in made.aside),
         f"move {following} to another place, offline: it alone can end the time of"
         f" {plan.directory / 'authority.key'}",
-        f"destroy {used} and its copies when all members have taken this up: whoever has it can"
-        " undo it",
+        f"destroy {used} and its copies when all members have taken this up: those who were"
+        " away, and newcomers, would follow whoever has it",
         f"for who was away, at any time: meshd deliver {plan.bundle}",
     ]
 
 
 def deliver(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd deliver``: a bundle to the running daemon."""
     from meshd.authority import bundle
 
     where = "standard input" if options.file == "-" else options.file

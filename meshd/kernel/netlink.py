@@ -65,6 +65,8 @@ class Refusal(OSError):
 
 
 class Message(NamedTuple):
+    """One netlink message: its type, its flags and what follows the header."""
+
     kind: int
     flags: int
     body: bytes
@@ -86,6 +88,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
+    """An attribute that holds others (linux/netlink.h, NLA_F_NESTED)."""
     return attribute(kind | NESTED, b"".join(attributes))
 
 
@@ -95,6 +98,7 @@ def attributes(data: bytes, at: int = 0, end: int | None = None) -> dict[int, by
 
 
 def each_attribute(data: bytes, at: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """Type and content of each attribute between two offsets."""
     stop = len(data) if end is None else end
     while at + 4 <= stop:
         length, kind = _ATTRIBUTE.unpack_from(data, at)

@@ -70,6 +70,8 @@ class Cover:
 
 @attrs.frozen
 class AddGuard:
+    """Put the unreachable under a prefix."""
+
     prefix: Prefix
 
     def __str__(self) -> str:
@@ -78,6 +80,8 @@ class AddGuard:
 
 @attrs.frozen
 class RemoveGuard:
+    """Take the unreachable away."""
+
     prefix: Prefix
 
     def __str__(self) -> str:
@@ -86,6 +90,8 @@ class RemoveGuard:
 
 @attrs.frozen
 class AddRoute:
+    """Put in the route to a prefix."""
+
     prefix: Prefix
     next_hop: NextHop
     metric: int
@@ -108,6 +114,8 @@ class ReplaceRoute:
 
 @attrs.frozen
 class RemoveRoute:
+    """Take the route away."""
+
     prefix: Prefix
     next_hop: NextHop
     metric: int
@@ -118,6 +126,8 @@ class RemoveRoute:
 
 @attrs.frozen
 class RemoveStray:
+    """Take away what is of ours and belongs nowhere."""
+
     stray: Stray
 
     @property
@@ -130,6 +140,8 @@ class RemoveStray:
 
 @attrs.frozen
 class AddElement:
+    """Put a prefix into a set of the table."""
+
     name: SetName
     prefix: Prefix
 
@@ -139,6 +151,8 @@ class AddElement:
 
 @attrs.frozen
 class RemoveElement:
+    """Take a prefix out of a set."""
+
     name: SetName
     prefix: Prefix
 
@@ -177,6 +191,8 @@ class BuildTable:
 
 @attrs.frozen
 class RemoveTable:
+    """Take the whole table away."""
+
     def __str__(self) -> str:
         return "nft delete table inet meshd"
 

@@ -236,6 +236,13 @@ def in_effect(generation: int, *hosts: Host) -> bool:
     return all(host.up.store.generation == generation for host in hosts)
 
 
+def change_authority(net: Network, hosts: list[Host], *, drop: tuple[Host, ...] = ()) -> None:
+    """Let another follow the first, and all ``hosts`` know it."""
+    _, words = hand_on(reign_of(net), hosts[0], drop=drop)
+    tell(hosts[0], words)
+    net.run_until(lambda: in_effect(1, *hosts), 5)
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("loss", [0.0, 0.25])
 def test_a_mesh_changes_its_authority_and_no_member_that_stays_blinks(
@@ -301,9 +308,7 @@ def test_a_newcomer_with_an_old_grant_that_was_renewed_gets_in_among_strangers(s
 def test_who_restarts_after_a_succession_begins_under_its_authority() -> None:
     net = Network(11)
     *others, dropped = net.mesh_of(4)
-    _, words = hand_on(reign_of(net), others[0], drop=(dropped,))
-    tell(others[0], words)
-    net.run_until(lambda: in_effect(1, *others), 5)
+    change_authority(net, others, drop=(dropped,))
     net.run(2)
     cut = net.cut("n2")
     net.kill("n2")
@@ -318,9 +323,7 @@ def test_a_newcomer_whose_grant_was_not_renewed_stays_out() -> None:
     net = Network(1)
     others = net.mesh_of(4)
     stranger = net.add("stranger")
-    _, words = hand_on(reign_of(net), others[0])
-    tell(others[0], words)
-    net.run_until(lambda: in_effect(1, *others), 5)
+    change_authority(net, others)
     net.start("stranger", "n2")
     net.run(10)
     assert all(stranger.key not in host.up.members for host in others)
@@ -330,9 +333,7 @@ def test_who_is_shown_a_successor_asks_at_once_for_more() -> None:
     net = Network(7)
     others = net.mesh_of(4)
     newcomer = net.add("newcomer")
-    _, words = hand_on(reign_of(net), others[0])
-    tell(others[0], words)
-    net.run_until(lambda: in_effect(1, *others), 5)
+    change_authority(net, others)
     net.recording = True
     net.start("newcomer", "n1")
     net.run(1)
