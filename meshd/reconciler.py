@@ -197,11 +197,13 @@ class Reconciler:
         """What the mesh wants, as far as the mode of ``nat`` and a start in the dark allow."""
         actual, shape = reading.state, reading.shape
         if self._adopting:
+            guards = desired.guards | actual.guards | actual.routes.keys()
             desired = attrs.evolve(
                 desired,
                 routes={**actual.routes, **desired.routes},
-                guards=desired.guards | actual.guards | actual.routes.keys(),
-                mesh=outermost(desired.mesh | actual.mesh),
+                guards=guards,
+                # Not the sets alone: somebody may have flushed them meanwhile.
+                mesh=outermost(desired.mesh | actual.mesh | guards),
             )
         if not shape.sets:
             return attrs.evolve(desired, local=frozenset(), mesh=frozenset())
