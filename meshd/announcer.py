@@ -36,21 +36,29 @@ class Announcer:
         log: EventLog,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        silent: bool = False,
     ) -> None:
-        """``clock`` gives the node's ``now``; ``changed`` tells of something to send."""
+        """``clock`` gives the node's ``now``; ``changed`` tells of something to send. ``silent``:
+        no prefix is announced, for no traffic is routed."""
         self.seeds: tuple[Endpoint, ...] = ()
         """Where they resolve to now: the address towards them is the one to advertise."""
         self._node, self._first_grant = node, grant
         self._config, self._state = config, state
         self._host, self._log, self._clock, self._changed = host, log, clock, changed
         self._changes = state.read_changes()
+        self._silent = silent
         self.behind = False
         """Where we are could not be announced: ``follow`` is to be called again."""
 
     @property
     def prefixes(self) -> tuple[Prefix, ...]:
         """What is to be announced."""
-        return self._changes.apply(self._config.announce)
+        return () if self._silent else self._changes.apply(self._config.announce)
+
+    @property
+    def routed(self) -> tuple[Prefix, ...]:
+        """What the kernel is to treat as announced here: what is, or what would be."""
+        return self._changes.apply(self._config.announce) if self._silent else self._node.prefixes
 
     @property
     def grant(self) -> Grant:
@@ -67,6 +75,7 @@ class Announcer:
 
     def announce(self, prefixes: Iterable[Prefix]) -> None:
         """Announce these too. ``UsageError`` outside the grant, ``Refused`` if another's."""
+        self._refuse_if_silent()
         prefixes = tuple(prefixes)
         changes = self._changes.announce(prefixes)
         check_announced(self.grant, changes.apply(self._config.announce), "announce")
@@ -76,6 +85,7 @@ class Announcer:
 
     def withdraw(self, prefixes: Iterable[Prefix]) -> None:
         """Announce these no more. ``Refused`` if one is not announced."""
+        self._refuse_if_silent()
         prefixes = tuple(prefixes)
         for prefix in prefixes:
             if prefix not in self.prefixes:
@@ -87,8 +97,14 @@ class Announcer:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""
         self._apply(self._changes.settle(config.announce), config)
 
+    def _refuse_if_silent(self) -> None:
+        if self._silent:
+            raise Refused(
+                "this daemon only observes and announces nothing: run it without --observe"
+            )
+
     def _apply(self, changes: RuntimeChanges, config: Config) -> None:
-        prefixes = changes.apply(config.announce)
+        prefixes = () if self._silent else changes.apply(config.announce)
         before = self._changes
         if changes != before:
             self._state.write_changes(changes)

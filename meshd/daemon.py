@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import trio
 
-from meshd import control, membership, params, report, snapshot
+from meshd import control, membership, params, report, seeds, snapshot
 from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
@@ -34,7 +34,7 @@ from meshd.reconciler import Reconciler
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
-from protocol.address import Endpoint, endpoint
+from protocol.address import Endpoint
 from protocol.errors import SequenceUnavailable
 from protocol.events import (
     Converged,
@@ -54,9 +54,6 @@ from protocol.tuning import Tuning
 ALONE: Final = 30.0
 """Seconds before a node without seeds that knows nobody believes it: the restart window, for
 which others hold its routes while they try to reach it."""
-
-RESOLVE_PERIOD: Final = 30.0
-"""Seconds between two resolutions of the seeds' names, for life."""
 
 DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
@@ -88,7 +85,8 @@ def run(options: RunOptions) -> int:
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
     config = options.config
     kernel = kernel_backend(backend_name(config), metric=config.metric, nat=config.nat)
-    kernel.check()
+    if not options.additions.observe:
+        kernel.check()
     sockets = Sockets(options.config.port)
     try:
         return trio.run(_main, options, log, kernel, sockets)
@@ -151,18 +149,22 @@ class Daemon:
             log=log,
             clock=self._now,
             changed=self._wake_transmit,
+            silent=options.additions.observe,
         )
         self._narrator = Narrator(log, self._name_of)
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
-        self._importer = Importer(self._node, self._config.imports)
+        self._importer = Importer(
+            self._node, self._config.imports, local=lambda: self._announcer.routed
+        )
         self._reconciler = Reconciler(
             kernel,
             self._decide,
             log=log,
             settled=self._kernel_settled,
             reached=self._importer.reached,
+            observe=options.additions.observe,
         )
 
     # Life.
@@ -174,7 +176,7 @@ class Daemon:
         if self._node.grant is None:
             reason = membership.why_ended(self._node, self._options.identity.public)
             self._log.emit("warning", reason=f"{reason}: nobody takes routes from it")
-        self._announcer.seeds = self._literal_seeds()
+        self._announcer.seeds = seeds.literal(self._config.seeds)
         self._announcer.start()
         with self._quit:
             async with trio.open_nursery() as nursery:
@@ -191,7 +193,13 @@ class Daemon:
                 self._join(self._announcer.seeds)
                 nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
                 nursery.start_soon(self._transmit_forever)
-                nursery.start_soon(self._resolve_forever)
+                nursery.start_soon(
+                    seeds.resolve_forever,
+                    lambda: self._config.seeds,
+                    lambda: self._announcer.seeds,
+                    self._join,
+                    self._log,
+                )
                 nursery.start_soon(self._keeper.run)
                 nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
@@ -308,41 +316,11 @@ class Daemon:
 
     # Seeds and addresses.
 
-    def _literal_seeds(self) -> tuple[Endpoint, ...]:
-        found = []
-        for seed in self._config.seeds:
-            try:
-                found.append(endpoint(seed.host, seed.port))
-            except ValueError:
-                continue  # a name: it is resolved in the background
-        return tuple(found)
-
-    def _join(self, seeds: tuple[Endpoint, ...]) -> None:
-        self._announcer.seeds = seeds
-        self._node.join(seeds, self._now())
+    def _join(self, found: tuple[Endpoint, ...]) -> None:
+        self._announcer.seeds = found
+        self._node.join(found, self._now())
         self._announcer.follow()
         self._transmit.set()
-
-    async def _resolve_forever(self) -> None:
-        lost: set[str] = set()
-        while True:
-            found: dict[Endpoint, None] = {}
-            for seed in self._config.seeds:
-                try:
-                    infos = await trio.socket.getaddrinfo(
-                        seed.host, seed.port, type=trio.socket.SOCK_DGRAM
-                    )
-                except OSError as error:
-                    if str(seed) not in lost:
-                        lost.add(str(seed))
-                        self._log.emit("error", seed=str(seed), reason=error.strerror)
-                    continue
-                lost.discard(str(seed))
-                for info in infos:
-                    found[endpoint(str(info[4][0]).partition("%")[0], int(info[4][1]))] = None
-            if found and tuple(found) != self._announcer.seeds:
-                self._join(tuple(found))
-            await trio.sleep(RESOLVE_PERIOD)
 
     # The kernel.
 
@@ -362,7 +340,7 @@ class Daemon:
     def _kernel_settled(self) -> None:
         """The reconciler has looked: tell of convergence when table and kernel agree."""
         event = self._converged
-        if event is None or not self._node.converged or not self._reconciler.status.in_sync:
+        if event is None or not self._node.converged or not self._reconciler.status.as_wanted:
             return
         self._converged = None
         self._log.emit(
@@ -426,8 +404,7 @@ class Daemon:
         return explain(subject, scene)
 
     async def _plan(self, given: dict[str, Any]) -> object:
-        steps = await self._reconciler.look()
-        return {"steps": steps, "in_sync": not steps}
+        return await self._reconciler.look()
 
     async def _announce(self, given: dict[str, Any]) -> object:
         self._announcer.announce(params.prefixes(given))
@@ -452,7 +429,7 @@ class Daemon:
         self._importer.filters = fresh.imports
         self._reconciler.wake()
         if "seeds" in changed:
-            self._join(self._literal_seeds())
+            self._join(seeds.literal(self._config.seeds))
         self._log.emit("reloaded", changed=changed)
         return {"changed": changed}
 

@@ -44,6 +44,8 @@ class Additions:
     seeds: tuple[Seed, ...] = ()
     announce: tuple[Prefix, ...] = ()
     advertise: tuple[Endpoint, ...] = ()
+    observe: bool = False
+    """Change nothing in the kernel, and announce nothing."""
 
 
 @attrs.frozen

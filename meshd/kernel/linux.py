@@ -85,7 +85,15 @@ class Linux:
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
-            table = nftables.read(self._filter, self._shape)
+            shape, unread = self._shape, ""
+            try:
+                table = nftables.read(self._filter, shape)
+            except Refusal as refusal:
+                if refusal.errno != errno.EPERM:
+                    raise
+                # Who may not even read the table cannot plan for it.
+                table, shape = nftables.Table(), SHAPES["off"]
+                unread = "nftables cannot be read without CAP_NET_ADMIN: it is left out here"
             self._shared = frozenset(found.shared)
         return Reading(
             state=KernelState(
@@ -101,7 +109,8 @@ class Linux:
             strays=tuple(found.strays),
             metric=self._metric,
             others=table.others,
-            shape=self._shape,
+            shape=shape,
+            unread=unread,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:

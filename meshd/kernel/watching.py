@@ -6,6 +6,7 @@ notices of links and addresses always count; routes of others count if they conc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Container, Iterable
@@ -41,15 +42,17 @@ async def changes(
     ``own`` are the netlink ports of our own requests.
     """
     send, receive = trio.open_memory_channel[Change](_PENDING)
-    with (
-        _subscribe(ROUTE, groups=rtnetlink.GROUPS) as routes,
-        _subscribe(NETFILTER, member=nftables.GROUP) as tables,
-        send,
-        receive,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(send)
+        stack.enter_context(receive)
+        routes = stack.enter_context(_subscribe(ROUTE, groups=rtnetlink.GROUPS))
+        heard = [(routes, _of_routes(own, concerns))]
+        with suppress(PermissionError):  # without CAP_NET_ADMIN, which only an observer is
+            tables = stack.enter_context(_subscribe(NETFILTER, member=nftables.GROUP))
+            heard.append((tables, _of_tables(own)))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, routes, _of_routes(own, concerns), send)
-            nursery.start_soon(_watch, tables, _of_tables(own), send)
+            for events, read in heard:
+                nursery.start_soon(_watch, events, read, send)
             yield receive
             nursery.cancel_scope.cancel()
 

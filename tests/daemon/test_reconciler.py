@@ -254,8 +254,8 @@ async def test_looking_at_the_plan_changes_nothing() -> None:
     async with bench() as made:
         await quiet(made)
         made.desired = wanted("10.2.0.0/24")
-        steps = await made.reconciler.look()
-        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in steps)
+        found = await made.reconciler.look()
+        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in found["steps"])
         assert made.kernel.read().state.routes == {}
 
 
