@@ -19,6 +19,7 @@ _NAME_WIDTH: Final = 16
 
 _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
+    "kernel-repaired": "33",
     "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
     "warning": "33", "clock-wrong": "31", "revoked": "31", "succession": "33",
     "grant-ending": "33", "grant-ended": "31",
