@@ -12,28 +12,30 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import SystemRandom
 from typing import Any, Final
 
 import trio
 
-from meshd import control, membership, params, report, seeds, snapshot
+from meshd import control, membership, params, report, snapshot
 from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer
 from meshd.kernel import backend as kernel_backend
-from meshd.kernel.state import Host, Reading
+from meshd.kernel.state import Reading
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
 from meshd.policy.decide import Decision
 from meshd.reconciler import Reconciler
+from meshd.seeds import Resolving
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
+from meshd.values import Announced
 from protocol.address import Endpoint
 from protocol.errors import SequenceUnavailable
 from protocol.events import (
@@ -66,7 +68,7 @@ TABLE_EVENTS: Final = (
 
 RELOADED: Final = {
     "seeds": "seeds", "announce": "announce", "advertise": "advertise", "pool": "pool",
-    "import": "imports",
+    "preference": "preference", "multipath": "multipath", "import": "imports", "health": "health",
 }  # fmt: skip
 """Options that ``reload`` can change, to what ``Config`` calls them."""
 
@@ -120,7 +122,6 @@ class Daemon:
     def __init__(self, options: RunOptions, log: EventLog, kernel: Any, sockets: Sockets) -> None:
         self._options, self._log, self._kernel, self._sockets = options, log, kernel, sockets
         self._config = options.config
-        self._host: Host = kernel.read().host
         self._started = trio.current_time()
         self._transmit = trio.Event()
         self._departed = trio.Event()
@@ -145,18 +146,22 @@ class Daemon:
             options.grant,
             options.config,
             options.state,
-            host=self._host,
+            host=kernel.read().host,
             log=log,
             clock=self._now,
             changed=self._wake_transmit,
             silent=options.additions.observe,
         )
+        self._seeds = Resolving(options.config.seeds, log, self._join)
         self._narrator = Narrator(log, self._name_of)
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
         self._importer = Importer(
-            self._node, self._config.imports, local=lambda: self._announcer.routed
+            self._node,
+            self._config.imports,
+            multipath=self._config.multipath,
+            local=lambda: self._announcer.routed,
         )
         self._reconciler = Reconciler(
             kernel,
@@ -176,7 +181,7 @@ class Daemon:
         if self._node.grant is None:
             reason = membership.why_ended(self._node, self._options.identity.public)
             self._log.emit("warning", reason=f"{reason}: nobody takes routes from it")
-        self._announcer.seeds = seeds.literal(self._config.seeds)
+        self._announcer.seeds = self._seeds.literal()
         self._announcer.start()
         with self._quit:
             async with trio.open_nursery() as nursery:
@@ -193,13 +198,8 @@ class Daemon:
                 self._join(self._announcer.seeds)
                 nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
                 nursery.start_soon(self._transmit_forever)
-                nursery.start_soon(
-                    seeds.resolve_forever,
-                    lambda: self._config.seeds,
-                    lambda: self._announcer.seeds,
-                    self._join,
-                    self._log,
-                )
+                nursery.start_soon(self._seeds.run)
+                nursery.start_soon(self._announcer.health.run)
                 nursery.start_soon(self._keeper.run)
                 nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
@@ -316,22 +316,19 @@ class Daemon:
 
     # Seeds and addresses.
 
-    def _join(self, found: tuple[Endpoint, ...]) -> None:
-        self._announcer.seeds = found
-        self._node.join(found, self._now())
+    def _join(self, seeds: tuple[Endpoint, ...]) -> None:
+        self._announcer.seeds = seeds
+        self._node.join(seeds, self._now())
         self._announcer.follow()
         self._transmit.set()
 
     # The kernel.
 
     def _decide(self, reading: Reading) -> Decision:
-        if reading.host != self._host or self._announcer.behind:
-            self._host = reading.host
-            self._announcer.follow(reading.host)
-            if self._announcer.behind:
-                trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
+        if not self._announcer.look(reading.host):
+            trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
         now = trio.current_time()
-        decision = self._importer.decide(self._host, self._reconciler.decision, now)
+        decision = self._importer.decide(reading.host, self._reconciler.decision, now)
         self._narrator.clock(decision.clock_off)
         self._narrator.decided(decision.routes, now)
         self._membership.look(time.time() if decision.clock_off is None else None)
@@ -380,6 +377,7 @@ class Daemon:
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
         found["clock_off_s"] = self._reconciler.decision.clock_off
         me = self._options.identity.public
+        found["announce"] = self._announcer.told(trio.current_time())
         found["membership"] = membership.standing(self._node, me, time.time())
         uptime = trio.current_time() - self._started
         counters = {**self._node.counters, **self._sockets.counters}
@@ -407,15 +405,21 @@ class Daemon:
         return await self._reconciler.look()
 
     async def _announce(self, given: dict[str, Any]) -> object:
-        self._announcer.announce(params.prefixes(given))
-        return self._announced()
+        wanted = params.announced(given)
+        self._announcer.announce(wanted)
+        return self._announced(wanted)
 
     async def _withdraw(self, given: dict[str, Any]) -> object:
-        self._announcer.withdraw(params.prefixes(given))
+        self._announcer.withdraw(params.announced(given))
         return self._announced()
 
-    def _announced(self) -> object:
-        return {"local": [str(prefix) for prefix in self._node.prefixes]}
+    def _announced(self, asked: Iterable[Announced] = ()) -> object:
+        names = {str(item) for item in asked}
+        told = self._announcer.told(trio.current_time())
+        return {
+            "local": [str(prefix) for prefix in self._node.prefixes],
+            "asked": [each for each in told if each["announce"] in names],
+        }
 
     async def _reload(self, given: dict[str, Any]) -> object:
         fresh = self._options.reload(self._announcer.grant)
@@ -426,10 +430,11 @@ class Daemon:
         ]
         self._announcer.reload(fresh)
         self._config = fresh
-        self._importer.filters = fresh.imports
+        self._importer.filters, self._importer.multipath = fresh.imports, fresh.multipath
         self._reconciler.wake()
         if "seeds" in changed:
-            self._join(seeds.literal(self._config.seeds))
+            self._seeds.seeds = fresh.seeds
+            self._join(self._seeds.literal())
         self._log.emit("reloaded", changed=changed)
         return {"changed": changed}
 

@@ -34,13 +34,14 @@ class Importer:
         node: Node,
         filters: Filters,
         *,
+        multipath: bool = False,
         unix_clock: Callable[[], float] = time.time,
         resolvers: Callable[[], tuple[Address, ...]] = resolvers,
         local: Callable[[], tuple[Prefix, ...]] | None = None,
     ) -> None:
         """``local`` gives what is announced here, where that is not what ``node`` announces."""
-        self.filters = filters
-        """The operator's; another value takes effect at the next decision."""
+        self.filters, self.multipath = filters, multipath
+        """The operator's; other values take effect at the next decision."""
         self._node = node
         self._unix_clock, self._resolvers = unix_clock, resolvers
         self._local = local or (lambda: node.prefixes)
@@ -61,6 +62,7 @@ class Importer:
             now=now,
             filters=self.filters,
             previous=previous,
+            multipath=self.multipath,
             revoked=revoked,
             expelled=self._node.grant is None,
         )

@@ -6,7 +6,7 @@ what an administrator, another daemon or a cable can do to a kernel while meshd 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
 
@@ -55,6 +55,15 @@ _Key = tuple[Prefix, int]
 """What a kernel knows a route by: prefix and metric."""
 _Sets = Mapping[SetName, frozenset[Prefix]]
 _EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset()}
+
+
+def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
+    """The routes that a kernel makes for the addresses of interfaces that are up."""
+    for interface in interfaces:
+        for own in interface.addresses:
+            if interface.up and own.network.prefixlen < own.network.max_prefixlen:
+                metric = 0 if own.version == 4 else 256
+                yield ForeignRoute(own.network, None, interface.name, 2, metric)
 
 
 class _Refused(Exception):
@@ -108,7 +117,10 @@ class Memory:
             state=KernelState(
                 routes, frozenset(guards), sets["local"], sets["mesh"], self._uplinks
             ),
-            host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
+            host=Host(
+                tuple(self._interfaces.values()),
+                (*connected(self._interfaces.values()), *self._foreign),
+            ),
             problems=self._damage,
             table=self._sets is not None,
             strays=tuple(strays),
@@ -215,7 +227,12 @@ class Memory:
                 raise _Refused(f"there is no device {hop.device}")
             if prefix.version == 6 and hop.address.version == 4:
                 raise _Refused("an IPv6 route cannot have an IPv4 next hop")
-            near = hop.onlink or any(hop.address in own.network for own in interface.addresses)
+            near = hop.onlink or any(
+                route.device == hop.device
+                and route.next_hop is None
+                and hop.address in route.prefix
+                for route in (*connected([interface]), *self._foreign)
+            )
             if not interface.up or not near:
                 raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
