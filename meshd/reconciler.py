@@ -21,7 +21,7 @@ import trio
 from meshd import repairs
 from meshd.errors import Refused
 from meshd.interest import Interest
-from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff
+from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff, table_text
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import KernelState, Reading
 from meshd.log import EventLog
@@ -167,6 +167,7 @@ class Reconciler:
             "in_sync": not plan,
             "changes": explained(plan, reading, decision, desired),
             "notes": notes,
+            "table": table_text(reading.shape, desired) if reading.shape.sets else None,
         }
 
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
