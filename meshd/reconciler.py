@@ -213,6 +213,8 @@ class Reconciler:
             return self._backoff(retry=retry)
         # Connections that could not be forgotten are looked for again, all of them.
         self._recheck = any(isinstance(failure.step, FlowStep) for failure in failures)
+        # What was found may have been told of only while it was read.
+        heard = heard or list(self._heard)
         await self._report(plan, failures, heard, reading, desired, began)
         self._settled()
         if failures:
