@@ -211,6 +211,18 @@ async def test_a_check_runs_for_what_is_wanted_only(hosts: Hosts) -> None:
     assert set(health._running) == {FOLLOWED}
 
 
+async def test_a_check_that_gates_nothing_is_warned_of(hosts: Hosts) -> None:
+    table = (
+        '[health."10.9.0.0/24"]\ntcp = "10.9.0.2:1"\n[health."interface:br0"]\ninterface = "x"\n'
+    )
+    hosts.a.config.write_text(hosts.a.config.read_text() + table)
+    one = router(hosts)
+    (warning,) = one.events("warning")
+    assert warning["reason"] == (
+        '[health."10.9.0.0/24"] gates nothing: 10.9.0.0/24 is not announced here'
+    )
+
+
 async def test_reload_changes_preference_and_interfaces(hosts: Hosts) -> None:
     one = router(hosts, BR0)
     text = hosts.a.config.read_text().replace('"interface:br0"', '"10.9.0.0/24"')

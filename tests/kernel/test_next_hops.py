@@ -18,6 +18,7 @@ from ownnamespace import own_namespace, run
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState, NextHop, NextHops
+from meshd.policy.fib import Fib
 
 pytestmark = [
     pytest.mark.kernel,
@@ -178,3 +179,60 @@ def test_the_commands_of_a_plan_do_what_the_plan_does(linux: Linux) -> None:
             run(command)
         assert linux.read().state.routes == state.routes
         assert not diff(state, linux.read())
+
+
+PLACES = """
+addr add 10.9.0.1 peer 10.9.0.2/32 dev net1
+route add 198.51.100.0/25 dev net0
+route add 198.51.100.9/32 dev net1 metric 7
+route add 198.51.100.9/32 dev net0 metric 8
+route add 198.51.100.16/28 via 192.0.3.9
+route add blackhole 198.51.100.32/28
+route add unreachable 198.51.100.48/28
+route add default via 192.0.2.254
+route add default via 192.0.3.254 metric 5
+route add 2001:db8:9::/64 dev net1
+route add 2001:db8:a::/64 via 2001:db8::9
+route add unreachable 2001:db8:b::/64
+route add default via 2001:db8:1::fe
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("192.0.2.7", "net0"),
+        ("192.0.3.7", "net1"),
+        ("10.9.0.2", "net1"),
+        ("10.9.0.3", None),
+        ("198.51.100.7", "net0"),
+        ("198.51.100.9", "net1"),
+        ("198.51.100.17", None),
+        ("198.51.100.33", None),
+        ("198.51.100.49", None),
+        ("203.0.113.7", None),
+        ("192.0.2.1", None),
+        ("2001:db8::7", "net0"),
+        ("2001:db8:1::7", "net1"),
+        ("2001:db8:9::7", "net1"),
+        ("2001:db8:a::7", None),
+        ("2001:db8:b::7", None),
+        ("2001:db8:c::7", None),
+        ("2001:db8::1", None),
+    ],
+)
+def test_what_policy_calls_on_link_the_kernel_takes_at_that_device(
+    linux: Linux, address: str, found: str | None
+) -> None:
+    run("ip -batch -", PLACES)
+    hop = Fib(linux.read().host).resolve(ip_address(address))
+    assert (hop.device if isinstance(hop, NextHop) else None) == found
+    if found is None:
+        # IPv4 takes some of these: it looks for a gateway among routes of scope link alone, while
+        # a packet to that address takes the longer route.
+        return
+    prefix = FOUR if "." in address else SIX
+    # Without a device: where the kernel itself finds the gateway.
+    run(f"ip -{prefix.version} route add {prefix} via {address}")
+    (taken,) = json.loads(run(f"ip -j -{prefix.version} route show {prefix}"))
+    assert taken["dev"] == found
