@@ -22,6 +22,7 @@ from meshd.sequence import Sequence
 from meshd.state import StateDirectory
 from meshd.udp import Sockets
 from meshd.values import Followed, announced, prefix
+from protocol.objects import Grant
 
 BR0 = Interface("br0", 3, True, (ipaddress.ip_interface("10.7.0.1/24"),))
 UPLINK = Interface("net0", 2, True, (ipaddress.ip_interface("192.0.2.1/24"),))
@@ -127,6 +128,20 @@ async def test_what_an_interface_gets_outside_the_grant_is_left_out_and_told_onc
     (left,) = one.events("left-out")
     assert (left["announce"], left["prefix"]) == ("interface:br0", "198.51.100.0/24")
     assert left["reason"].startswith("outside the grant of a, which allows 10.0.0.0/8, ")
+
+
+async def test_a_wider_grant_lets_in_what_was_left_out(hosts: Hosts) -> None:
+    outside = ipaddress.ip_interface("198.51.100.1/24")
+    one = router(hosts, attrs.evolve(BR0, addresses=(outside,)))
+    assert one.announced == {str(A)}
+    options = one.daemon._options
+    wider = Grant.sign(
+        hosts.authority(), options.mesh, node=options.identity.public, name="a", serial=2**42,
+        allow=[A, outside.network],
+    )  # fmt: skip
+    one.daemon._node.hear([wider], one.daemon._now())
+    assert one.look()
+    assert one.announced == {str(A), "198.51.100.0/24"}
 
 
 async def test_status_says_where_a_prefix_comes_from_and_what_is_left_out(hosts: Hosts) -> None:

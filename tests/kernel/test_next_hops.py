@@ -17,8 +17,9 @@ from ownnamespace import own_namespace, run
 
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
-from meshd.kernel.state import KernelState, NextHop, NextHops
+from meshd.kernel.state import Interface, KernelState, NextHop, NextHops
 from meshd.policy.fib import Fib
+from netlab import until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -161,6 +162,30 @@ def test_ours_behind_a_foreign_next_hop_are_found_and_go(linux: Linux) -> None:
     assert linux.read().state.routes == {SIX: hops("2001:db8::2 net0", "2001:db8::3 net0")}
     linux.purge()
     assert listed(SIX) == [("4", {("2001:db8::9", "net0", 0)})]
+
+
+def test_an_address_that_is_not_known_to_be_unique_is_told_and_is_no_source(linux: Linux) -> None:
+    run("ip link add lan0 type veth peer name port0")
+    run("ip link set lan0 up")
+    own = ip_address("fd01::1")
+
+    def inside() -> Interface:
+        return next(each for each in linux.read().host.interfaces if each.name == "lan0")
+
+    until(lambda: not inside().carrier, 10, "the kernel has noticed that its far end is down")
+    run("ip addr add fd01::1/64 dev lan0")
+    run("ip addr add 10.1.0.1/24 dev lan0")
+    assert inside().up
+    assert own in inside().tentative
+    assert ip_address("10.1.0.1") not in inside().tentative
+    sourced = KernelState({SIX: NextHops(ONE[1].hops, own)}, mesh=frozenset((SIX,)))
+    (failure,) = linux.apply(diff(sourced, linux.read()))
+    assert failure.reason == "Invalid source address"
+    # With a carrier the kernel asks whether somebody else has the address.
+    run("ip link set port0 up")
+    until(lambda: own not in inside().tentative, 10, "the address is ours")
+    assert inside().carrier
+    assert linux.apply(diff(sourced, linux.read())) == []
 
 
 def test_the_commands_of_a_plan_do_what_the_plan_does(linux: Linux) -> None:
