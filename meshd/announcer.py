@@ -82,6 +82,7 @@ class Announcer:
             self._declare()
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None
+        self._warn_of_idle_checks()
 
     def announce(self, wanted: Iterable[Announced]) -> None:
         """Announce these too. ``UsageError`` outside the grant, ``Refused`` if another's."""
@@ -111,6 +112,7 @@ class Announcer:
     def reload(self, config: Config) -> None:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""
         self._apply(self._changes.settle(config.announce), config)
+        self._warn_of_idle_checks()
 
     def _refuse_if_silent(self) -> None:
         if self._silent:
@@ -209,19 +211,27 @@ class Announcer:
         checks = self._config.health
         self.health.want({target: checks[target] for target in checks if target in wanted})
 
+    def _warn_of_idle_checks(self) -> None:
+        possible = {*self.wanted, *candidates(self.wanted, self._host)}
+        for target in self._config.health:
+            if target not in possible:
+                reason = f'[health."{target}"] gates nothing: {target} is not announced here'
+                self._log.emit("warning", reason=reason)
+
     def _tell(self, before: Selection, *, first: bool) -> None:
-        """What is new about the selection; the first one stands in ``listening``."""
+        """What is new about the selection, and not told already: the first one stands in
+        ``listening``, and every prefix in ``prefix-added`` and ``prefix-removed``."""
         for event, one, other in (
             ("announced", self.selection, before),
             ("withdrawn", before, self.selection),
         ):
-            sources: dict[Announced, list[Prefix]] = {}
+            sources: dict[Followed, list[str]] = {}
             for prefix, source in one.prefixes.items():
-                if prefix not in other.prefixes and not first:
-                    sources.setdefault(source, []).append(prefix)
+                new = prefix not in other.prefixes and not first
+                if new and isinstance(source, Followed):
+                    sources.setdefault(source, []).append(str(prefix))
             for source, prefixes in sources.items():
-                followed = {"source": str(source)} if isinstance(source, Followed) else {}
-                self._log.emit(event, prefixes=[str(prefix) for prefix in prefixes], **followed)
+                self._log.emit(event, prefixes=prefixes, source=str(source))
         known = set(before.left_out)
         for each in self.selection.left_out:
             if each not in known and not each.unhealthy:  # of health its checks tell
