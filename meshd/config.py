@@ -23,7 +23,7 @@ from meshd.errors import UsageError
 from meshd.files import failure
 from meshd.policy.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
 from meshd.values import Seed
-from protocol.address import Endpoint, Prefix
+from protocol.address import MAX_PORT, Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Mesh, check_public_key
 from protocol.objects import check_name
@@ -39,6 +39,8 @@ MAX_METRIC: Final = 2**32 - 3
 NAT: Final = ("auto", "exempt", "off")
 NETWORK: Final = ("lan", "wan")
 KERNEL: Final = ("auto", "linux", "memory")
+TUNNEL: Final = ("off", "vxlan")
+WHEN: Final = ("cross-subnet", "always")
 
 _Reader = Callable[[object, dict[str, Any]], object]
 """What TOML gives and what was read before it, to what ``Config`` holds."""
@@ -62,6 +64,11 @@ class Config:
     """auto: exempt where the kernel can; exempt: or fail; off: no table of ours."""
     kernel: str = "auto"
     """auto: this system's; memory: no kernel is touched."""
+    tunnel: str = "off"
+    """off; vxlan: members that are not on a link of ours are reached through one device."""
+    when: str = "cross-subnet"
+    """cross-subnet: only those; always: all members. Without a tunnel it means nothing."""
+    tunnel_port: int = values.TUNNEL_PORT
     network: str = "lan"
     """lan, wan: whose timers the protocol keeps, ``Tuning.lan`` or ``Tuning.wan``."""
     imports: Filters = OPEN
@@ -106,7 +113,12 @@ def parse(text: str, where: str) -> Config:
     found = _read(table, _OPTIONS, where)
     if "import" in table:
         found["imports"] = _filters(table["import"], where)
-    return Config(**found)
+    config = Config(**found)
+    if config.tunnel != "off" and config.tunnel_port == config.port:
+        raise UsageError(
+            f"{where}: tunnel_port = {config.port}: meshd itself listens there; give another"
+        )
+    return config
 
 
 def _read(
@@ -286,12 +298,15 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "next_authority_hash": _hex32,
     "seeds": _seeds,
     "announce": _prefixes,
-    "port": _number(1, 65535),
+    "port": _number(1, MAX_PORT),
     "advertise": _endpoints,
     "pool": _prefixes,
     "metric": _number(1, MAX_METRIC),
     "nat": _choice(NAT),
     "kernel": _choice(KERNEL),
+    "tunnel": _choice(TUNNEL),
+    "when": _choice(WHEN),
+    "tunnel_port": _number(1, MAX_PORT),
     "network": _choice(NETWORK),
     "import": None,
 }
