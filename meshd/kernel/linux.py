@@ -226,10 +226,10 @@ def _words(step: RouteStep, refusal: Refusal) -> str:
         case (AddRoute(metric=metric) | ReplaceRoute(metric=metric), errno.EEXIST):
             return f"a foreign route has this prefix and metric {metric}"
         case (
-            AddRoute(next_hop=hop) | ReplaceRoute(next_hop=hop),
+            AddRoute(next_hops=hops) | ReplaceRoute(next_hops=hops),
             errno.ENETUNREACH | errno.EHOSTUNREACH,
         ):
-            return f"{hop.address} is not on-link at {hop.device} ({refusal.words})"
+            return f"{hops.not_on_link()} ({refusal.words})"
         case (RemoveRoute() | RemoveStray() | RemoveGuard(), errno.ESRCH):
             return "it is not there any more"
         case _:

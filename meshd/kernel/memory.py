@@ -41,7 +41,7 @@ from meshd.kernel.state import (
     Host,
     Interface,
     KernelState,
-    NextHop,
+    NextHops,
     Reading,
     Stray,
 )
@@ -75,7 +75,7 @@ class Memory:
         self._metric = metric
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._foreign = list(foreign)
-        self._routes: dict[_Key, NextHop | None] = {}
+        self._routes: dict[_Key, NextHops | None] = {}
         self._sets: _Sets | None = None
         self._damage: tuple[str, ...] = ()
         self._listeners: list[trio.MemorySendChannel[Change]] = []
@@ -87,14 +87,14 @@ class Memory:
         """Nothing to give back."""
 
     def read(self) -> Reading:
-        routes: dict[Prefix, NextHop] = {}
+        routes: dict[Prefix, NextHops] = {}
         guards: set[Prefix] = set()
         strays: list[Stray] = []
-        for (prefix, metric), hop in self._routes.items():
-            if metric == GUARD_METRIC and hop is None:
+        for (prefix, metric), hops in self._routes.items():
+            if metric == GUARD_METRIC and hops is None:
                 guards.add(prefix)
-            elif metric == self._metric and hop is not None:
-                routes[prefix] = hop
+            elif metric == self._metric and hops is not None:
+                routes[prefix] = hops
             else:
                 strays.append(Stray(prefix, metric))
         sets = self._sets or _EMPTY
@@ -161,15 +161,15 @@ class Memory:
         match step:
             case AddGuard(prefix=prefix):
                 self._add((prefix, GUARD_METRIC), None, "metric")
-            case AddRoute(prefix=prefix, next_hop=hop, metric=metric):
-                self._check_next_hop(hop)
-                self._add((prefix, metric), hop, f"metric {metric}")
-            case ReplaceRoute(prefix=prefix, next_hop=hop, metric=metric):
-                self._check_next_hop(hop)
+            case AddRoute(prefix=prefix, next_hops=hops, metric=metric):
+                self._check(hops, prefix)
+                self._add((prefix, metric), hops, f"metric {metric}")
+            case ReplaceRoute(prefix=prefix, next_hops=hops, metric=metric):
+                self._check(hops, prefix)
                 if (prefix, metric) in self._foreign_keys():
                     raise _Refused(f"a foreign route has this prefix and metric {metric}")
                 self._own((prefix, metric))
-                self._routes[prefix, metric] = hop
+                self._routes[prefix, metric] = hops
             case RemoveGuard(prefix=prefix):
                 del self._routes[self._own((prefix, GUARD_METRIC))]
             case RemoveRoute(prefix=prefix, metric=metric):
@@ -177,10 +177,10 @@ class Memory:
             case RemoveStray(stray=stray):
                 del self._routes[self._own((stray.prefix, stray.metric))]
 
-    def _add(self, key: _Key, hop: NextHop | None, called: str) -> None:
+    def _add(self, key: _Key, hops: NextHops | None, called: str) -> None:
         if key in self._routes or key in self._foreign_keys():
             raise _Refused(f"a foreign route has this prefix and {called}")
-        self._routes[key] = hop
+        self._routes[key] = hops
 
     def _own(self, key: _Key) -> _Key:
         if key not in self._routes:
@@ -190,14 +190,18 @@ class Memory:
     def _foreign_keys(self) -> set[_Key]:
         return {(route.prefix, route.metric) for route in self._foreign}
 
-    def _check_next_hop(self, hop: NextHop) -> None:
-        interface = self._interfaces.get(hop.device)
-        if interface is None:
-            raise _Refused(f"there is no device {hop.device}")
-        if not interface.up or not any(hop.address in own.network for own in interface.addresses):
-            raise _Refused(f"{hop.address} is not on-link at {hop.device}")
+    def _check(self, hops: NextHops, prefix: Prefix) -> None:
+        for hop in hops.hops:
+            interface = self._interfaces.get(hop.device)
+            if interface is None:
+                raise _Refused(f"there is no device {hop.device}")
+            if prefix.version == 6 and hop.address.version == 4:
+                raise _Refused("an IPv6 route cannot have an IPv4 next hop")
+            near = hop.onlink or any(hop.address in own.network for own in interface.addresses)
+            if not interface.up or not near:
+                raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
-        if hop.source is not None and hop.source not in everywhere:
+        if hops.source is not None and hops.source not in everywhere:
             raise _Refused("Invalid source address")
 
     # What others do.
@@ -218,13 +222,15 @@ class Memory:
         self._tell("table inet meshd: rule deleted")
 
     def set_interface(self, interface: Interface) -> None:
-        """A link goes up or down or changes its addresses. Down takes its routes along."""
+        """A link goes up or down or changes its addresses. Down takes the routes along that
+        lead nowhere else; where they do, its next hops stay, dead."""
         self._interfaces[interface.name] = interface
         if not interface.up:
+            up = {each.name for each in self._interfaces.values() if each.up}
             self._routes = {
-                key: hop
-                for key, hop in self._routes.items()
-                if hop is None or hop.device != interface.name
+                key: hops
+                for key, hops in self._routes.items()
+                if hops is None or any(hop.device in up for hop in hops.hops)
             }
         self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
 

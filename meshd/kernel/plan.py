@@ -24,7 +24,7 @@ from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_PROTOCOL,
     KernelState,
-    NextHop,
+    NextHops,
     Reading,
     Stray,
     order,
@@ -93,23 +93,23 @@ class AddRoute:
     """Put in the route to a prefix."""
 
     prefix: Prefix
-    next_hop: NextHop
+    next_hops: NextHops
     metric: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.prefix)} route add {_route(self.prefix, self.next_hop, self.metric)}"
+        return f"{_ip(self.prefix)} route add {_route(self.prefix, self.next_hops, self.metric)}"
 
 
 @attrs.frozen
 class ReplaceRoute:
-    """The next hop, device or source changes; the key stays, so no packet finds a gap."""
+    """Next hops or source change; the key stays, so no packet finds a gap."""
 
     prefix: Prefix
-    next_hop: NextHop
+    next_hops: NextHops
     metric: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.prefix)} route change {_route(self.prefix, self.next_hop, self.metric)}"
+        return f"{_ip(self.prefix)} route change {_route(self.prefix, self.next_hops, self.metric)}"
 
 
 @attrs.frozen
@@ -117,11 +117,11 @@ class RemoveRoute:
     """Take the route away."""
 
     prefix: Prefix
-    next_hop: NextHop
+    next_hops: NextHops
     metric: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.prefix)} route del {_route(self.prefix, self.next_hop, self.metric)}"
+        return f"{_ip(self.prefix)} route del {_route(self.prefix, self.next_hops, self.metric)}"
 
 
 @attrs.frozen
@@ -295,7 +295,7 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     added = sorted(routes - there, key=order)
     removed = sorted(there - routes, key=order)
     moved = sorted(
-        (p for p, hop in desired.routes.items() if state.routes.get(p, hop) != hop), key=order
+        (p for p, hops in desired.routes.items() if state.routes.get(p, hops) != hops), key=order
     )
     strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
     guards_gone = sorted(state.guards - guards, key=order)
@@ -419,12 +419,9 @@ def _written(prefix: Prefix, metric: int) -> str:
     return f"{prefix} proto {ROUTE_PROTOCOL} metric {metric}"
 
 
-def _route(prefix: Prefix, next_hop: NextHop, metric: int) -> str:
-    source = f" src {next_hop.source}" if next_hop.source is not None else ""
-    return (
-        f"{prefix} via {next_hop.address} dev {next_hop.device} "
-        f"proto {ROUTE_PROTOCOL} metric {metric}{source}"
-    )
+def _route(prefix: Prefix, next_hops: NextHops, metric: int) -> str:
+    marks = f"proto {ROUTE_PROTOCOL} metric {metric}"
+    return f"{prefix} {next_hops.words(prefix.version, marks)}"
 
 
 def _conntrack(verb: str, left: frozenset[Prefix], arrow: str, right: frozenset[Prefix]) -> str:

@@ -31,7 +31,7 @@ from meshd.kernel.plan import (
     diff,
     flow,
 )
-from meshd.kernel.state import Interface, KernelState, NextHop, Reading, Stray
+from meshd.kernel.state import Interface, KernelState, NextHops, Reading, Stray
 from protocol.address import Prefix
 
 
@@ -39,8 +39,8 @@ def nets(*texts: str) -> frozenset[Prefix]:
     return frozenset(ip_network(text) for text in texts)
 
 
-def hop(address: str, source: str | None = None) -> NextHop:
-    return NextHop(ip_address(address), "net0", ip_address(source) if source else None)
+def hop(address: str, source: str | None = None) -> NextHops:
+    return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
 ONE, TWO = ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24")

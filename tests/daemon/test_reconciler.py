@@ -17,7 +17,7 @@ import trio
 from meshd.errors import Refused
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, Plan
-from meshd.kernel.state import Interface, KernelState, NextHop, Reading
+from meshd.kernel.state import Interface, KernelState, NextHops, Reading
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
 from meshd.reconciler import Reconciler
@@ -28,7 +28,7 @@ def net(text: str) -> Prefix:
     return ipaddress.ip_network(text)
 
 
-HOP = NextHop(ipaddress.ip_address("192.0.2.2"), "net0")
+HOP = NextHops.via(ipaddress.ip_address("192.0.2.2"), "net0")
 UPLINK = Interface("net0", 2, True, (ipaddress.ip_interface("192.0.2.1/24"),))
 LOCAL = frozenset({net("10.1.0.0/24")})
 NOTHING = KernelState(local=LOCAL)
@@ -205,7 +205,7 @@ async def test_a_kernel_that_does_not_answer_is_told_once_and_asked_more_and_mor
 
 async def test_a_prefix_that_fails_is_named_and_the_others_go_on() -> None:
     async with bench() as made:
-        bad = NextHop(ipaddress.ip_address("203.0.113.1"), "net0")
+        bad = NextHops.via(ipaddress.ip_address("203.0.113.1"), "net0")
         state = wanted("10.2.0.0/24")
         both = attrs.evolve(
             state,

@@ -25,7 +25,7 @@ from ownnamespace import own_namespace, run
 from meshd.kernel import netlink
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import BuildTable, ReplaceRoute, diff
-from meshd.kernel.state import KernelState, NextHop, Reading
+from meshd.kernel.state import KernelState, NextHops, Reading
 from protocol.address import Prefix
 
 pytestmark = [
@@ -84,8 +84,8 @@ def nets(*texts: str) -> frozenset[Prefix]:
     return frozenset(ip_network(text) for text in texts)
 
 
-def hop(address: str, source: str | None = None) -> NextHop:
-    return NextHop(ip_address(address), "net0", ip_address(source) if source else None)
+def hop(address: str, source: str | None = None) -> NextHops:
+    return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
 FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
