@@ -17,6 +17,7 @@ from meshd.kernel.plan import (
     AddElement,
     AddGuard,
     AddRoute,
+    AddUplink,
     BuildTable,
     Failure,
     Flow,
@@ -27,13 +28,14 @@ from meshd.kernel.plan import (
     RemoveRoute,
     RemoveStray,
     RemoveTable,
+    RemoveUplink,
     ReplaceRoute,
     RouteStep,
-    SetName,
     TableStep,
     diff,
 )
 from meshd.kernel.port import Change
+from meshd.kernel.shape import SHAPES, SetName
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
@@ -69,10 +71,13 @@ class Memory:
         interfaces: Iterable[Interface] = (),
         foreign: Iterable[ForeignRoute] = (),
         metric: int = ROUTE_METRIC,
+        nat: str = "exempt",
     ) -> None:
         self.flows: list[Flow] = []
         self.dropped: list[Flow] = []
         self._metric = metric
+        self._shape = SHAPES[nat]
+        self._uplinks: frozenset[str] = frozenset()
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._foreign = list(foreign)
         self._routes: dict[_Key, NextHops | None] = {}
@@ -99,12 +104,15 @@ class Memory:
                 strays.append(Stray(prefix, metric))
         sets = self._sets or _EMPTY
         return Reading(
-            state=KernelState(routes, frozenset(guards), sets["local"], sets["mesh"]),
+            state=KernelState(
+                routes, frozenset(guards), sets["local"], sets["mesh"], self._uplinks
+            ),
             host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
             problems=self._damage,
             table=self._sets is not None,
             strays=tuple(strays),
             metric=self._metric,
+            shape=self._shape,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -142,12 +150,17 @@ class Memory:
         refused: dict[TableStep, str] = {}
         after = self._sets
         for step in steps:
+            if isinstance(step, AddUplink | RemoveUplink):
+                self._uplinks ^= {step.device}
+                continue
             try:
                 after = _write_table(after, step)
             except _Refused as refusal:
                 refused[step] = str(refusal)
-        if any(isinstance(step, BuildTable | RemoveTable) for step in steps):
-            self._damage = ()
+        for step in steps:
+            if isinstance(step, BuildTable | RemoveTable):
+                self._damage = ()
+                self._uplinks = step.uplinks if isinstance(step, BuildTable) else frozenset()
         self._sets = after
         return refused
 
@@ -213,7 +226,7 @@ class Memory:
 
     def flush_ruleset(self) -> None:
         """``nft flush ruleset``."""
-        self._sets, self._damage = None, ()
+        self._sets, self._damage, self._uplinks = None, (), frozenset()
         self._tell("table inet meshd: table deleted")
 
     def damage_table(self, problem: str) -> None:
@@ -248,7 +261,9 @@ class Memory:
                 listener.send_nowait(Change(what))
 
 
-def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
+def _write_table(
+    sets: _Sets | None, step: BuildTable | RemoveTable | AddElement | RemoveElement
+) -> _Sets | None:
     if isinstance(step, BuildTable):
         built = _EMPTY
         both: tuple[tuple[SetName, frozenset[Prefix]], ...]

@@ -17,6 +17,7 @@ from typing import Final
 
 import attrs
 
+from meshd.kernel.shape import SHAPES, Shape
 from protocol.address import Address, Family, Prefix, unpack_prefixes
 from protocol.errors import Rejected
 
@@ -119,6 +120,8 @@ class KernelState:
     """What this node announces: the source side of the exclusion."""
     mesh: frozenset[Prefix] = frozenset()
     """What the mesh announces: its destination side. No element of a set lies in another."""
+    uplinks: frozenset[str] = frozenset()
+    """Interfaces by which ``local`` leaves translated; empty unless we are the NAT."""
 
     def __str__(self) -> str:
         lines = [
@@ -126,6 +129,7 @@ class KernelState:
         ]
         for name, prefixes in (("guard", self.guards), ("local", self.local), ("mesh", self.mesh)):
             lines += [f"{name} {prefix}" for prefix in sorted(prefixes, key=order)]
+        lines += [f"uplink {name}" for name in sorted(self.uplinks)]
         return "\n".join(lines)
 
 
@@ -187,6 +191,10 @@ class Reading:
     """How our table differs from what we write. One is enough to rebuild it."""
     table: bool = False
     """Whether our table is there at all."""
+    others: bool = False
+    """Others have chains in our table, as its shape lets them: it is not ours to delete."""
     strays: tuple[Stray, ...] = ()
     metric: int = ROUTE_METRIC
     """The metric that the backend takes for ours."""
+    shape: Shape = SHAPES["exempt"]
+    """What the backend takes for the shape of our table."""

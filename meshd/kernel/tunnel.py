@@ -7,7 +7,7 @@ Nothing is learned from frames and none goes to all: a frame for somebody not en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 import attrs
@@ -74,7 +74,9 @@ class Tunnel:
             f" address {device.hardware.hex(':')} mtu {device.mtu}"
         ]
         lines += [f"neighbour {a} {h.hex(':')}" for a, h in _by_address(self.neighbours)]
-        lines += [f"forward {h.hex(':')} {a} port {p}" for h, a, p in sorted(self.forwarding, key=_key)]
+        lines += [
+            f"forward {h.hex(':')} {a} port {p}" for h, a, p in sorted(self.forwarding, key=_key)
+        ]
         return "\n".join(lines)
 
 
@@ -89,11 +91,11 @@ class AddDevice:
 
     def __str__(self) -> str:
         device = self.device
-        # iproute2 takes the zero checksums of IPv6 by default as the kernel does: off.
         return "\n".join(
             (
-                f"ip link add {DEVICE} address {device.hardware.hex(':')} mtu {device.mtu} type vxlan"
-                f" id {device.identifier} local {device.local} dstport {device.port} nolearning",
+                f"ip link add {DEVICE} address {device.hardware.hex(':')} mtu {device.mtu}"
+                f" type vxlan id {device.identifier} local {device.local}"
+                f" dstport {device.port} nolearning",
                 f'ip link set {DEVICE} alias "{ALIAS}"',
                 f"ip link set {DEVICE} addrgenmode none",
                 f"ip link set {DEVICE} up",
@@ -205,6 +207,36 @@ def steps(desired: Tunnel | None, actual: Tunnel | None) -> Steps:
     ]
     sweeping += [RemoveForward(e) for e in sorted(old, key=_key) if e.hardware not in replaced]
     return Steps(removal, tuple(making), tuple(sweeping))
+
+
+def after(tunnel: Tunnel | None, done: Iterable[TunnelStep]) -> Tunnel | None:
+    """What there is when ``done`` are done."""
+    for step in done:
+        if isinstance(step, AddDevice):
+            tunnel = Tunnel(step.device)
+        elif isinstance(step, RemoveDevice) or tunnel is None:
+            tunnel = None
+        else:
+            tunnel = _after(tunnel, step)
+    return tunnel
+
+
+def _after(tunnel: Tunnel, step: ChangeDevice | EntryStep) -> Tunnel:
+    neighbours, forwarding = dict(tunnel.neighbours), tunnel.forwarding
+    match step:
+        case ChangeDevice(device=device):
+            kept = neighbours if device.hardware == tunnel.device.hardware else {}
+            return Tunnel(device, kept, forwarding)
+        case AddNeighbour(address=address, hardware=hardware):
+            neighbours[address] = hardware
+        case RemoveNeighbour(address=address):
+            neighbours.pop(address, None)
+        case AddForward(forward=forward):
+            others = {each for each in forwarding if each.hardware != forward.hardware}
+            forwarding = frozenset((*others, forward))
+        case RemoveForward(forward=forward):
+            forwarding -= {forward}
+    return Tunnel(tunnel.device, neighbours, forwarding)
 
 
 def _difference(desired: Device, actual: Device) -> str:

@@ -31,6 +31,7 @@ from meshd.kernel.plan import (
     diff,
     flow,
 )
+from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import Interface, KernelState, NextHops, Reading, Stray
 from protocol.address import Prefix
 
@@ -121,7 +122,7 @@ def test_a_stray_that_nothing_replaces_goes_with_the_routes_that_go() -> None:
 def test_a_missing_table_is_built_with_everything_in_it() -> None:
     plan = diff(JOINED, Reading(KernelState({TWO: B}, JOINED.guards)))
     assert list(plan) == [
-        BuildTable(JOINED.local, JOINED.mesh, ()),
+        BuildTable(SHAPES["exempt"], JOINED.local, JOINED.mesh),
         DropTranslated(JOINED.local, JOINED.mesh),
     ]
 
