@@ -36,6 +36,7 @@ from meshd.kernel.plan import (
 )
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState, Reading
+from meshd.kernel.tunnel import adopted
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
 from meshd.policy.prefixes import outermost
@@ -185,8 +186,10 @@ class Reconciler:
                 routes={**actual.routes, **desired.routes},
                 guards=desired.guards | actual.guards | actual.routes.keys(),
                 mesh=outermost(desired.mesh | actual.mesh),
+                tunnel=adopted(desired.tunnel, actual.tunnel),
+                admitted=desired.admitted | actual.admitted,
             )
-        if not shape.sets:
+        if not shape.excludes:
             return attrs.evolve(desired, local=frozenset(), mesh=frozenset())
         if shape.masquerades:
             return attrs.evolve(desired, uplinks=uplinks(reading.host, actual.uplinks))

@@ -83,7 +83,7 @@ _CLONED: Final = 0x200  # RTM_F_CLONED
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC = 1, 4, 5, 6, 7  # RTA_*
 _MULTIPATH, _TABLE, _VIA = 9, 15, 18
 _ONLINK: Final = 4  # RTNH_F_ONLINK
-_IF_NAME, _EXT_MASK, _SKIP_STATS = 3, 29, 1 << 3  # IFLA_*, RTEXT_FILTER_SKIP_STATS
+_IF_NAME, _IF_MTU, _EXT_MASK, _SKIP_STATS = 3, 4, 29, 1 << 3  # IFLA_*, RTEXT_FILTER_SKIP_STATS
 _IF_UP: Final = 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
@@ -102,12 +102,13 @@ class Routes:
 
 def read_interfaces(channel: Channel) -> dict[int, Interface]:
     """Index to interface, with addresses, in the kernel's order."""
-    names: dict[int, tuple[str, bool]] = {}
+    links: dict[int, tuple[str, bool, int]] = {}
     ask = _LINK.pack(0, 0, 0, 0, 0) + attribute(_EXT_MASK, _U32.pack(_SKIP_STATS))
     for part in channel.dump(GET_LINK, ask):
         _, _, index, flags, _ = _LINK.unpack_from(part.data, part.at)
         found = attributes(part.data, part.at + _LINK.size, part.end)
-        names[index] = os.fsdecode(found[_IF_NAME].rstrip(b"\0")), bool(flags & _IF_UP)
+        name = os.fsdecode(found[_IF_NAME].rstrip(b"\0"))
+        links[index] = name, bool(flags & _IF_UP), _U32.unpack(found[_IF_MTU])[0]
     addresses: dict[int, list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]] = {}
     for part in channel.dump(GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
         family, length, _, _, index = _ADDRESS.unpack_from(part.data, part.at)
@@ -119,8 +120,8 @@ def read_interfaces(channel: Channel) -> dict[int, Interface]:
         own = ipaddress.ip_interface((packed, length))
         addresses.setdefault(index, []).append(own)
     return {
-        index: Interface(name, index, up, tuple(addresses.get(index, ())))
-        for index, (name, up) in names.items()
+        index: Interface(name, index, up, tuple(addresses.get(index, ())), mtu)
+        for index, (name, up, mtu) in links.items()
     }
 
 

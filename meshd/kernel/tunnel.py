@@ -108,10 +108,19 @@ class ChangeDevice:
     """Give it back what somebody changed, or follow the underlay's MTU."""
 
     device: Device
+    was: Device
+    """Only what differs is written: a hardware address that is set, be it to itself, costs all
+    neighbours (``neigh_changeaddr``)."""
+
+    @property
+    def readdressed(self) -> bool:
+        return self.device.hardware != self.was.hardware
 
     def __str__(self) -> str:
-        hardware, mtu = self.device.hardware.hex(":"), self.device.mtu
-        return f"ip link set {DEVICE} address {hardware} mtu {mtu} up"
+        words = [f"address {self.device.hardware.hex(':')}"] if self.readdressed else []
+        words += [f"mtu {self.device.mtu}"] if self.device.mtu != self.was.mtu else []
+        words += ["up"] if self.device.up and not self.was.up else []
+        return f"ip link set {DEVICE} {' '.join(words)}"
 
 
 @attrs.frozen
@@ -166,6 +175,15 @@ class RemoveForward:
         return f"bridge fdb del {_written(self.forward)} self"
 
 
+def in_the_way(what: str) -> str:
+    """Why the device cannot be made: ``what`` bears its name and is somebody else's."""
+    named = what or "a device"
+    return (
+        f"{named} that is not ours is called {DEVICE}:"
+        f" rename it (ip link set {DEVICE} name OTHER) or delete it"
+    )
+
+
 DeviceStep = AddDevice | ChangeDevice | RemoveDevice
 EntryStep = AddNeighbour | RemoveNeighbour | AddForward | RemoveForward
 TunnelStep = DeviceStep | EntryStep
@@ -194,9 +212,10 @@ def steps(desired: Tunnel | None, actual: Tunnel | None) -> Steps:
         making.append(AddDevice(desired.device))
         actual = Tunnel(desired.device)
     elif desired.device != actual.device:
-        making.append(ChangeDevice(desired.device))
-        if desired.device.hardware != actual.device.hardware:
-            actual = attrs.evolve(actual, neighbours={})  # neigh_changeaddr forgets all of them
+        change = ChangeDevice(desired.device, actual.device)
+        making.append(change)
+        if change.readdressed:
+            actual = attrs.evolve(actual, neighbours={})
     there, wanted = actual.neighbours, desired.neighbours
     making += [AddNeighbour(a, h) for a, h in _by_address(wanted) if there.get(a) != h]
     new, old = desired.forwarding - actual.forwarding, actual.forwarding - desired.forwarding
@@ -207,6 +226,21 @@ def steps(desired: Tunnel | None, actual: Tunnel | None) -> Steps:
     ]
     sweeping += [RemoveForward(e) for e in sorted(old, key=_key) if e.hardware not in replaced]
     return Steps(removal, tuple(making), tuple(sweeping))
+
+
+def adopted(desired: Tunnel | None, actual: Tunnel | None) -> Tunnel | None:
+    """``desired`` with all that ``actual`` has besides, where both can be."""
+    if desired is None or actual is None:
+        return desired or actual
+    ours = {forward.hardware for forward in desired.forwarding}
+    family = desired.device.local.version
+    forwarding = {
+        each
+        for each in actual.forwarding
+        if each.hardware not in ours and each.address.version == family
+    }
+    neighbours = {**actual.neighbours, **desired.neighbours}
+    return Tunnel(desired.device, neighbours, desired.forwarding | forwarding)
 
 
 def after(tunnel: Tunnel | None, done: Iterable[TunnelStep]) -> Tunnel | None:
@@ -225,8 +259,7 @@ def _after(tunnel: Tunnel, step: ChangeDevice | EntryStep) -> Tunnel:
     neighbours, forwarding = dict(tunnel.neighbours), tunnel.forwarding
     match step:
         case ChangeDevice(device=device):
-            kept = neighbours if device.hardware == tunnel.device.hardware else {}
-            return Tunnel(device, kept, forwarding)
+            return Tunnel(device, {} if step.readdressed else neighbours, forwarding)
         case AddNeighbour(address=address, hardware=hardware):
             neighbours[address] = hardware
         case RemoveNeighbour(address=address):

@@ -44,6 +44,7 @@ from meshd.kernel.tunnel import (
     RemoveNeighbour,
     Tunnel,
     TunnelStep,
+    in_the_way,
 )
 from protocol.address import Address
 
@@ -179,8 +180,8 @@ def write(
             match step:
                 case AddDevice(device=device):
                     index = _make(channel, device)
-                case ChangeDevice(device=device):
-                    _only(channel, _change(index, device))
+                case ChangeDevice():
+                    _only(channel, _change(index, step))
                 case RemoveDevice():
                     _only(channel, Message(_DEL_LINK, 0, _header(index)))
                     index = 0
@@ -188,10 +189,10 @@ def write(
                     messages.append(_entry(step, index))
                     sent.append(step)
         except Refusal as refusal:
-            refused[step] = _words(step, refusal)
+            refused[step] = _words(step, refusal, channel)
     for number, answer in sorted(channel.request(messages).items()):
         if not _is_gone(sent[number], answer):
-            refused[sent[number]] = _words(sent[number], answer)
+            refused[sent[number]] = _words(sent[number], answer, channel)
     return index, refused
 
 
@@ -237,10 +238,13 @@ def _make(channel: Channel, device: Device) -> int:
     return index
 
 
-def _change(index: int, device: Device) -> Message:
-    hardware = attribute(_ADDRESS, device.hardware)
-    mtu = attribute(_MTU, _U32.pack(device.mtu))
-    return Message(_SET_LINK, 0, _header(index, up=True) + hardware + mtu)
+def _change(index: int, step: ChangeDevice) -> Message:
+    body = _header(index, up=step.device.up)
+    if step.readdressed:
+        body += attribute(_ADDRESS, step.device.hardware)
+    if step.device.mtu != step.was.mtu:
+        body += attribute(_MTU, _U32.pack(step.device.mtu))
+    return Message(_SET_LINK, 0, body)
 
 
 def _header(index: int = 0, *, up: bool = False) -> bytes:
@@ -286,13 +290,16 @@ def _is_gone(step: TunnelStep, refusal: Refusal) -> bool:
     return isinstance(step, RemoveNeighbour | RemoveForward) and refusal.errno == errno.ENOENT
 
 
-def _words(step: TunnelStep, refusal: Refusal) -> str:
+def _words(step: TunnelStep, refusal: Refusal, channel: Channel) -> str:
     match step, refusal.errno:
         case AddDevice(), errno.EEXIST:
-            # The name, or the VNI at that port: the kernel's words tell which.
-            return f"{refusal.words}: a device that is not ours stands in its way"
+            # The name, or the VNI at that port.
+            foreign = read(channel).foreign
+            if foreign:
+                return in_the_way(foreign)
+            return f"{refusal.words} at that UDP port: delete it, or set tunnel_port here"
         case AddDevice(), errno.EADDRINUSE:
-            return "somebody else has that UDP port: set tunnel_port, here only"
+            return "somebody else has that UDP port: set tunnel_port here"
         case AddDevice(), errno.EOPNOTSUPP:
             return "this kernel has no VXLAN: modprobe vxlan"
         case _:
@@ -319,11 +326,12 @@ def listen_to(events: socket.socket, index: int) -> None:
     events.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
-def describe(part: Part, index: int, known: Tunnel | None) -> str | None:
-    """A notification of GROUP in words; None when it is about what ``known`` has, as after our
-    own writing: the kernel does not say who wrote a forwarding entry."""
-    family, found, state, _, _ = _NEIGHBOUR.unpack_from(part.data, part.at)
-    if found != index:
+def describe(part: Part, held: Found) -> str | None:
+    """A notification of GROUP in words; None when it is about what is ``held`` already, as after
+    our own writing: the kernel does not say who wrote a forwarding entry."""
+    family, index, state, _, _ = _NEIGHBOUR.unpack_from(part.data, part.at)
+    known = held.tunnel
+    if index != held.index:
         return None
     gone = part.kind == _DEL_NEIGHBOUR
     verb = "deleted" if gone else "written"
