@@ -57,6 +57,10 @@ class Config:
     advertise: tuple[Endpoint, ...] = ()
     """At most one a family; empty: found out, and followed when it changes."""
     port: int = values.PORT
+    preference: int = 100
+    """Announced: of equal origins of a prefix those with the highest carry it."""
+    multipath: bool = False
+    """All origins of a prefix that are as good as the best carry it."""
     pool: tuple[Prefix, ...] = POOL
     """What a grant without ``--allow`` may announce."""
     metric: int = 142
@@ -300,6 +304,8 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "announce": _prefixes,
     "port": _number(1, MAX_PORT),
     "advertise": _endpoints,
+    "preference": _number(0, 255),
+    "multipath": _flag,
     "pool": _prefixes,
     "metric": _number(1, MAX_METRIC),
     "nat": _choice(NAT),

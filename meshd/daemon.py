@@ -69,7 +69,7 @@ TABLE_EVENTS: Final = (
 
 RELOADED: Final = {
     "seeds": "seeds", "announce": "announce", "advertise": "advertise", "pool": "pool",
-    "import": "imports",
+    "preference": "preference", "multipath": "multipath", "import": "imports",
 }  # fmt: skip
 """Options that ``reload`` can change, to what ``Config`` calls them."""
 
@@ -156,7 +156,9 @@ class Daemon:
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
-        self._importer = Importer(self._node, self._config.imports)
+        self._importer = Importer(
+            self._node, self._config.imports, multipath=self._config.multipath
+        )
         self._reconciler = Reconciler(
             kernel,
             self._decide,
@@ -448,7 +450,7 @@ class Daemon:
         ]
         self._announcer.reload(fresh)
         self._config = fresh
-        self._importer.filters = fresh.imports
+        self._importer.filters, self._importer.multipath = fresh.imports, fresh.multipath
         self._reconciler.wake()
         if "seeds" in changed:
             self._join(self._literal_seeds())

@@ -34,11 +34,12 @@ class Importer:
         node: Node,
         filters: Filters,
         *,
+        multipath: bool = False,
         unix_clock: Callable[[], float] = time.time,
         resolvers: Callable[[], tuple[Address, ...]] = resolvers,
     ) -> None:
-        self.filters = filters
-        """The operator's; another value takes effect at the next decision."""
+        self.filters, self.multipath = filters, multipath
+        """The operator's; other values take effect at the next decision."""
         self._node = node
         self._unix_clock, self._resolvers = unix_clock, resolvers
         self._windows: dict[bytes, tuple[int, float]] = {}
@@ -58,6 +59,7 @@ class Importer:
             now=now,
             filters=self.filters,
             previous=previous,
+            multipath=self.multipath,
             revoked=revoked,
             expelled=self._node.grant is None,
         )

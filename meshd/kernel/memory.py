@@ -6,7 +6,7 @@ what an administrator, another daemon or a cable can do to a kernel while meshd 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -68,6 +68,15 @@ _Sets = Mapping[SetName, frozenset[Prefix]]
 _EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset(), "tunnel": frozenset()}
 
 
+def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
+    """The routes that a kernel makes for the addresses of interfaces that are up."""
+    for interface in interfaces:
+        for own in interface.addresses:
+            if interface.up and own.network.prefixlen < own.network.max_prefixlen:
+                metric = 0 if own.version == 4 else 256
+                yield ForeignRoute(own.network, None, interface.name, 2, metric)
+
+
 class _Refused(Exception):
     """In the words that the linux backend finds for the same refusal."""
 
@@ -126,7 +135,10 @@ class Memory:
                 self._tunnel,
                 sets["tunnel"],
             ),
-            host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
+            host=Host(
+                tuple(self._interfaces.values()),
+                (*connected(self._interfaces.values()), *self._foreign),
+            ),
             problems=self._damage,
             table=self._sets is not None,
             filtered=self._sets is not None and any(c.name == FILTER for c in self._shape.chains),
@@ -262,7 +274,12 @@ class Memory:
                 raise _Refused(f"there is no device {hop.device}")
             if prefix.version == 6 and hop.address.version == 4:
                 raise _Refused("an IPv6 route cannot have an IPv4 next hop")
-            near = hop.onlink or any(hop.address in own.network for own in interface.addresses)
+            near = hop.onlink or any(
+                route.device == hop.device
+                and route.next_hop is None
+                and hop.address in route.prefix
+                for route in (*connected([interface]), *self._foreign)
+            )
             near |= hop.address.version == 6 and hop.address.is_link_local
             if not interface.up or not near:
                 raise _Refused(hops.not_on_link())

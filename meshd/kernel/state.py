@@ -144,8 +144,8 @@ class KernelState:
 
 @attrs.frozen
 class Interface:
-    """A network interface. ``up`` is the administrator's switch (IFF_UP), not the carrier:
-    the kernel takes routes through a device that is up and has no carrier."""
+    """A network interface. ``up`` is the administrator's switch (IFF_UP): the kernel takes
+    routes through a device that is up, with a carrier or without."""
 
     name: str
     index: int
@@ -153,6 +153,11 @@ class Interface:
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     """Own addresses with the prefix length; the far end of a point-to-point pair shows as
     a foreign route without next hop."""
+    tentative: frozenset[Address] = frozenset()
+    """Those of them that nothing may be sent from: their uniqueness is not known, or not given
+    (RFC 4862 section 5.4). On a link without carrier that lasts."""
+    carrier: bool = True
+    """It can send now (IFF_RUNNING): a cable is in, a bridge has a port that can."""
     mtu: int = 1500
     """Octets of the largest IP packet (IFLA_MTU). Ethernet's where nothing else is said."""
 
