@@ -66,6 +66,7 @@ class Announcer:
                 prefixes=self.prefixes,
                 endpoints=self._endpoints(),
                 preference=self._config.preference,
+                tunnel=self._config.vxlan_port,
             )
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None

@@ -78,6 +78,11 @@ class Config:
     imports: Filters = OPEN
     """The table ``[import]``."""
 
+    @property
+    def vxlan_port(self) -> int:
+        """Where our tunnel listens; 0: there is none."""
+        return self.tunnel_port if self.tunnel != "off" else 0
+
     def with_additions(
         self, seeds: Iterable[Seed], announce: Iterable[Prefix], advertise: Iterable[Endpoint]
     ) -> Config:

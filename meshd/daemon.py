@@ -23,7 +23,7 @@ from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
-from meshd.importer import Importer
+from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
 from meshd.log import EventLog
@@ -87,7 +87,12 @@ def run(options: RunOptions) -> int:
     """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
     config = options.config
-    kernel = kernel_backend(backend_name(config), metric=config.metric, nat=config.nat)
+    kernel = kernel_backend(
+        backend_name(config),
+        metric=config.metric,
+        nat=config.nat,
+        tunnel_port=config.vxlan_port,
+    )
     kernel.check()
     sockets = Sockets(options.config.port)
     try:
@@ -157,7 +162,10 @@ class Daemon:
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
         self._importer = Importer(
-            self._node, self._config.imports, multipath=self._config.multipath
+            self._node,
+            self._config.imports,
+            multipath=self._config.multipath,
+            tunnel=tunnel_terms(self._config, options.mesh, options.identity.public),
         )
         self._reconciler = Reconciler(
             kernel,
