@@ -36,7 +36,16 @@ from meshd.kernel.plan import (
 )
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState, Reading
-from meshd.kernel.tunnel import adopted
+from meshd.kernel.tunnel import (
+    AddDevice,
+    AddForward,
+    AddNeighbour,
+    ChangeDevice,
+    RemoveDevice,
+    RemoveForward,
+    RemoveNeighbour,
+    adopted,
+)
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
 from meshd.policy.prefixes import outermost
@@ -89,6 +98,8 @@ class Reconciler:
         """Read, decide and apply are one thing: nobody else uses the backend meanwhile."""
         self._dirty = trio.Event()
         self._heard: list[str] = []
+        self._told: set[str] = set()
+        """What failed in the round before: it is not said again."""
         self._recheck = True
         self._last: KernelState | None = None
         self._delay = RETRY_FIRST
@@ -224,8 +235,9 @@ class Reconciler:
         failed = {f.prefix: f.reason for f in failures if f.prefix is not None}
         for failure in failures:
             known = failure.prefix is not None and failure.prefix in self.status.failed
-            if not known:
+            if not known and str(failure) not in self._told:
                 self._log.emit("kernel-error", step=str(failure.step), reason=failure.reason)
+        self._told = {str(failure) for failure in failures}
         self.status.failed = failed
         self.status.in_sync = not failures
         self.status.error = str(failures[0]) if failures else None
@@ -275,6 +287,20 @@ def _summary(steps: Iterable[Step]) -> dict[str, list[str]]:
                 note("guarded", step.prefix)
             case RemoveGuard():
                 note("unguarded", step.prefix)
+            case AddDevice():
+                note("tunnel", "made")
+            case ChangeDevice():
+                note("tunnel", "changed")
+            case RemoveDevice():
+                note("tunnel", step.why or "removed")
+            case AddNeighbour():
+                note("neighbours_added", step.address)
+            case RemoveNeighbour():
+                note("neighbours_removed", step.address)
+            case AddForward():
+                note("forwards_added", step.forward.address)
+            case RemoveForward():
+                note("forwards_removed", step.forward.address)
             case AddUplink():
                 note("uplinks_added", step.device)
             case RemoveUplink():
