@@ -318,12 +318,12 @@ def _is_gone(step: TunnelStep, refusal: Refusal) -> bool:
 
 def _words(step: TunnelStep, refusal: Refusal, channel: Channel) -> str:
     match step, refusal.errno:
-        case AddDevice(), errno.EEXIST:
-            # The name, or the VNI at that port.
+        case AddDevice(device=device), errno.EEXIST:
             foreign = read(channel).foreign
             if foreign:
                 return in_the_way(foreign)
-            return f"{refusal.words} at that UDP port: delete it, or set tunnel_port here"
+            vni = f"another device has VNI {device.identifier} at UDP port {device.port}"
+            return f"{vni}: delete it, or set tunnel_port here"
         case AddDevice(), errno.EADDRINUSE:
             return "somebody else has that UDP port: set tunnel_port here"
         case AddDevice(), errno.EOPNOTSUPP:
