@@ -110,7 +110,7 @@ class Tunnelling:
         found = self._why_none(terms) or self._peers.get(origin.key) or "it may not be routed to"
         if isinstance(found, _Peer):
             return found.next_hop(prefix)
-        return found if on_link else f"{near}; {found}"
+        return found if on_link or found == near else f"{near}; {found}"
 
     def wanted(self, routes: Iterable[NextHops]) -> Tunnel | None:
         """The tunnel that carries ``routes``, with those entries that they need and no others."""
@@ -173,11 +173,11 @@ class Tunnelling:
             return "its node announces no address"
         assert terms.local is not None
         if address.version != terms.local.version:
-            ends = f"its end of a tunnel is IPv{address.version}, ours IPv{terms.local.version}"
+            ends = f"its tunnel ends at IPv{address.version}, ours at IPv{terms.local.version}"
             return f"{ends}: both must announce an IPv4 address, or neither"
         route = self._fib.lookup(address)
         if route is None or route.kind != "unicast":
-            return f"there is no route to its address {address}"
+            return str(self._fib.resolve(address))
         if route.device == DEVICE:
             return f"the route to its address {address} leads into the tunnel itself"
         return _Peer(*_derived(origin.key), address, announced.tunnel)
