@@ -172,6 +172,7 @@ class Daemon:
             self._decide,
             log=log,
             settled=self._kernel_settled,
+            reached=self._importer.reached,
         )
 
     # Life.

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import attrs
@@ -332,9 +333,59 @@ def _words(step: TunnelStep, refusal: Refusal, channel: Channel) -> str:
             return refusal.words
 
 
-def listen_to(events: socket.socket, index: int) -> None:
-    """Let ``events``, subscribed to GROUP, hear of the device ``index`` and of no other: entries
-    of a busy host's other devices then do not even wake the process."""
+class Entries:
+    """What is known of our device, and how others' changes to what is on it are heard."""
+
+    def __init__(self) -> None:
+        self.held = Found()
+        self._events: socket.socket | None = None
+
+    def hold(self, found: Found) -> None:
+        """From now on this is there."""
+        before, self.held = self.held, found
+        if self._events is not None and found.index != before.index:
+            _only_of(self._events, found.index)
+
+    @contextmanager
+    def hear(self, events: socket.socket) -> Iterator[None]:
+        """``events`` is subscribed to GROUP; the device may change meanwhile."""
+        _only_of(events, self.held.index)
+        self._events = events
+        try:
+            yield
+        finally:
+            self._events = None
+
+    def describe(self, part: Part) -> str | None:
+        """A notification of GROUP in words; None when it is about what is held already, as after
+        our own writing: the kernel does not say who wrote a forwarding entry."""
+        family, index, state, _, _ = _NEIGHBOUR.unpack_from(part.data, part.at)
+        known = self.held.tunnel
+        if index != self.held.index:
+            return None
+        gone = part.kind == _DEL_NEIGHBOUR
+        verb = "deleted" if gone else "written"
+        if family == _AF_BRIDGE:
+            port = known.device.port if known is not None else 0
+            forward = _forward(part, index, port)
+            there: Collection[Forward] = known.forwarding if known is not None else ()
+            if forward is None or (forward in there) != gone:
+                return None
+            return f"{DEVICE}: forwarding entry of {forward.hardware.hex(':')} {verb}"
+        if family not in _AF.values():
+            return None
+        about = attributes(part.data, part.at + _NEIGHBOUR.size, part.end)
+        address = ipaddress.ip_address(about[_DST])
+        # The kernel makes entries for itself too, of others and never permanent.
+        ours = known is not None and address in known.neighbours
+        if not ours and (gone or state != _PERMANENT):
+            return None
+        return f"{DEVICE}: neighbour {address} {verb}"
+
+
+def _only_of(events: socket.socket, index: int) -> None:
+    """Let ``events`` hear of the device ``index`` and of no other: entries of a busy host's other
+    devices then do not even wake the process."""
     # Classic BPF over the whole message; its loads are big-endian, and the index is not.
     swapped = int.from_bytes(_U32.pack(index), "big")
     program = b"".join(
@@ -350,30 +401,3 @@ def listen_to(events: socket.socket, index: int) -> None:
     address, size = held.buffer_info()
     fprog = struct.pack("@HP", size // 8, address)  # struct sock_fprog
     events.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
-
-
-def describe(part: Part, held: Found) -> str | None:
-    """A notification of GROUP in words; None when it is about what is ``held`` already, as after
-    our own writing: the kernel does not say who wrote a forwarding entry."""
-    family, index, state, _, _ = _NEIGHBOUR.unpack_from(part.data, part.at)
-    known = held.tunnel
-    if index != held.index:
-        return None
-    gone = part.kind == _DEL_NEIGHBOUR
-    verb = "deleted" if gone else "written"
-    if family == _AF_BRIDGE:
-        port = known.device.port if known is not None else 0
-        forward = _forward(part, index, port)
-        there: Collection[Forward] = known.forwarding if known is not None else ()
-        if forward is None or (forward in there) != gone:
-            return None
-        return f"{DEVICE}: forwarding entry of {forward.hardware.hex(':')} {verb}"
-    if family not in _AF.values():
-        return None
-    about = attributes(part.data, part.at + _NEIGHBOUR.size, part.end)
-    address = ipaddress.ip_address(about[_DST])
-    # The kernel makes entries for itself too, of others and never permanent.
-    ours = known is not None and address in known.neighbours
-    if not ours and (gone or state != _PERMANENT):
-        return None
-    return f"{DEVICE}: neighbour {address} {verb}"

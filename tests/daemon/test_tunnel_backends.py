@@ -260,7 +260,7 @@ def test_purge_takes_the_tunnel_along(world: World) -> None:
 
 
 async def test_what_others_do_to_the_tunnel_is_told_and_own_entries_are_not(world: World) -> None:
-    async with world.backend.changes() as changes:
+    async with world.backend.changes(lambda *_: True) as changes:
         await trio.to_thread.run_sync(reach, world, JOINED)
         # Links and addresses, unlike routes and entries, do not tell who changed them.
         own = await _heard(changes)
