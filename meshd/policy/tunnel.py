@@ -67,9 +67,18 @@ class _Peer:
     link_local: Address
     address: Address
     port: int
+    shared: bool = False
+    """Another, who was granted earlier, announces the same address: as a next hop that is his."""
+
+    @property
+    def hops(self) -> tuple[Address, ...]:
+        """The next hops that are its own."""
+        if self.shared or self.address.version == 6:
+            return (self.link_local,)
+        return (self.link_local, self.address)
 
     def next_hop(self, prefix: Prefix) -> NextHop:
-        if prefix.version == 4 and self.address.version == 4:
+        if prefix.version == 4 and self.address in self.hops:
             return NextHop(self.address, DEVICE, onlink=True)
         return NextHop(self.link_local, DEVICE)
 
@@ -146,21 +155,19 @@ class Tunnelling:
 
     def _meet(self, terms: Terms, members: Sequence[Origin]) -> dict[bytes, _Peer | str]:
         """Every member to its place behind the tunnel, or to why it has none."""
-        claimed: dict[bytes | Address, str] = {terms.hardware: "this host"}
+        claimed = {terms.hardware: "this host"}
         met: dict[bytes, _Peer | str] = {}
         # What is gone claims nothing: a host that was made anew sits where its former self did.
         for origin in sorted(members, key=lambda o: (not o.usable, seniority(o.grant), o.key)):
             found = self._peer(terms, origin)
             if isinstance(found, _Peer) and origin.usable:
-                what = {"hardware address": found.hardware, "address": found.address}
-                for word, value in what.items():
-                    if value in claimed:
-                        holder = f"{claimed[value]} has the same {word}, and the lower {SENIORITY}"
-                        found = f"it gets no tunnel: {holder}"
-                        break
+                holder = claimed.get(found.hardware)
+                if holder is not None:
+                    found = f"{holder} has the same hardware address, and the lower {SENIORITY}"
                 else:
-                    claimed |= dict.fromkeys(what.values(), origin.name)
-                    self._behind |= {found.address: found, found.link_local: found}
+                    claimed[found.hardware] = origin.name
+                    found = attrs.evolve(found, shared=found.address in self._behind)
+                    self._behind |= dict.fromkeys(found.hops, found)
             met[origin.key] = found
         return met
 

@@ -14,6 +14,7 @@ from origins import GATEWAY, IDENTITIES, INSIDE, UPLINK, judge, net, origin, row
 
 from meshd.kernel.state import ForeignRoute, Host, Interface
 from meshd.kernel.tunnel import DEVICE, Forward, Tunnel, adopted, after, steps
+from meshd.policy import tunnel as tunnel_policy
 from meshd.policy.decide import Decision
 from meshd.policy.origin import Origin
 from meshd.policy.tunnel import Terms
@@ -166,21 +167,39 @@ def test_a_route_that_leads_into_the_tunnel_itself_is_not_taken() -> None:
     )
 
 
-def test_of_two_at_one_address_who_was_granted_first_has_it() -> None:
+def test_who_announces_anothers_address_gets_none_of_its_frames() -> None:
     there = ("198.51.100.3",)
     old = far(5, "10.5.0.0/24", serial=1, endpoints=there)
     young = far(3, "10.3.0.0/24", serial=2, endpoints=there)
     decision = decided(young, old)
-    assert row(decision, "10.5.0.0/24", 5).state == "installed"
-    assert row(decision, "10.3.0.0/24", 3).reason.endswith(
-        "it gets no tunnel: n5 has the same address, and the lower first serial"
-    )
+    assert routes(decision) == {
+        "10.5.0.0/24": "via 198.51.100.3 dev meshd0 onlink src 10.1.0.1",
+        "10.3.0.0/24": f"via inet6 {link_local(of(3))} dev meshd0 src 10.1.0.1",
+    }
+    tunnel = decision.desired.tunnel
+    assert tunnel is not None
+    assert tunnel.neighbours == {ip_address("198.51.100.3"): of(5), link_local(of(3)): of(3)}
     # A host that was made anew sits where its former self did, which is silent.
     gone = attrs.evolve(old, state="failed", failed_for=60.0)
-    decision = decided(young, gone)
-    assert row(decision, "10.3.0.0/24", 3).state == "installed"
-    assert decision.desired.tunnel is not None
-    assert set(decision.desired.tunnel.neighbours.values()) == {of(3)}
+    assert routes(decided(young, gone)) == {
+        "10.3.0.0/24": "via 198.51.100.3 dev meshd0 onlink src 10.1.0.1"
+    }
+
+
+def test_of_two_with_one_hardware_address_who_was_granted_first_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tunnel_policy, "_derived", lambda node: (of(5), link_local(of(5))))
+    old, young = far(5, "10.5.0.0/24", serial=1), far(3, "10.3.0.0/24", serial=2)
+    decision = decided(young, old)
+    assert row(decision, "10.5.0.0/24", 5).state == "installed"
+    assert row(decision, "10.3.0.0/24", 3).reason.endswith(
+        "n5 has the same hardware address, and the lower first serial"
+    )
+    ours = attrs.evolve(TERMS, hardware=of(5))
+    assert row(decided(old, terms=ours), "10.5.0.0/24", 5).reason.endswith(
+        "this host has the same hardware address, and the lower first serial"
+    )
 
 
 def test_a_member_that_failed_has_no_entry_and_stays_admitted() -> None:
