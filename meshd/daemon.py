@@ -92,7 +92,8 @@ def run(options: RunOptions) -> int:
         nat=config.nat,
         tunnel_port=config.vxlan_port,
     )
-    kernel.check()
+    if not options.additions.observe:
+        kernel.check()
     sockets = Sockets(options.config.port)
     try:
         return trio.run(_main, options, log, kernel, sockets)
@@ -154,6 +155,7 @@ class Daemon:
             log=log,
             clock=self._now,
             changed=self._wake_transmit,
+            silent=options.additions.observe,
         )
         self._seeds = Resolving(options.config.seeds, log, self._join)
         self._narrator = Narrator(log, self._name_of)
@@ -165,6 +167,7 @@ class Daemon:
             self._config.imports,
             multipath=self._config.multipath,
             tunnel=tunnel_terms(self._config, options.mesh, options.identity.public),
+            local=lambda: self._announcer.routed,
         )
         self._reconciler = Reconciler(
             kernel,
@@ -172,6 +175,7 @@ class Daemon:
             log=log,
             settled=self._kernel_settled,
             reached=self._importer.reached,
+            observe=options.additions.observe,
         )
 
     # Life.
@@ -339,7 +343,7 @@ class Daemon:
     def _kernel_settled(self) -> None:
         """The reconciler has looked: tell of convergence when table and kernel agree."""
         event = self._converged
-        if event is None or not self._node.converged or not self._reconciler.status.in_sync:
+        if event is None or not self._node.converged or not self._reconciler.status.as_wanted:
             return
         self._converged = None
         self._log.emit(
@@ -404,8 +408,7 @@ class Daemon:
         return explain(subject, scene)
 
     async def _plan(self, given: dict[str, Any]) -> object:
-        steps = await self._reconciler.look()
-        return {"steps": steps, "in_sync": not steps}
+        return await self._reconciler.look()
 
     async def _announce(self, given: dict[str, Any]) -> object:
         wanted = params.announced(given)

@@ -157,6 +157,17 @@ async def test_nothing_is_deleted_before_the_table_is_in_sync() -> None:
         assert kernel.read().state == wanted("10.3.0.0/24")
 
 
+async def test_what_is_adopted_is_excluded_though_the_ruleset_was_flushed_meanwhile() -> None:
+    kernel = Kernel()
+    async with bench(kernel=kernel) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+    kernel.flush_ruleset()
+    async with bench(kernel=kernel, synced=False) as made:
+        await quiet(made)
+        assert kernel.read().state == wanted("10.2.0.0/24")
+
+
 async def test_stopping_leaves_the_kernel_as_it_is() -> None:
     async with bench() as made:
         made.want(wanted("10.2.0.0/24"))
@@ -243,8 +254,8 @@ async def test_looking_at_the_plan_changes_nothing() -> None:
     async with bench() as made:
         await quiet(made)
         made.desired = wanted("10.2.0.0/24")
-        steps = await made.reconciler.look()
-        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in steps)
+        found = await made.reconciler.look()
+        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in found["steps"])
         assert made.kernel.read().state.routes == {}
 
 
