@@ -157,9 +157,9 @@ class Tunnelling:
         """Every member to its place behind the tunnel, or to why it has none."""
         claimed = {terms.hardware: "this host"}
         met: dict[bytes, _Peer | str] = {}
-        # What is gone claims nothing: a host that was made anew sits where its former self did.
-        for origin in sorted(members, key=lambda o: (not o.usable, seniority(o.grant), o.key)):
+        for origin in sorted(members, key=lambda each: (seniority(each.grant), each.key)):
             found = self._peer(terms, origin)
+            # What is gone claims nothing: a host that was made anew sits where its former self did.
             if isinstance(found, _Peer) and origin.usable:
                 holder = claimed.get(found.hardware)
                 if holder is not None:
