@@ -82,6 +82,7 @@ class Announcer:
             self._declare()
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None
+        self._warn_of_idle_checks()
 
     def announce(self, wanted: Iterable[Announced]) -> None:
         """Announce these too. ``UsageError`` outside the grant, ``Refused`` if another's."""
@@ -111,6 +112,7 @@ class Announcer:
     def reload(self, config: Config) -> None:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""
         self._apply(self._changes.settle(config.announce), config)
+        self._warn_of_idle_checks()
 
     def _refuse_if_silent(self) -> None:
         if self._silent:
@@ -209,6 +211,13 @@ class Announcer:
         wanted = {*self.wanted, *candidates(self.wanted, self._host)}
         checks = self._config.health
         self.health.want({target: checks[target] for target in checks if target in wanted})
+
+    def _warn_of_idle_checks(self) -> None:
+        possible = {*self.wanted, *candidates(self.wanted, self._host)}
+        for target in self._config.health:
+            if target not in possible:
+                reason = f'[health."{target}"] gates nothing: {target} is not announced here'
+                self._log.emit("warning", reason=reason)
 
     def _tell(self, before: Selection, *, first: bool) -> None:
         """What is new about the selection; the first one stands in ``listening``."""

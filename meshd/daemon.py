@@ -26,6 +26,7 @@ from meshd.explain import Scene, explain
 from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Reading
+from meshd.local.asking import keep_capabilities
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
@@ -84,6 +85,7 @@ LAST_WORDS: Final = 0.2
 
 def run(options: RunOptions) -> int:
     """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
+    keep_capabilities()
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
     config = options.config
     kernel = kernel_backend(

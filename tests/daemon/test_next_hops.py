@@ -87,6 +87,8 @@ FAR_AWAY, NEAR = "203.0.113.7", "192.0.2.7"
          off_link(FAR_AWAY, "0.0.0.0/0 at br0, a default route")),
         ([foreign("128.0.0.0/1", None, "br0")], FAR_AWAY,
          off_link(FAR_AWAY, "128.0.0.0/1 at br0, a default route")),
+        ([foreign("192.0.2.7/32", None, None)], NEAR,
+         f"the route to its next hop {NEAR}, 192.0.2.7/32, does not say where it leads"),
         ([foreign("192.0.2.7/32", None, None, kind="blackhole")], NEAR,
          f"the route to its next hop {NEAR} is blackhole 192.0.2.7/32"),
         ([foreign("192.0.2.0/25", None, None, kind="unreachable")], NEAR,
