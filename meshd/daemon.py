@@ -223,6 +223,7 @@ class Daemon:
             endpoints=[str(where) for where in own.endpoints] if own else [],
             prefixes=[str(prefix) for prefix in self._node.prefixes],
             mesh=self._options.mesh.id.hex()[:8],
+            **({"observing": True} if self._options.additions.observe else {}),
         )
         if own is not None and not own.endpoints:
             self._log.emit(
@@ -383,6 +384,7 @@ class Daemon:
         rows = self._reconciler.decision.routes
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
+        found["kernel"]["nat"] = self._config.nat
         found["clock_off_s"] = self._reconciler.decision.clock_off
         me = self._options.identity.public
         found["announce"] = self._announcer.told(trio.current_time())

@@ -21,7 +21,7 @@ import trio
 from meshd import repairs
 from meshd.errors import Refused
 from meshd.interest import Interest
-from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff
+from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff, table_text
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import KernelState, Reading
 from meshd.kernel.tunnel import adopted
@@ -170,6 +170,7 @@ class Reconciler:
             "in_sync": not plan,
             "changes": explained(plan, reading, decision, desired),
             "notes": notes,
+            "table": table_text(reading.shape, desired) if reading.shape.sets else None,
         }
 
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
@@ -215,6 +216,8 @@ class Reconciler:
             return self._backoff(retry=retry)
         # Connections that could not be forgotten are looked for again, all of them.
         self._recheck = any(isinstance(failure.step, FlowStep) for failure in failures)
+        # What was found may have been told of only while it was read.
+        heard = heard or list(self._heard)
         await self._report(plan, failures, heard, reading, desired, began)
         self._settled()
         if failures:

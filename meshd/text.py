@@ -102,6 +102,8 @@ def status(result: Json) -> str:
         ("learned", _count(prefixes.get("remote", 0), "prefix", "prefixes")),
         ("kernel", f"{_cell(kernel.get('backend'))}, {error or in_sync}"),
     ]
+    if nat := kernel.get("nat"):
+        rows.append(("nat", nat))
     if (off := result.get("clock_off_s")) is not None:
         days, where = abs(off) / 86_400, "ahead of" if off > 0 else "behind"
         rows.append(("clock", f"{days:.0f} days {where} the members: set it"))

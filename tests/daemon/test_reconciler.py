@@ -194,6 +194,26 @@ async def test_what_somebody_deletes_is_repaired_and_told() -> None:
         assert made.events("kernel-repaired")[-1]["added"] == ["10.2.0.0/24"]
 
 
+async def test_a_repair_that_nobody_is_known_for_names_who_does_such_things() -> None:
+    class Hinting(Kernel):
+        def hints(self) -> list[str]:
+            return ["networkd removes routes"]
+
+        def _tell(self, what: str, about: object = "ours") -> None:
+            """Some kernels take routes away without a word."""
+
+    kernel = Hinting()
+    async with bench(kernel=kernel) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+        kernel.delete_route(net("10.2.0.0/24"))
+        await quiet(made)
+        (event,) = made.events("kernel-repaired")
+        assert event["by"] is None
+        assert event["hints"] == ["networkd removes routes"]
+        assert made.reconciler.status.repairs.by == {"nobody known": 1}
+
+
 async def test_a_kernel_that_does_not_answer_is_told_once_and_asked_more_and_more_slowly() -> None:
     kernel, output = Kernel(), io.StringIO()
     reconciler = Reconciler(
@@ -392,6 +412,13 @@ async def test_a_retry_waits_longer_each_time_and_keeps_no_repair_waiting(
         bad = NextHops.via(ipaddress.ip_address("203.0.113.1"), "net0")
         state = wanted("10.2.0.0/24", "10.3.0.0/24")
         made.want(attrs.evolve(state, routes={**state.routes, net("10.3.0.0/24"): bad}))
+        # Looks for another reason do not make it wait longer.
+        for _ in range(20):
+            made.reconciler.wake()
+            await trio.sleep(0.01)
+        rounds = len(made.kernel.plans)
+        await trio.sleep(0.35)
+        assert len(made.kernel.plans) - rounds >= 2
         await trio.sleep(120)
         rounds = len(made.kernel.plans)
         await trio.sleep(60)

@@ -6,7 +6,9 @@ everything that leaks is seen. One mesh for the module; each test heals what it 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
 
 import attrs
@@ -59,19 +61,24 @@ class World:
 def world(shared_lab: NewLab, shared_mesh: NewMesh) -> World:
     lab = shared_lab(6, second_uplink=True)
     mesh = shared_mesh(lab)
-    for zone in lab.zones:
-        here = ["--advertise", str(zone.uplink4.ip), "--advertise", str(zone.uplink6.ip)]
+
+    def here(zone: Zone) -> list[str]:
+        return ["--advertise", str(zone.uplink4.ip), "--advertise", str(zone.uplink6.ip)]
+
+    def join(zone: Zone) -> None:
         own: list[Network] = [zone.prefix4, zone.prefix6]
-        if zone.number == 1:
-            mesh.found(1, options=here)
-        elif zone.number not in (2, 3):
-            mesh.join(zone.number, options=here)
-        else:
-            zone.router.configure([f"addr add {SHARED[1]}/24 dev lan0"])
-            zone.private.configure([f"addr add {HOST}/24 dev net0"])
-            allow = [word for net in (*own, SHARED) for word in ("--allow", str(net))]
-            token = mesh.invite(zone.number, *allow)
-            mesh.join(zone.number, announce=[*own, SHARED], token=token, options=here)
+        if zone.number not in (2, 3):
+            mesh.join(zone.number, options=here(zone))
+            return
+        zone.router.configure([f"addr add {SHARED[1]}/24 dev lan0"])
+        zone.private.configure([f"addr add {HOST}/24 dev net0"])
+        allow = [word for net in (*own, SHARED) for word in ("--allow", str(net))]
+        token = mesh.invite(zone.number, *allow)
+        mesh.join(zone.number, announce=[*own, SHARED], token=token, options=here(zone))
+
+    mesh.found(1, options=here(lab.zone(1)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(join, lab.zones[1:]))
     mesh.converge()
     second, third = lab.zone(2), lab.zone(3)
     routes = {route.prefix: route.gateway for route in holdings(lab.router(1)).routes}
