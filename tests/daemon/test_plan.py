@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_interface, ip_network
 
-import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,7 +32,7 @@ from meshd.kernel.plan import (
     flow,
 )
 from meshd.kernel.shape import SHAPES
-from meshd.kernel.state import Interface, KernelState, NextHop, NextHops, Reading, Stray
+from meshd.kernel.state import Interface, KernelState, NextHops, Reading, Stray
 from meshd.kernel.tunnel import TunnelStep
 from protocol.address import Prefix
 
@@ -97,30 +96,6 @@ def test_adding_and_removing_share_one_table_transaction() -> None:
 def test_another_next_hop_is_one_change_of_the_route() -> None:
     moved = KernelState({TWO: C}, JOINED.guards, JOINED.local, JOINED.mesh)
     assert list(diff(moved, JOINED)) == [ReplaceRoute(TWO, C, 142)]
-
-
-def test_next_hops_have_no_order_and_none_is_there_twice() -> None:
-    first, second = B.hops[0], C.hops[0]
-    assert NextHops((second, first, second)) == NextHops((first, second))
-    assert NextHops((first, second)) != NextHops((first, attrs.evolve(second, onlink=True)))
-
-
-def test_a_plan_names_all_next_hops_as_ip_does() -> None:
-    far = NextHop(ip_address("2001:db8::9"), "vx0", onlink=True)
-    both = NextHops((far, B.hops[0]), B.source)
-    assert str(AddRoute(TWO, both, 142)) == (
-        "ip route add 10.2.0.0/24 proto 142 metric 142 src 192.0.2.1"
-        " nexthop via 192.0.2.2 dev net0 nexthop via inet6 2001:db8::9 dev vx0 onlink"
-    )
-    six = NextHops((far, NextHop(ip_address("2001:db8::2"), "net0")))
-    assert str(ReplaceRoute(ip_network("fd02::/64"), six, 142)) == (
-        "ip -6 route change fd02::/64 proto 142 metric 142"
-        " nexthop via 2001:db8::2 dev net0 weight 142"
-        " nexthop via 2001:db8::9 dev vx0 onlink weight 142"
-    )
-    assert str(RemoveRoute(TWO, NextHops((far,)), 142)) == (
-        "ip route del 10.2.0.0/24 via inet6 2001:db8::9 dev vx0 onlink proto 142 metric 142"
-    )
 
 
 def test_a_route_gets_its_guard_without_asking() -> None:
