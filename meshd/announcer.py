@@ -197,6 +197,7 @@ class Announcer:
             prefixes=() if self._silent else tuple(selection.prefixes),
             endpoints=endpoints,
             preference=config.preference,
+            tunnel=0 if self._silent else config.vxlan_port,
         )
         before, self.selection = self.selection, selection
         if not self._silent:

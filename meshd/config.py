@@ -24,7 +24,7 @@ from meshd.files import failure
 from meshd.local.check import Check
 from meshd.policy.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
 from meshd.values import Announced, Seed
-from protocol.address import Endpoint, Prefix
+from protocol.address import MAX_PORT, Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Mesh, check_public_key
 from protocol.objects import check_name
@@ -40,6 +40,8 @@ MAX_METRIC: Final = 2**32 - 3
 NAT: Final = ("auto", "exempt", "masquerade", "set", "off")
 NETWORK: Final = ("lan", "wan")
 KERNEL: Final = ("auto", "linux", "memory")
+TUNNEL: Final = ("off", "vxlan")
+WHEN: Final = ("cross-subnet", "always")
 
 _Reader = Callable[[object, dict[str, Any]], object]
 """What TOML gives and what was read before it, to what ``Config`` holds."""
@@ -67,12 +69,22 @@ class Config:
     """How the table in the kernel is shaped (``kernel.shape``). auto: exempt on Linux."""
     kernel: str = "auto"
     """auto: this system's; memory: no kernel is touched."""
+    tunnel: str = "off"
+    """off; vxlan: members that are not on a link of ours are reached through one device."""
+    when: str = "cross-subnet"
+    """cross-subnet: only those; always: all members. Without a tunnel it means nothing."""
+    tunnel_port: int = values.TUNNEL_PORT
     network: str = "lan"
     """lan, wan: whose timers the protocol keeps, ``Tuning.lan`` or ``Tuning.wan``."""
     imports: Filters = OPEN
     """The table ``[import]``."""
     health: Mapping[Announced, Check] = attrs.field(factory=dict)
     """The tables ``[health."..."]``, by what they gate."""
+
+    @property
+    def vxlan_port(self) -> int:
+        """Where our tunnel listens; 0: there is none."""
+        return self.tunnel_port if self.tunnel != "off" else 0
 
     def with_additions(
         self, seeds: Iterable[Seed], announce: Iterable[Announced], advertise: Iterable[Endpoint]
@@ -115,7 +127,12 @@ def parse(text: str, where: str) -> Config:
         found["imports"] = _filters(table["import"], where)
     if "health" in table:
         found["health"] = _checks(table["health"], where)
-    return Config(**found)
+    config = Config(**found)
+    if config.tunnel != "off" and config.tunnel_port == config.port:
+        raise UsageError(
+            f"{where}: tunnel_port = {config.port}: meshd itself listens there; give another"
+        )
+    return config
 
 
 def _read(
@@ -349,7 +366,7 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "next_authority_hash": _hex32,
     "seeds": _seeds,
     "announce": _announced,
-    "port": _number(1, 65535),
+    "port": _number(1, MAX_PORT),
     "advertise": _endpoints,
     "preference": _number(0, 255),
     "multipath": _flag,
@@ -357,6 +374,9 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "metric": _number(1, MAX_METRIC),
     "nat": _choice(NAT),
     "kernel": _choice(KERNEL),
+    "tunnel": _choice(TUNNEL),
+    "when": _choice(WHEN),
+    "tunnel_port": _number(1, MAX_PORT),
     "network": _choice(NETWORK),
     "import": None,
     "health": None,

@@ -23,7 +23,7 @@ from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
-from meshd.importer import Importer
+from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Reading
 from meshd.local.asking import keep_capabilities
@@ -88,7 +88,12 @@ def run(options: RunOptions) -> int:
     keep_capabilities()
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
     config = options.config
-    kernel = kernel_backend(backend_name(config), metric=config.metric, nat=config.nat)
+    kernel = kernel_backend(
+        backend_name(config),
+        metric=config.metric,
+        nat=config.nat,
+        tunnel_port=config.vxlan_port,
+    )
     if not options.additions.observe:
         kernel.check()
     sockets = Sockets(options.config.port)
@@ -163,6 +168,7 @@ class Daemon:
             self._node,
             self._config.imports,
             multipath=self._config.multipath,
+            tunnel=tunnel_terms(self._config, options.mesh, options.identity.public),
             local=lambda: self._announcer.routed,
         )
         self._reconciler = Reconciler(

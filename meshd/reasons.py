@@ -18,6 +18,7 @@ from meshd.kernel.plan import (
     DropTranslated,
     Plan,
     RemoveElement,
+    RemoveFilter,
     RemoveGuard,
     RemoveRoute,
     RemoveStray,
@@ -27,6 +28,15 @@ from meshd.kernel.plan import (
     Step,
 )
 from meshd.kernel.state import KernelState, Reading
+from meshd.kernel.tunnel import (
+    AddDevice,
+    AddForward,
+    AddNeighbour,
+    ChangeDevice,
+    RemoveDevice,
+    RemoveForward,
+    RemoveNeighbour,
+)
 from meshd.policy.decide import Decision, Route
 from protocol.address import Prefix
 
@@ -48,14 +58,18 @@ def _why(
         case AddRoute(prefix=prefix):
             return f"{_wanted(rows.get(prefix, ()))}; the kernel has no route of ours to it"
         case ReplaceRoute(prefix=prefix):
-            there = reading.state.routes[prefix].words(prefix.version)
-            return f"{_wanted(rows.get(prefix, ()))}; the kernel's leads {there}"
+            led = reading.state.routes[prefix].words(prefix.version)
+            return f"{_wanted(rows.get(prefix, ()))}; the kernel's leads {led}"
         case AddGuard(prefix=prefix):
             return f"{_wanted(rows.get(prefix, ()))}; the kernel has no guard under it"
         case RemoveRoute(prefix=prefix) | RemoveGuard(prefix=prefix):
             return _unwanted(rows.get(prefix, ()))
         case AddElement(name="local") | RemoveElement(name="local"):
             return "announced here" if isinstance(step, AddElement) else "not announced here"
+        case AddElement(name="tunnel"):
+            return "a member's address, from which the tunnel takes what comes"
+        case RemoveElement(name="tunnel"):
+            return "no member's address any more"
         case AddElement(prefix=prefix):
             return f"{_wanted(rows.get(prefix, ()))}; it is not in the set"
         case RemoveElement(prefix=prefix):
@@ -66,6 +80,24 @@ def _why(
         case RemoveTable():
             off = 'nat = "off"' if not reading.shape.sets else "nothing is announced, here or there"
             return f"{off}, and the table is there"
+        case RemoveFilter() | RemoveDevice(why=""):
+            return "no tunnel is wanted"
+        case RemoveDevice(why=why):
+            return f"{why}: it must be made anew"
+        case AddDevice():
+            return "there is none of ours, for members that are on no link of ours"
+        case ChangeDevice():
+            return f"it {' and '.join(step.found())}"
+        case AddNeighbour(address=address):
+            there = reading.state.tunnel
+            known = there is not None and address in there.neighbours
+            return (
+                f"a route leads there; the kernel has {'another' if known else 'no'} entry for it"
+            )
+        case AddForward():
+            return "a route leads there; the kernel sends its frames elsewhere, or nowhere"
+        case RemoveNeighbour() | RemoveForward():
+            return "no route leads there through the tunnel"
         case AddUplink():
             return "it carries a default route"
         case RemoveUplink():

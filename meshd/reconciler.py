@@ -24,6 +24,7 @@ from meshd.interest import Interest
 from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff, table_text
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import KernelState, Reading
+from meshd.kernel.tunnel import adopted
 from meshd.log import EventLog
 from meshd.policy.decide import NOTHING, Decision
 from meshd.policy.prefixes import outermost
@@ -98,6 +99,8 @@ class Reconciler:
         self._rested = -math.inf
         """When notices of the kernel count again, in trio's seconds."""
         self._heard: list[Change] = []
+        self._told: set[str] = set()
+        """What failed in the round before: it is not said again."""
         self._interest: Interest | None = None
         self._recheck = True
         self._last: KernelState | None = None
@@ -246,8 +249,10 @@ class Reconciler:
                 guards=guards,
                 # Not the sets alone: somebody may have flushed them meanwhile.
                 mesh=outermost(desired.mesh | actual.mesh | guards),
+                tunnel=adopted(desired.tunnel, actual.tunnel),
+                admitted=desired.admitted | actual.admitted,
             )
-        if not shape.sets:
+        if not shape.excludes:
             return attrs.evolve(desired, local=frozenset(), mesh=frozenset())
         if shape.masquerades:
             return attrs.evolve(desired, uplinks=uplinks(reading.host, actual.uplinks))
@@ -285,8 +290,9 @@ class Reconciler:
     ) -> None:
         for failure in failures:
             known = failure.prefix is not None and failure.prefix in self.status.failed
-            if not known:
+            if not known and str(failure) not in self._told:
                 self._log.emit("kernel-error", step=str(failure.step), reason=failure.reason)
+        self._told = {str(failure) for failure in failures}
         self.status.failed = {f.prefix: f.reason for f in failures if f.prefix is not None}
         self.status.in_sync = not failures
         self.status.error = str(failures[0]) if failures else None

@@ -28,6 +28,16 @@ from meshd.kernel.plan import (
 )
 from meshd.kernel.port import Change
 from meshd.kernel.state import Reading
+from meshd.kernel.tunnel import (
+    DEVICE,
+    AddDevice,
+    AddForward,
+    AddNeighbour,
+    ChangeDevice,
+    RemoveDevice,
+    RemoveForward,
+    RemoveNeighbour,
+)
 
 SHOWN: Final = 5
 """Things named in one log line; the rest are counted."""
@@ -64,6 +74,18 @@ def summary(steps: Iterable[Step]) -> dict[str, list[str]]:
                 note("guarded", step.prefix)
             case RemoveGuard():
                 note("unguarded", step.prefix)
+            case AddDevice():
+                note("tunnel", "made")
+            case ChangeDevice():
+                note("tunnel", "changed")
+            case RemoveDevice():
+                note("tunnel", step.why or "removed")
+            case AddNeighbour() | RemoveNeighbour():
+                word = "added" if isinstance(step, AddNeighbour) else "removed"
+                note(f"neighbours_{word}", step.address)
+            case AddForward() | RemoveForward():
+                word = "added" if isinstance(step, AddForward) else "removed"
+                note(f"forwards_{word}", step.forward.address)
             case AddUplink():
                 note("uplinks_added", step.device)
             case RemoveUplink():
@@ -115,6 +137,20 @@ def _found(step: Step, reading: Reading) -> Iterable[str]:
             yield f"{prefix} was gone from set {name}{prefix.version}"
         case RemoveElement(name=name, prefix=prefix):
             yield f"{prefix} was in set {name}{prefix.version}"
+        case AddDevice() if reading.state.tunnel is None:
+            yield f"device {DEVICE} was gone"
+        case RemoveDevice(why=why):
+            yield f"device {DEVICE}: {why}" if why else f"device {DEVICE} was there"
+        case ChangeDevice():
+            yield from (f"device {DEVICE} {what}" for what in step.found())
+        case AddNeighbour(address=address):
+            yield f"the neighbour entry of {address} was gone or another"
+        case RemoveNeighbour(address=address):
+            yield f"a neighbour entry of {address} was there"
+        case AddForward(forward=forward):
+            yield f"the forwarding entry to {forward.address} was gone or another"
+        case RemoveForward(forward=forward):
+            yield f"a forwarding entry to {forward.address} was there"
         case AddUplink(device=device):
             yield f"{device} was gone from set uplinks"
         case RemoveUplink(device=device):

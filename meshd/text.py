@@ -193,8 +193,8 @@ def routes(result: Sequence[Json]) -> str:
     """``meshd routes``: one line for each prefix and origin, with the reason."""
     if not result:
         return "no routes yet"
-    heads = ("PREFIX", "NODE", "NEXT HOP", "STATE", "REASON")
-    keys = ("prefix", "node", "next_hop", "state")
+    heads = ("PREFIX", "NODE", "NEXT HOP", "DEVICE", "STATE", "REASON")
+    keys = ("prefix", "node", "next_hop", "device", "state")
     rows = ((*(route.get(key) for key in keys), route.get("reason") or "") for route in result)
     return table(heads, rows)
 

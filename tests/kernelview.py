@@ -191,13 +191,17 @@ def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
 
 
 def foreign(router: Namespace) -> str:
-    """Routes, rules and nftables that are not meshd's, as text; counters stand at nought."""
+    """Routes, rules and nftables that are not meshd's, as text; counters stand at nought.
+
+    What the kernel itself adds to each device, such as IPv6's multicast route, goes with ours.
+    """
     lines = []
     for family in ("-4", "-6"):
         lines += [
             json.dumps(route)
             for route in router.ip("-d", family, "route", "show", "table", "all")
             if route.get("protocol") != PROTOCOL
+            and (route.get("protocol"), route.get("dev")) != ("kernel", "meshd0")
         ]
         lines += map(json.dumps, router.ip(family, "rule", "show"))
     for entry in _ruleset(router):

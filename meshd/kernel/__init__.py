@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from meshd.kernel.port import Backend
 
 
-def backend(name: str, *, metric: int, nat: str) -> Backend:
-    """The backend called ``name`` (an option value that the config has checked, as ``nat`` is).
+def backend(name: str, *, metric: int, nat: str, tunnel_port: int = 0) -> Backend:
+    """The backend called ``name`` (an option value that the config has checked, as ``nat`` is);
+    ``tunnel_port`` is 0 where there is to be no tunnel.
 
     Only what is asked for is loaded: another system's backend may not even import here.
     """
@@ -17,7 +18,7 @@ def backend(name: str, *, metric: int, nat: str) -> Backend:
     if name == "linux":
         from meshd.kernel.linux import Linux  # noqa: PLC0415
 
-        return Linux(metric, nat)
+        return Linux(metric, nat, tunnel_port)
     from meshd.kernel.memory import Memory  # noqa: PLC0415
 
-    return Memory(metric=metric, nat=nat)
+    return Memory(metric=metric, nat=nat, tunnel_port=tunnel_port)

@@ -18,7 +18,8 @@ from meshd.kernel.netlink import attribute, attributes, each_attribute, nested
 FAMILY: Final = {4: 2, 6: 10}
 """NFPROTO_IPV4 and NFPROTO_IPV6."""
 
-_OIFNAME, _NFPROTO = 7, 15  # NFT_META_*
+_OIFNAME, _NFPROTO, _L4PROTO = 7, 15, 16  # NFT_META_*
+_UDP: Final = 17  # IPPROTO_UDP
 
 
 def u32(number: int) -> bytes:
@@ -95,6 +96,28 @@ def lies_in(prefix: IPv6Network) -> tuple[Expression, ...]:
     nothing = attribute(1, bytes(16))
     bitwise = {1: _REGISTER, 2: _REGISTER, 3: u32(16), 4: mask, 5: nothing}
     return Expression("bitwise", bitwise), _equals(prefix.network_address.packed)
+
+
+def is_not_in(name: str) -> Expression:
+    """Goes on unless the register is in the set ``name``."""
+    return Expression("lookup", {1: name.encode() + b"\0", 2: _REGISTER, 5: u32(1)})
+
+
+def udp_to(port: int) -> tuple[Expression, ...]:
+    """Goes on if the packet is UDP to that port."""
+    return (
+        Expression("meta", {1: _REGISTER, 2: u32(_L4PROTO)}),
+        _equals(bytes([_UDP])),
+        # Base 2: the transport header.
+        Expression("payload", {1: _REGISTER, 2: u32(2), 3: u32(2), 4: u32(2)}),
+        _equals(port.to_bytes(2, "big")),
+    )
+
+
+def drop() -> Expression:
+    """The packet ends here."""
+    verdict = attribute(2, attribute(1, u32(0)))  # NFTA_DATA_VERDICT, NFTA_VERDICT_CODE, NF_DROP
+    return Expression("immediate", {1: u32(0), 2: verdict})
 
 
 def counter() -> Expression:

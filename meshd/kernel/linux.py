@@ -12,10 +12,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
+import attrs
 import trio
 
 from meshd.errors import UsageError
-from meshd.kernel import conntrack, nftables, rtnetlink, suspects, watching
+from meshd.kernel import conntrack, nftables, rtnetlink, suspects, vxlan, watching
 from meshd.kernel.executor import carry_out
 from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Refusal
 from meshd.kernel.plan import (
@@ -33,19 +34,25 @@ from meshd.kernel.plan import (
     diff,
 )
 from meshd.kernel.port import Change, Concerns
-from meshd.kernel.shape import SHAPES
+from meshd.kernel.shape import SHAPES, shape_of
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
+from meshd.kernel.tunnel import TunnelStep, after
 from protocol.address import Prefix
 
 
 class Linux:
-    """A ``port.Backend``. ``metric`` is that of our routes, ``nat`` a mode (``shape.SHAPES``)."""
+    """A ``port.Backend``. ``metric`` is that of our routes, ``nat`` a mode (``shape.SHAPES``);
+    ``tunnel_port`` is where our tunnel listens, 0 without one."""
 
     name = "linux"
 
-    def __init__(self, metric: int = ROUTE_METRIC, nat: str = "exempt") -> None:
+    def __init__(
+        self, metric: int = ROUTE_METRIC, nat: str = "exempt", tunnel_port: int = 0
+    ) -> None:
         self._metric = metric
-        self._shape = SHAPES[nat]
+        self._shape = shape_of(nat, tunnel_port)
+        self._tunnelled = bool(tunnel_port)
+        self._tunnel = vxlan.Entries()
         self._shared: frozenset[Prefix] = frozenset()
         self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
@@ -95,6 +102,7 @@ class Linux:
                 table, shape = nftables.Table(), SHAPES["off"]
                 unread = "nftables cannot be read without CAP_NET_ADMIN: it is left out here"
             self._shared = frozenset(found.shared)
+            self._tunnel.hold(vxlan.read(self._route))
         return Reading(
             state=KernelState(
                 found.routes,
@@ -102,10 +110,13 @@ class Linux:
                 table.holds("local"),
                 table.holds("mesh"),
                 frozenset(table.uplinks),
+                self._tunnel.held.tunnel,
+                table.holds("tunnel"),
             ),
             host=Host(tuple(interfaces.values()), tuple(found.foreign)),
             problems=tuple(table.problems),
             table=table.present,
+            filtered=table.filtered,
             strays=tuple(found.strays),
             metric=self._metric,
             others=table.others,
@@ -154,6 +165,18 @@ class Linux:
         except OSError as error:
             return dict.fromkeys(steps, str(error))
 
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        held = self._tunnel.held
+        # Known beforehand, so that what we hear of our own writing is no news.
+        expected = attrs.evolve(held, tunnel=after(held.tunnel, steps))
+        self._tunnel.hold(expected)
+        try:
+            index, refused = vxlan.write(self._route, held.index, steps)
+        except OSError as error:
+            return dict.fromkeys(steps, str(error))
+        self._tunnel.hold(attrs.evolve(expected, index=index))
+        return refused
+
     def drop_flows(self, step: FlowStep) -> str | None:
         try:
             conntrack.drop(self._filter, step)
@@ -164,7 +187,8 @@ class Linux:
     def changes(
         self, concerns: Concerns
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
-        return watching.changes(frozenset({self._route.portid, self._filter.portid}), concerns)
+        ports = frozenset({self._route.portid, self._filter.portid})
+        return watching.changes(ports, concerns, self._tunnel if self._tunnelled else None)
 
     def hints(self) -> list[str]:
         return suspects.services()

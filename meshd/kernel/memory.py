@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
 
+import attrs
 import trio
 
 from meshd.kernel.executor import carry_out
@@ -24,6 +25,7 @@ from meshd.kernel.plan import (
     FlowStep,
     Plan,
     RemoveElement,
+    RemoveFilter,
     RemoveGuard,
     RemoveRoute,
     RemoveStray,
@@ -35,7 +37,7 @@ from meshd.kernel.plan import (
     diff,
 )
 from meshd.kernel.port import Change, Concerns
-from meshd.kernel.shape import SHAPES, SetName
+from meshd.kernel.shape import FILTER, SetName, shape_of
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
@@ -47,6 +49,15 @@ from meshd.kernel.state import (
     Reading,
     Stray,
 )
+from meshd.kernel.tunnel import (
+    DEVICE,
+    AddDevice,
+    AddForward,
+    Tunnel,
+    TunnelStep,
+    after,
+    in_the_way,
+)
 from protocol.address import Prefix
 
 _PENDING: Final = 64
@@ -54,7 +65,7 @@ _PENDING: Final = 64
 _Key = tuple[Prefix, int]
 """What a kernel knows a route by: prefix and metric."""
 _Sets = Mapping[SetName, frozenset[Prefix]]
-_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset()}
+_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset(), "tunnel": frozenset()}
 
 
 def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
@@ -81,11 +92,13 @@ class Memory:
         foreign: Iterable[ForeignRoute] = (),
         metric: int = ROUTE_METRIC,
         nat: str = "exempt",
+        tunnel_port: int = 0,
     ) -> None:
         self.flows: list[Flow] = []
         self.dropped: list[Flow] = []
         self._metric = metric
-        self._shape = SHAPES[nat]
+        self._shape = shape_of(nat, tunnel_port)
+        self._tunnel: Tunnel | None = None
         self._uplinks: frozenset[str] = frozenset()
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._foreign = list(foreign)
@@ -115,7 +128,13 @@ class Memory:
         sets = self._sets or _EMPTY
         return Reading(
             state=KernelState(
-                routes, frozenset(guards), sets["local"], sets["mesh"], self._uplinks
+                routes,
+                frozenset(guards),
+                sets["local"],
+                sets["mesh"],
+                self._uplinks,
+                self._tunnel,
+                sets["tunnel"],
             ),
             host=Host(
                 tuple(self._interfaces.values()),
@@ -123,6 +142,7 @@ class Memory:
             ),
             problems=self._damage,
             table=self._sets is not None,
+            filtered=self._sets is not None and any(c.name == FILTER for c in self._shape.chains),
             strays=tuple(strays),
             metric=self._metric,
             shape=self._shape,
@@ -181,6 +201,38 @@ class Memory:
         self._sets = after
         return refused
 
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        refused: dict[TunnelStep, str] = {}
+        for step in steps:
+            try:
+                self._write_tunnel(step)
+            except _Refused as refusal:
+                refused[step] = str(refusal)
+        return refused
+
+    def _write_tunnel(self, step: TunnelStep) -> None:
+        if isinstance(step, AddDevice):
+            if DEVICE in self._interfaces:
+                raise _Refused(in_the_way(""))
+        elif self._tunnel is None:
+            raise _Refused(f"there is no device {DEVICE} of ours")
+        elif isinstance(step, AddForward) and (
+            step.forward.address.version != self._tunnel.device.local.version
+        ):
+            raise _Refused("Address family not supported by protocol")
+        self._put(after(self._tunnel, [step]))
+
+    def _put(self, tunnel: Tunnel | None) -> None:
+        """The device is as ``tunnel`` says, and among the interfaces."""
+        self._tunnel = tunnel
+        if tunnel is None:
+            self._drop(self._interfaces.pop(DEVICE))
+            return
+        device = tunnel.device
+        self._interfaces[DEVICE] = Interface(DEVICE, 1000, device.up, mtu=device.mtu)
+        if not device.up:
+            self._drop(self._interfaces[DEVICE])
+
     def drop_flows(self, step: FlowStep) -> str | None:
         takes = step.takes()
         self.dropped += [entry for entry in self.flows if takes(entry)]
@@ -233,6 +285,7 @@ class Memory:
                 and hop.address in route.prefix
                 for route in (*connected([interface]), *self._foreign)
             )
+            near |= hop.address.version == 6 and hop.address.is_link_local
             if not interface.up or not near:
                 raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
@@ -261,14 +314,25 @@ class Memory:
         lead nowhere else; where they do, its next hops stay, dead."""
         self._interfaces[interface.name] = interface
         if not interface.up:
-            up = {each.name for each in self._interfaces.values() if each.up}
-            self._routes = {
-                key: hops
-                for key, hops in self._routes.items()
-                if hops is None or any(hop.device in up for hop in hops.hops)
-            }
+            self._drop(interface)
         state = "up" if interface.up else "down"
         self._tell(f"link {interface.name} {state}", "host")
+
+    def set_tunnel(self, tunnel: Tunnel | None) -> None:
+        """Somebody deletes our device, changes it, or takes entries away. Down or deleted, its
+        routes go; down, its neighbours do."""
+        if tunnel is not None and not tunnel.device.up:
+            tunnel = attrs.evolve(tunnel, neighbours={})
+        self._put(tunnel)
+        self._tell(f"{DEVICE} {'deleted' if tunnel is None else 'changed'}")
+
+    def _drop(self, gone: Interface) -> None:
+        up = {each.name for each in self._interfaces.values() if each.up} - {gone.name}
+        self._routes = {
+            key: hops
+            for key, hops in self._routes.items()
+            if hops is None or any(hop.device in up for hop in hops.hops)
+        }
 
     def add_foreign(self, route: ForeignRoute) -> None:
         self._foreign.append(route)
@@ -291,13 +355,14 @@ class Memory:
 
 
 def _write_table(
-    sets: _Sets | None, step: BuildTable | RemoveTable | AddElement | RemoveElement
+    sets: _Sets | None,
+    step: BuildTable | RemoveTable | RemoveFilter | AddElement | RemoveElement,
 ) -> _Sets | None:
     if isinstance(step, BuildTable):
         built = _EMPTY
-        both: tuple[tuple[SetName, frozenset[Prefix]], ...]
-        both = (("local", step.local), ("mesh", step.mesh))
-        for name, prefixes in both:
+        all_three: tuple[tuple[SetName, frozenset[Prefix]], ...]
+        all_three = (("local", step.local), ("mesh", step.mesh), ("tunnel", step.admitted))
+        for name, prefixes in all_three:
             for prefix in prefixes:
                 built = _write_element(built, AddElement(name, prefix))
         return built
@@ -305,6 +370,8 @@ def _write_table(
         raise _Refused("No such file or directory")
     if isinstance(step, RemoveTable):
         return None
+    if isinstance(step, RemoveFilter):
+        return {**sets, "tunnel": frozenset()}
     return _write_element(sets, step)
 
 

@@ -40,11 +40,21 @@ from meshd.kernel.plan import (
     AddUplink,
     BuildTable,
     RemoveElement,
+    RemoveFilter,
     RemoveTable,
     RemoveUplink,
     TableStep,
 )
-from meshd.kernel.shape import OWN_CHAINS, OWN_SETS, UPLINKS, Chain, NamedSet, SetName, Shape
+from meshd.kernel.shape import (
+    FILTER,
+    OWN_CHAINS,
+    OWN_SETS,
+    UPLINKS,
+    Chain,
+    NamedSet,
+    SetName,
+    Shape,
+)
 from meshd.kernel.state import interned
 from protocol.address import Prefix
 
@@ -85,6 +95,8 @@ class Table:
     prefixes: dict[str, set[Prefix]] = attrs.field(factory=dict)
     """Name of a set to what it holds, such as ``local4``."""
     uplinks: set[str] = attrs.field(factory=set)
+    filtered: bool = False
+    """The chain before the tunnel is there."""
     others: bool = False
     """Something is in it that is not ours, and that the shape lets be there."""
 
@@ -115,7 +127,9 @@ def read(channel: Channel, shape: Shape) -> Table:
         there, right = _read_set(channel, table, each)
         ours, usable = ours + there, usable and right
     for chain in shape.chains:
-        ours += _check_chain(channel, table, chain)
+        there = _check_chain(channel, table, chain)
+        ours += there
+        table.filtered |= there and chain.name == FILTER
     # How many sets, chains and other objects the table has.
     foreign = int.from_bytes(about.get(3, b""), "big") - ours
     if shape.shared:
@@ -326,6 +340,10 @@ def _requests(step: TableStep, doomed: Sequence[Message]) -> Iterator[Message]:
             yield _elements(_DEL_ELEMENTS, 0, UPLINKS, [_element(_device(device))])
         case RemoveTable():
             yield _message(_DEL_TABLE, 0, _TABLE)
+        case RemoveFilter():
+            yield _message(_DEL_CHAIN, 0, _TABLE, attribute(3, _named(FILTER)))
+            for version in (4, 6):
+                yield _message(_DEL_SET, 0, _TABLE, attribute(2, _named(f"tunnel{version}")))
         case BuildTable(shape=shape, keep=keep):
             yield from doomed
             flags = CREATE if keep else CREATE | EXCL

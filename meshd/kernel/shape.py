@@ -1,4 +1,4 @@
-"""What ``table inet meshd`` consists of in each mode of the option ``nat``: a value.
+"""What ``table inet meshd`` consists of, by the options ``nat`` and ``tunnel``: a value.
 
 Writing the table, checking it and printing it all follow from its ``Shape``; what its sets hold is
 the ``KernelState``'s.
@@ -7,6 +7,7 @@ the ``KernelState``'s.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from ipaddress import IPv6Network
 from typing import Final, Literal
 
@@ -15,17 +16,20 @@ import attrs
 from meshd.kernel.expressions import (
     Expression,
     counter,
+    drop,
     family,
     is_in,
+    is_not_in,
     keep_source,
     lies_in,
     load_destination,
     load_out_interface,
     load_source,
     masquerade,
+    udp_to,
 )
 
-SetName = Literal["local", "mesh"]
+SetName = Literal["local", "mesh", "tunnel"]
 """What prefix sets are called, one a family: with 4 or 6 behind it."""
 
 UPLINKS: Final = "uplinks"
@@ -79,6 +83,11 @@ class Shape:
     chains: tuple[Chain, ...] = ()
     shared: bool = False
     """Whether others may put chains of their own beside our sets."""
+
+    @property
+    def excludes(self) -> bool:
+        """Whether it says what is not to be translated."""
+        return any(each.name == "local4" for each in self.sets)
 
     @property
     def masquerades(self) -> bool:
@@ -158,6 +167,27 @@ TRANSLATE: Final = Chain(
     "translate", "nat", "postrouting", 100, "srcnat", (_translate(4), _translate(6))
 )
 
+FILTER: Final = "tunnel"
+"""The chain before the tunnel's UDP port."""
+
+
+def _stranger(version: int, port: int) -> Rule:
+    ip = "ip" if version == 4 else "ip6"
+    return Rule(
+        f"udp dport {port} {ip} saddr != @tunnel{version} counter drop",
+        (
+            *udp_to(port),
+            *family(version),
+            load_source(version),
+            is_not_in(f"tunnel{version}"),
+            counter(),
+            drop(),
+        ),
+    )
+
+
+_MEMBERS: Final = (NamedSet("tunnel4", "ipv4_addr"), NamedSet("tunnel6", "ipv6_addr"))
+
 SHAPES: Final[Mapping[str, Shape]] = {
     "exempt": Shape(_PREFIXES, (EXEMPT,)),
     "masquerade": Shape((*_PREFIXES, NamedSet(UPLINKS, "ifname")), (EXEMPT, TRANSLATE)),
@@ -166,6 +196,22 @@ SHAPES: Final[Mapping[str, Shape]] = {
 }
 """The option ``nat`` to its shape. "auto" is "exempt" on Linux."""
 
-OWN_CHAINS: Final = tuple(dict.fromkeys(c.name for s in SHAPES.values() for c in s.chains))
-OWN_SETS: Final = tuple(dict.fromkeys(each.name for s in SHAPES.values() for each in s.sets))
+
+@cache
+def shape_of(nat: str, tunnel_port: int = 0) -> Shape:
+    """The table's shape with that mode of ``nat``, and a tunnel at that UDP port unless it is 0."""
+    plain = SHAPES[nat]
+    if not tunnel_port:
+        return plain
+    # Before the firewall's own input chains, so that what they accept has passed here; no rule
+    # of ours accepts anything, so they judge it as well.
+    rules = (_stranger(4, tunnel_port), _stranger(6, tunnel_port))
+    guard = Chain(FILTER, "filter", "input", -1, "filter - 1", rules)
+    return Shape((*plain.sets, *_MEMBERS), (*plain.chains, guard), plain.shared)
+
+
+OWN_CHAINS: Final = (*dict.fromkeys(c.name for s in SHAPES.values() for c in s.chains), FILTER)
+OWN_SETS: Final = tuple(
+    dict.fromkeys(each.name for s in (*SHAPES.values(), Shape(_MEMBERS)) for each in s.sets)
+)
 """Names that are meshd's in any mode: what the present mode does not have is a leftover."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from meshd.kernel import nftables, rtnetlink
+from meshd.kernel import nftables, rtnetlink, vxlan
 from meshd.kernel.netlink import NETFILTER, ROUTE, Part, enlarge, parts
 from meshd.kernel.port import Change, Concerns
 from meshd.kernel.suspects import Suspects
@@ -35,11 +35,11 @@ _Reader = Callable[[Part, int], Iterable[Change]]
 
 @asynccontextmanager
 async def changes(
-    own: Container[int], concerns: Concerns
+    own: Container[int], concerns: Concerns, tunnel: vxlan.Entries | None = None
 ) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
     """``port.Backend.changes`` for the network namespace of the calling thread.
 
-    ``own`` are the netlink ports of our own requests.
+    ``own`` are the netlink ports of our own requests; ``tunnel``: what is known of ours.
     """
     send, receive = trio.open_memory_channel[Change](_PENDING)
     with contextlib.ExitStack() as stack:
@@ -50,6 +50,10 @@ async def changes(
         with suppress(PermissionError):  # without CAP_NET_ADMIN, which only an observer is
             tables = stack.enter_context(_subscribe(NETFILTER, member=nftables.GROUP))
             heard.append((tables, _of_tables(own)))
+        if tunnel is not None:
+            entries = stack.enter_context(_subscribe(ROUTE, member=vxlan.GROUP))
+            stack.enter_context(tunnel.hear(entries))
+            heard.append((entries, _of_entries(own, tunnel)))
         async with trio.open_nursery() as nursery:
             for events, read in heard:
                 nursery.start_soon(_watch, events, read, send)
@@ -81,6 +85,17 @@ def _of_tables(own: Container[int]) -> _Reader:
         if port not in own:
             for what, by in notices.take(part):
                 yield Change(what, by, "ours")
+
+    return read
+
+
+def _of_entries(own: Container[int], tunnel: vxlan.Entries) -> _Reader:
+    suspects = Suspects(ROUTE)
+
+    def read(part: Part, port: int) -> Iterable[Change]:
+        what = tunnel.describe(part) if port not in own else None
+        if what is not None:
+            yield Change(what, suspects.of(port), "ours")
 
     return read
 

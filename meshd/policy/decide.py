@@ -25,6 +25,7 @@ from meshd.policy.limits import within_limits
 from meshd.policy.origin import Origin
 from meshd.policy.prefixes import Nets, covers, outermost
 from meshd.policy.refusal import Refusal, Rule
+from meshd.policy.tunnel import Terms, Tunnelling
 from protocol import identity
 from protocol.address import Address, Prefix
 
@@ -92,6 +93,7 @@ def decide(
     filters: Filters = OPEN,
     previous: Decision = NOTHING,
     multipath: bool = False,
+    tunnel: Terms | None = None,
     revoked: Container[bytes] = frozenset(),
     expelled: bool = False,
 ) -> Decision:
@@ -100,7 +102,8 @@ def decide(
     ``local`` is what this node announces itself; ``unix_now``, in seconds, ends grants unless
     ``Decision.clock_off`` says that it cannot be right; ``now``, in seconds of any clock that
     only goes forward, is for damping.  ``multipath``: all origins that are as
-    good as the best carry a prefix, not one of them.  ``revoked`` holds the keys that are, and
+    good as the best carry a prefix, not one of them.  ``tunnel``: how members are reached that
+    are on no link of ours; None, not at all.  ``revoked`` holds the keys that are, and
     ``expelled`` says that ours is: then nothing is imported.  The store has dropped these
     already, and this is the last door before the kernel.
     """
@@ -110,8 +113,9 @@ def decide(
     dated = unix_now if clock_off is None else None
     outright = {each.key: _unauthorised(each, dated, revoked, expelled) for each in present}
     # Who may not be where it says it is shall not keep others' prefixes out by it.
-    members = [(o.name, o.announcement.endpoints) for o in present if outright[o.key] is None]
-    ground = Ground(local, host, members)
+    members = [each for each in present if outright[each.key] is None]
+    ground = Ground(local, host, [(o.name, o.announcement.endpoints) for o in members])
+    tunnelling = Tunnelling(tunnel, host, ground.fib, members)
     judges = {each.key: _Judge(each, outright[each.key], ground, filters) for each in present}
     in_force, over = within_limits(
         present, previous.in_force, filters, lambda each, prefix: judges[each.key].welcomes(prefix)
@@ -142,7 +146,7 @@ def decide(
         against = Winner(winner.origin.key, winner.prefix)
         rows.append(_row(loser.prefix, loser.origin, None, "refused", why, winner=against))
     routes: dict[Prefix, NextHops] = {}
-    chooser = _Chooser(ground, unstable, now, multipath=multipath)
+    chooser = _Chooser(ground, tunnelling, unstable, now, multipath=multipath)
     for prefix, group in winners.items():
         hops, told = chooser.choose(prefix, group)
         rows += told
@@ -164,6 +168,8 @@ def decide(
         guards=frozenset((*winners, *guards)),
         local=outermost(local),
         mesh=outermost((*winners, *guards)),
+        tunnel=tunnelling.wanted(routes.values()),
+        admitted=tunnelling.admitted,
     )
     ordered = tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node)))
     return Decision(desired, ordered, clock_off, look_again, in_force, failed, damping)
@@ -297,10 +303,17 @@ class _Chooser:
     """Who carries a prefix, of those that may have it."""
 
     def __init__(
-        self, ground: Ground, unstable: Mapping[bytes, float], now: float, *, multipath: bool
+        self,
+        ground: Ground,
+        tunnelling: Tunnelling,
+        unstable: Mapping[bytes, float],
+        now: float,
+        *,
+        multipath: bool,
     ) -> None:
         """``unstable``: nodes that fail again and again, and for how long they count as such."""
-        self._ground, self._unstable, self._now = ground, unstable, now
+        self._ground, self._tunnelling = ground, tunnelling
+        self._unstable, self._now = unstable, now
         self._multipath = multipath
 
     def choose(
@@ -312,7 +325,8 @@ class _Chooser:
         hops: list[NextHop] = []
         for claim in sorted(claims, key=lambda each: (self._rank(each), each.origin.key)):
             origin = claim.origin
-            found = self._ground.next_hop(origin.announcement.endpoints, prefix)
+            near = self._ground.next_hop(origin.announcement.endpoints, prefix)
+            found = self._tunnelling.next_hop(origin, prefix, near)
             if isinstance(found, str):
                 rows.append(_row(prefix, origin, None, "refused", Refusal("next-hop", found)))
             elif not origin.seen:

@@ -92,6 +92,13 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ('nat = "maybe"', "choose one of auto, exempt, masquerade, set, off"),
         ("nat = []", "choose one of auto, exempt, masquerade, set, off"),
         ('network = "man"', "choose one of lan, wan"),
+        ('tunnel = "gre"', "choose one of off, vxlan"),
+        ('when = "never"', "choose one of cross-subnet, always"),
+        ("tunnel_port = 0", "tunnel_port = 0: give a whole number from 1 to 65535"),
+        (
+            'tunnel = "vxlan"\nport = 6180',
+            "tunnel_port = 6180: meshd itself listens there; give another",
+        ),
         ('announce = "10.1.0.0/24"', 'not a list of strings; write ["..."]'),
         ("announce = [1]", "not a list of strings"),
         ('announce = ["10.1.0.1/24"]', "10.1.0.1/24 has host bits set; the network is 10.1.0.0/24"),

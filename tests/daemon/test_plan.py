@@ -33,6 +33,7 @@ from meshd.kernel.plan import (
 )
 from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import Interface, KernelState, NextHops, Reading, Stray
+from meshd.kernel.tunnel import TunnelStep
 from protocol.address import Prefix
 
 
@@ -230,6 +231,9 @@ class Refusing:
         return {step: "no" for step in steps if self._refuses(step)}
 
     def write_table(self, steps: Iterable[TableStep]) -> dict[TableStep, str]:
+        return {step: "no" for step in steps if self._refuses(step)}
+
+    def write_tunnel(self, steps: Iterable[TunnelStep]) -> dict[TunnelStep, str]:
         return {step: "no" for step in steps if self._refuses(step)}
 
     def drop_flows(self, step: FlowStep) -> str | None:

@@ -53,6 +53,24 @@ def test_kinds_are_given_to_the_zones_in_turn(new_lab: NewLab) -> None:
     assert lab.router(2).nft("list", "tables") == []
 
 
+@pytest.mark.parametrize("second_uplink", [False, True])
+def test_the_halves_of_a_routed_lab_meet_in_a_plain_router_only(
+    new_lab: NewLab, second_uplink: bool
+) -> None:
+    lab = new_lab(3, routed=True, second_uplink=second_uplink)
+    first, second, third = lab.zones
+    assert first.segment is second.segment is not third.segment
+    with lab.capture(lab.internet, "icmp[0] == 8 or icmp6[0] == 128") as passed:
+        assert ping(first.router, second.uplink4.ip)
+        assert passed.packets == []
+        assert ping(first.router, third.uplink4.ip)
+        assert ping(third.router, first.uplink6.ip)
+    assert passed.packets == [
+        f"ICMP {first.uplink4.ip} > {third.uplink4.ip}",
+        f"ICMPv6 {third.uplink6.ip} > {first.uplink6.ip}",
+    ]
+
+
 def test_a_private_subnet_is_known_to_nobody_else(new_lab: NewLab) -> None:
     lab = new_lab(2, nat=["docker"])
     far = lab.zone(2)
