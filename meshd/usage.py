@@ -410,8 +410,8 @@ COMMANDS: Final = (
         commands.doctor,
         _doctor_options,
         "look for what on this host breaks routing, and say what mends it",
-        "Forwarding, reverse path filters, rules of Docker, libvirt, firewalld and others that drop\n"
-        "or translate, the UDP port, addresses, MTU, clock, programs that take routes away. Changes\n"
+        "Forwarding, reverse path filters, what Docker, libvirt, firewalld and others drop or\n"
+        "translate, the UDP port, addresses, MTU, clock, programs that take routes away. Changes\n"
         "nothing: the commands it prints are yours to run. Works without a daemon, and sees most\n"
         "as root. docs/operations.md has more.\n\n"
         "example:\n  meshd doctor\n  meshd doctor --json | jq '.[] | select(.level == \"error\")'",

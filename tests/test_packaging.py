@@ -14,6 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from meshd.doctor import programs
+
 ROOT = Path(__file__).parents[1]
 
 THIRD_PARTY = {
@@ -31,6 +33,9 @@ IMPURE = {
 }
 """Sockets, clocks, files, logs and tasks: the protocol is given what it needs of them."""
 
+
+LISTS_RULES = Path("meshd/doctor/programs.py")
+"""The one module that starts programs: it lists packet filter rules, for `meshd doctor`."""
 
 PROGRAMS = {"commands", "multiprocessing", "pty", "subprocess"}
 """Modules that start other programs."""
@@ -102,9 +107,38 @@ def test_no_program_and_no_shell_is_ever_started() -> None:
     # is ever on a command line.
     for package in ("meshd", "protocol"):
         for path, names in _imported_by(package).items():
-            assert names & (PROGRAMS | UNPACKERS) == set(), path
+            if path != str(LISTS_RULES):
+                assert names & (PROGRAMS | UNPACKERS) == set(), path
             source = (ROOT / path).read_text(encoding="utf-8")
             assert _that_runs_programs(source) == [], path
+
+
+def test_the_daemon_never_loads_what_lists_rules() -> None:
+    # `meshd doctor` is a command that an operator gives: the process that may change routes
+    # starts nothing.
+    load = "import sys, meshd.daemon, meshd.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", load], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "meshd.daemon" in loaded
+    assert [name for name in loaded if name.startswith("meshd.doctor")] == []
+
+
+def test_the_programs_that_list_rules_are_spelt_out_and_change_nothing() -> None:
+    tree = ast.parse((ROOT / LISTS_RULES).read_text(encoding="utf-8"))
+    (started,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _dotted(node.func).startswith("subprocess.")
+    ]
+    assert ast.unparse(started.args[0]) == "(path, *command[1:])"
+    assert programs.LIST_NFTABLES == ("nft", "-j", "list", "ruleset")
+    for command in programs.SAVE.values():
+        (program,) = command  # and no argument
+        assert re.fullmatch(r"ip6?tables-(nft|legacy)-save", program)
+    for file in (ROOT / "meshd/doctor").rglob("*.py"):
+        for call in re.findall(r"programs\.listing\((.*)\)", file.read_text(encoding="utf-8")):
+            assert re.match(r"programs\.(LIST_NFTABLES|SAVE\[)", call), file
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,8 @@ def _verb(stop: Stop) -> str:
 
 
 def _why(stop: Stop) -> str:
+    if stop.chain.hook == "prerouting" and stop.sure != "maybe":
+        return "it stops replies as well: those hosts have no connection with the mesh at all"
     if stop.sure == "maybe":
         return (
             "a rule that meshd does not understand decides: prove it with"

@@ -249,14 +249,22 @@ def managers(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "networkd",
             "warning",
-            f"systemd-networkd takes away routes that it did not make ({decided})",
-            "it does so when it starts or configures an interface anew; meshd puts them back, but"
-            " only while it runs",
+            f"systemd-networkd may take away routes that it did not make ({decided})",
+            "it manages foreign routes when it starts or configures an interface anew; meshd puts"
+            " them back, but only while it runs",
             NETWORKD,
             decided,
         )
     else:
         yield Finding("networkd", "ok", "systemd-networkd leaves routes of others alone")
+    if facts.network_manager:
+        # Seen with 1.42.4: `nmcli device reapply` keeps protocol 142, and takes protocol static.
+        yield Finding(
+            "networkmanager",
+            "ok",
+            "NetworkManager leaves routes of meshd's protocol alone; with an address that it takes"
+            " away the kernel drops them, and meshd puts them back",
+        )
 
 
 NETWORKD: Final = """\

@@ -53,13 +53,10 @@ def advertised(facts: Facts) -> Iterator[Finding]:
     if facts.daemon is None:
         return
     own = facts.daemon.status.get("node", {}).get("endpoints", [])
-    config = f"{facts.option} --advertise ADDR"
     mend = (
-        'put the right one into the config, advertise = ["ADDR"], and run\n'
+        '# put the right one into the config, advertise = ["ADDR"], and run\n'
         f"meshd{facts.option} reload"
     )
-    mend = f"# {mend}"
-    del config
     if not own:
         yield Finding(
             "advertised",
