@@ -45,6 +45,7 @@ _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
 _U32: Final = struct.Struct("=I")
 _MTU, _MASTER, _LINK_INFO, _KIND = 4, 10, 18, 1  # IFLA_*
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
+_LOOKUP_TABLE: Final = 0x1000  # RTM_F_LOOKUP_TABLE: say which table it was in
 _DST, _OIF, _GATEWAY, _PREFSRC, _TABLE = 1, 4, 5, 7, 15  # RTA_*
 
 
@@ -138,8 +139,10 @@ def _links(channel: Channel, interfaces: Mapping[int, Interface]) -> dict[str, L
 
 def _path(channel: Channel, address: Address, names: Mapping[int, str]) -> Path:
     """What ``ip route get`` says."""
-    family, length = (2, 32) if address.version == 4 else (10, 128)
-    body = _ROUTE.pack(family, length, 0, 0, 0, 0, 0, 0, 0) + attribute(_DST, address.packed)
+    # IPv6 always says which table it was, and takes no flag (inet6_rtm_valid_getroute_req).
+    family, length, flags = (2, 32, _LOOKUP_TABLE) if address.version == 4 else (10, 128, 0)
+    header = _ROUTE.pack(family, length, 0, 0, 0, 0, 0, 0, flags)
+    body = header + attribute(_DST, address.packed)
     try:
         part = channel.get(rtnetlink.GET_ROUTE, body)
     except OSError:  # unreachable, by a guard for example

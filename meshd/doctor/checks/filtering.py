@@ -152,8 +152,9 @@ def _datagrams(facts: Facts, number: int) -> Iterator[tuple[Hook, Packet]]:
             count += 1
             seen.add((way.device, address.version))
             far = ipaddress.ip_network(address)
+            here = ipaddress.ip_network(way.source) if way.source is not None else None
             inward = Packet(
-                address.version, way.device, None, far, None, "udp", number, to_host=True
+                address.version, way.device, None, far, here, "udp", number, to_host=True
             )
             yield "prerouting", inward
             yield "input", inward

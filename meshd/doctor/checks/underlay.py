@@ -111,16 +111,17 @@ def mtu(facts: Facts) -> Iterator[Finding]:
     """Interfaces towards members take the largest datagram whole."""
     small: dict[tuple[str, int], list[str]] = {}
     devices: dict[str, int] = {}
-    for name, address, _, way in facts.endpoints():
-        link = facts.links.get(way.device or "") if way is not None else None
+    ways = [(name, way.device, address) for name, address, _, way in facts.endpoints() if way]
+    ways += [(str(hop.address), hop.device, hop.address) for hop in facts.routes.values()]
+    for name, device, address in ways:
+        link = facts.links.get(device or "")
         if link is None or link.name == "lo":
             continue
         devices[link.name] = link.mtu
-        if link.mtu < NEEDED[address.version]:
-            small.setdefault((link.name, address.version), []).append(name)
-    for device in facts.uplinks():
-        if device in facts.links:
-            devices[device] = facts.links[device].mtu
+        names = small.setdefault((link.name, address.version), [])
+        if link.mtu < NEEDED[address.version] and name not in names:
+            names.append(name)
+    small = {key: names for key, names in small.items() if names}
     if not devices:
         yield unchecked("mtu", "no member is known")
         return
