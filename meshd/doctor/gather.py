@@ -32,6 +32,8 @@ from meshd.paths import Paths
 from protocol.address import Address, Prefix
 
 PROC: Final = File("/proc")
+SYS_MODULES: Final = File("/sys/module")
+BUILT_IN: Final = File("/lib/modules") / os.uname().release / "modules.builtin"
 
 _SYSCTLS: Final = ("forwarding", "rp_filter", "accept_ra", "force_forwarding")
 _BRIDGED: Final = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
@@ -181,11 +183,10 @@ def loaded(module: str) -> bool:
         return True  # this kernel has no modules
     if any(line.split(" ", 1)[0] == module for line in modules.splitlines()):
         return True
-    if (File("/sys/module") / module).exists():
+    if (SYS_MODULES / module).exists():
         return True
-    built_in = File("/lib/modules") / os.uname().release / "modules.builtin"
     try:
-        return f"/{module}.ko" in built_in.read_text("utf-8", "replace")
+        return f"/{module}.ko" in BUILT_IN.read_text("utf-8", "replace")
     except OSError:
         return False
 

@@ -13,11 +13,12 @@ from typing import Final
 
 from meshd.doctor.facts import Facts
 from meshd.doctor.judge import Packet, Stop
-from meshd.doctor.ruleset import Ruleset
+from meshd.doctor.ruleset import FAMILY, Ruleset
 from meshd.doctor.traffic import Lane
 from protocol.address import Prefix
 
-FAMILY: Final = {4: "ip", 6: "ip6"}
+MANY: Final = 32
+"""Prefixes that a command names one by one."""
 
 
 def owner(stop: Stop, rules: Ruleset) -> str:
@@ -53,9 +54,7 @@ def forward(
     destinations: Sequence[Prefix],
 ) -> str:
     """Let new connections pass from ``sources`` to ``destinations``."""
-    pool = facts.config.pool if facts.config is not None else ()
-    meant = [prefix for prefix in pool if prefix.version == lane.version]
-    sources, destinations = list(sources) or meant, list(destinations) or meant
+    sources, destinations = _brief(facts, lane, sources), _brief(facts, lane, destinations)
     if not sources or not destinations:
         return "# join the mesh first; then meshd doctor names the subnets"
     whose = owner(stop, rules)
@@ -81,6 +80,22 @@ def forward(
         f"{_iptables(facts, stop, lane.version)}{table} -I {quote(chain)}"
         f" -s {_list(sources)} -d {_list(destinations)} -j ACCEPT\n{lasting}"
     )
+
+
+def _brief(facts: Facts, lane: Lane, prefixes: Sequence[Prefix]) -> list[Prefix]:
+    """The prefixes, or where they are many or not known yet, the pool that they come from."""
+    if 0 < len(prefixes) <= MANY:
+        return list(prefixes)
+    pool = facts.config.pool if facts.config is not None else ()
+    meant = [prefix for prefix in pool if prefix.version == lane.version]
+    if not prefixes:
+        return meant
+    covering = [p for p in meant if any(p.overlaps(each) for each in prefixes)]
+    return covering if _within(prefixes, covering) else list(prefixes)
+
+
+def _within(prefixes: Sequence[Prefix], covering: Sequence[Prefix]) -> bool:
+    return all(any(each.subnet_of(p) for p in covering) for each in prefixes)  # type: ignore[arg-type]
 
 
 _LASTING: Final = {

@@ -269,7 +269,7 @@ def managers(facts: Facts) -> Iterator[Finding]:
 
 NETWORKD: Final = """\
 mkdir -p /etc/systemd/networkd.conf.d
-printf '[Network]\\nManageForeignRoutes=no\\nManageForeignRoutingPolicyRules=no\\n' \\
-  > /etc/systemd/networkd.conf.d/meshd.conf
+printf '%s\\n' '[Network]' ManageForeignRoutes=no ManageForeignRoutingPolicyRules=no \\
+  ManageForeignNextHops=no > /etc/systemd/networkd.conf.d/meshd.conf
 systemctl restart systemd-networkd"""
 """Also config/networkd.conf.d/meshd.conf."""
