@@ -210,7 +210,7 @@ def _rules(unseen: dict[str, str]) -> Ruleset | None:
     else:
         try:
             chains = _nftables(unseen)
-        except (Unavailable, ValueError, KeyError) as error:
+        except (Unavailable, ValueError, LookupError, TypeError) as error:
             unseen["nftables"] = f"{error}: rules of nftables and iptables-nft are not seen"
     legacy = _legacy(unseen)
     if chains is None and not legacy:
@@ -225,11 +225,11 @@ def _nftables(unseen: dict[str, str]) -> list[Chain]:
             continue
         try:
             text = programs.listing(programs.SAVE[family, "iptables"])
-        except Unavailable as error:
+            saved = iptables.parse(text, family, "iptables")
+        except (Unavailable, ValueError) as error:
             if any(each == family for each, _ in foreign):
                 unseen["iptables"] = f"{error}: its rules are understood in part only"
             continue
-        saved = iptables.parse(text, family, "iptables")
         read = {each.table for each in saved if each.hook is not None}
         # A table of that name which somebody made with nft is none of iptables'.
         read -= {
@@ -256,12 +256,11 @@ def _legacy(unseen: dict[str, str]) -> list[Chain]:
             if not (PROC / "net" / names).read_text("ascii").strip():
                 continue
             text = programs.listing(programs.SAVE[family, "iptables-legacy"])
+            found += iptables.parse(text, family, "iptables-legacy")
         except FileNotFoundError:
             continue
-        except (OSError, Unavailable) as error:
+        except (OSError, Unavailable, ValueError) as error:
             unseen["iptables-legacy"] = f"rules of iptables-legacy are not seen: {_reason(error)}"
-            continue
-        found += iptables.parse(text, family, "iptables-legacy")
     return found
 
 

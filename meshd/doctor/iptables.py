@@ -82,7 +82,7 @@ _NONE: Final = ("--syn",)
 
 
 def parse(text: str, family: str, dialect: Dialect) -> list[Chain]:
-    """The chains of ``iptables-save``; ``family`` is ip or ip6."""
+    """The chains of ``iptables-save``; ``family`` is ip or ip6. ``ValueError`` for what is none."""
     found: list[Chain] = []
     chains: dict[str, Chain] = {}
     table = ""
@@ -105,7 +105,8 @@ def parse(text: str, family: str, dialect: Dialect) -> list[Chain]:
             start = words.index("-A")  # behind counters, if there are some
             name = words[start + 1]
             rule = _rule(words[start + 2 :])
-            chains[name] = attrs.evolve(chains[name], rules=(*chains[name].rules, rule))
+            chain = chains.get(name, Chain(dialect, family, table, name))
+            chains[name] = attrs.evolve(chain, rules=(*chain.rules, rule))
     return found
 
 

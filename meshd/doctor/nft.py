@@ -60,9 +60,13 @@ def parse(text: str) -> tuple[list[Chain], set[tuple[str, str]]]:
     foreign: set[tuple[str, str]] = set()
     for rule in _all(entries, "rule"):
         family, table = rule["family"], rule["table"]
-        if any("xt" in statement for statement in rule["expr"]):
+        if any(isinstance(each, dict) and "xt" in each for each in rule["expr"]):
             foreign.add((family, table))
-        made = _rules(rule["expr"], family, table, sets, rule.get("comment", ""))
+        try:
+            made = _rules(rule["expr"], family, table, sets, rule.get("comment", ""))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            # A newer nft says something in a way of its own: it may be anything.
+            made = [Rule((Condition("other"),), "drop", "", "a rule that is not understood")]
         rules.setdefault((family, table, rule["chain"]), []).extend(made)
     chains = [
         Chain(

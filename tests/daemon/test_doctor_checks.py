@@ -192,6 +192,20 @@ def test_forwarding_is_judged_for_the_families_that_the_mesh_has_here() -> None:
     assert finding.fix.splitlines()[0] == "sysctl -w net.ipv6.conf.all.forwarding=1"
 
 
+def test_forwarding_that_is_off_is_a_warning_while_no_subnet_is_known() -> None:
+    bare = Facts(sysctls=dict.fromkeys(SYSCTLS, "0"))
+    assert [finding.level for finding in kernel.forwarding(bare)] == ["warning", "warning"]
+
+
+def test_ipv6_is_forwarded_by_the_switch_of_all_whatever_an_interfaces_says() -> None:
+    facts = attrs.evolve(
+        sysctls(ipv6__conf__lan0__forwarding="0"),
+        local=(NEAR6,),
+        links={"lan0": Link("lan0", 1500, True, (address("fd00:1::1"),))},
+    )
+    assert levels(kernel.forwarding, facts) == {"ok"}
+
+
 def test_ipv6_forwarding_keeps_a_default_route_that_a_router_advertised() -> None:
     advertised = ForeignRoute(net("::/0"), address("fe80::1"), "net0", 9, 1024)
     facts = attrs.evolve(
@@ -219,6 +233,19 @@ def test_an_interfaces_name_cannot_be_taken_for_a_command() -> None:
         links={odd: Link(odd, 1500, True, (address("10.1.0.1"),))},
     )
     assert "'net/ipv4/conf/a;reboot/forwarding=1'" in only(kernel.forwarding, facts).fix
+
+
+def test_what_is_announced_must_lie_behind_this_router() -> None:
+    assert only(kernel.announced, SOUND).level == "ok"
+    elsewhere = but(local=(NEAR, net("10.9.0.0/24")))
+    assert (only(kernel.announced, elsewhere).level, only(kernel.announced, elsewhere).where) == (
+        "error",
+        "10.9.0.0/24",
+    )
+    routed = ForeignRoute(net("10.9.0.0/16"), address("10.1.0.9"), "lan0", 3, 0)
+    assert only(kernel.announced, attrs.evolve(elsewhere, foreign=(GATEWAY, routed))).level == "ok"
+    down = but(links={**LINKS, "lan0": attrs.evolve(LINKS["lan0"], up=False)})
+    assert only(kernel.announced, down).fix.splitlines()[0] == "ip link set dev lan0 up"
 
 
 TWO_WAYS = {**LINKS, "net1": Link("net1", 1500, True, (address("203.0.113.1"),))}
@@ -426,7 +453,7 @@ def test_silence_is_an_error_only_when_somebody_was_asked_often_enough() -> None
     assert silent(10, PEERS) == "error"
     assert silent(9, PEERS) == "ok"
     assert silent(50, []) == "ok"  # the first member of a mesh
-    assert only(underlay.silence, SOUND).level == "ok"
+    assert only(underlay.silence, but(daemon=daemon(counters={"sent Probe": 50}))).level == "ok"
 
 
 def seen_at(observed: str | None) -> Facts:

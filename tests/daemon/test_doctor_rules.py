@@ -201,6 +201,8 @@ FIB = {"fib": {"result": "oif", "flags": ["saddr", "mark", "iif"]}}
         ([match(STATE, "invalid", "in")], None),
         ([match(STATE, "new", "in")], "all"),
         ([match({"meta": {"key": "nfproto"}}, "ipv6")], None),
+        ([match(field("ip6", "saddr"), "fd00::1", "!=")], None),
+        ([match({"ct": {"key": "status"}}, "dnat", "in")], None),
         ([match({"meta": {"key": "protocol"}}, "ip")], "all"),
         ([match(FIB, False)], None),
         ([match({"&": [{"meta": {"key": "mark"}}, 1]}, 1)], None),
@@ -246,6 +248,24 @@ def test_a_target_of_iptables_is_known_by_its_name() -> None:
     assert stop is not None
     assert stop.text == "REJECT"
     assert nft.parse(text)[1] == {("inet", "t")}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"match": None},
+        {"match": {"op": "==", "left": {"meta": None}, "right": "x"}},
+        {"match": {"op": "==", "left": {"payload": {"protocol": "ip"}}, "right": {}}},
+        {"vmap": {"key": 1, "data": {"set": [1, [2]]}}},
+        {"jump": {}},
+        {},
+        7,
+    ],
+)
+def test_what_a_newer_nft_says_may_be_anything(odd: Any) -> None:
+    rules = ruleset(listed([odd, DROP]))
+    stop = met(rules)
+    assert stop is not None  # and nothing is raised
 
 
 def test_a_dormant_table_stops_nothing() -> None:

@@ -14,6 +14,7 @@ CHECKS: Final[tuple[Callable[[Facts], Iterable[Finding]], ...]] = (
     membership.grant,
     membership.clock,
     kernel.forwarding,
+    kernel.announced,
     kernel.reverse_path,
     kernel.shadows,
     kernel.table,

@@ -84,6 +84,39 @@ def _forward(facts: Facts, version: int) -> str:
     return "\n".join(lines)
 
 
+def announced(facts: Facts) -> Iterator[Finding]:
+    """What this node announces lies behind an interface of this host, or behind a route."""
+    why = "members send its traffic here, and this host sends it away again, or nowhere"
+    found = False
+    for prefix in facts.local:
+        device = facts.inside(prefix)
+        link = facts.links.get(device or "")
+        if link is not None and link.up:
+            continue
+        found = True
+        withdraw = f"meshd{facts.option} withdraw {prefix}    # if it is not here any more"
+        if link is None:
+            yield Finding(
+                "announced",
+                "error",
+                f"{prefix} is announced, and no interface and no route here leads to it",
+                why,
+                withdraw,
+                str(prefix),
+            )
+        else:
+            yield Finding(
+                "announced",
+                "error",
+                f"{prefix} is announced, and {link.name}, behind which it lies, is down",
+                why,
+                f"ip link set dev {quote(link.name)} up\n# {withdraw}",
+                link.name,
+            )
+    if facts.local and not found:
+        yield Finding("announced", "ok", "what is announced lies behind this router")
+
+
 def reverse_path(facts: Facts) -> Iterator[Finding]:
     """The filter in force is the greater of all's and the interface's (ip-sysctl.rst); it knows
     IPv4 only.  Strict, it drops what comes in elsewhere than its way back leads."""
