@@ -102,7 +102,7 @@ def _that_runs_programs(source: str) -> list[str]:
     return found
 
 
-def test_no_program_and_no_shell_is_ever_started() -> None:
+def test_no_program_and_no_shell_is_ever_started_but_what_lists_rules_for_the_doctor() -> None:
     # Routes, nftables and conntrack are spoken to by netlink: nothing that came from a network
     # is ever on a command line.
     for package in ("meshd", "protocol"):

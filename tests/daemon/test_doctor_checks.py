@@ -14,7 +14,7 @@ import pytest
 from shells import PEERS, STATUS, Shell
 
 from meshd.config import Config
-from meshd.doctor import gather, services
+from meshd.doctor import gather, programs, services
 from meshd.doctor.checks import (
     CHECKS,
     examine,
@@ -581,6 +581,27 @@ def test_a_part_of_the_kernel_is_asked_only_where_that_loads_nothing(
         (tmp_path / "modules").write_text(modules, "ascii")
     (tmp_path / "modules.builtin").write_text(built_in, "ascii")
     assert gather.loaded("nf_tables") == there
+
+
+def test_without_nft_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(programs, "_PATH", str(tmp_path))
+    monkeypatch.setattr(gather, "PROC", tmp_path)  # no old tables, and no modules
+    unseen: dict[str, str] = {}
+    assert gather._rules(unseen) is None
+    said = "nft is not installed: rules of nftables and iptables-nft are not seen"
+    assert unseen == {"nftables": said}
+    assert programs.installed() == frozenset()
+
+
+def test_a_program_that_fails_is_told_with_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text("#!/bin/sh\necho Operation not permitted >&2\nexit 1\n", "ascii")
+    nft.chmod(0o755)
+    monkeypatch.setattr(programs, "_PATH", str(tmp_path))
+    with pytest.raises(programs.Unavailable, match="nft: Operation not permitted"):
+        programs.listing(programs.LIST_NFTABLES)
 
 
 # -- the command -----------------------------------------------------------------------------------

@@ -107,6 +107,15 @@ def test_forwarding_that_is_off_is_found_and_its_command_turns_it_on(
         assert examined(mesh)[0] == 0
 
 
+def test_the_drop_in_for_sysctl_is_what_the_doctor_asks_for(mesh: Mesh) -> None:
+    router = mesh.lab.router(1)
+    drop_in = Path(__file__).parents[2] / "config/sysctl.d/60-meshd.conf"
+    with set_to(router, "ipv4/ip_forward", 0), set_to(router, "ipv6/conf/all/forwarding", 0):
+        assert len(wrong(examined(mesh)[1])) == 2
+        router.run(["sysctl", "-p", drop_in])
+        assert wrong(examined(mesh)[1]) == []
+
+
 def test_a_policy_that_drops_what_is_forwarded_is_found_and_its_command_lets_the_mesh_pass(
     mesh: Mesh,
 ) -> None:
