@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from shlex import quote
 from typing import Final
 
+from meshd.config import POOL
 from meshd.doctor.facts import Facts
 from meshd.doctor.judge import Packet, Stop
 from meshd.doctor.ruleset import FAMILY, Ruleset
@@ -86,7 +87,7 @@ def _brief(facts: Facts, lane: Lane, prefixes: Sequence[Prefix]) -> list[Prefix]
     """The prefixes, or where they are many or not known yet, the pool that they come from."""
     if 0 < len(prefixes) <= MANY:
         return list(prefixes)
-    pool = facts.config.pool if facts.config is not None else ()
+    pool = facts.config.pool if facts.config is not None else POOL
     meant = [prefix for prefix in pool if prefix.version == lane.version]
     if not prefixes:
         return meant
