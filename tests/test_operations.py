@@ -12,10 +12,9 @@ import shapes
 
 from meshd import usage
 from meshd.doctor.checks import examine, filtering
-from meshd.doctor.facts import Facts, Link
+from meshd.doctor.facts import Facts, Hop, Link
 from meshd.doctor.iptables import parse
 from meshd.doctor.ruleset import Chain, Rule, Ruleset
-from meshd.kernel.state import NextHop
 from meshd.policy import refusal
 from meshd.policy.decide import RouteState
 
@@ -39,7 +38,7 @@ def prescribed(*chains: Chain) -> set[str]:
     near, far = ipaddress.ip_network("10.1.0.0/24"), ipaddress.ip_network("10.2.0.0/24")
     facts = Facts(
         links={"lan0": Link("lan0", 1500, True, (near[1],))},
-        routes={far: NextHop(ipaddress.ip_address("192.0.2.2"), "net0")},
+        routes={far: (Hop(ipaddress.ip_address("192.0.2.2"), "net0"),)},
         local=(near,),
         rules=Ruleset.of(*chains),
         programs=frozenset({"iptables", "nft"}),

@@ -10,7 +10,7 @@ import attrs
 
 from meshd.config import Config
 from meshd.doctor.ruleset import Ruleset
-from meshd.kernel.state import ForeignRoute, NextHop
+from meshd.kernel.state import ForeignRoute
 from protocol.address import Address, Prefix
 
 Json = dict[str, Any]
@@ -27,6 +27,14 @@ class Link:
     ports: tuple[str, ...] = ()
     """Of a bridge: the interfaces in it."""
     bridge: bool = False
+
+
+@attrs.frozen
+class Hop:
+    """A way out that a route of ours names."""
+
+    address: Address
+    device: str
 
 
 @attrs.frozen
@@ -86,8 +94,8 @@ class Facts:
     sysctls: Mapping[str, str] = attrs.field(factory=dict)
     """By their path below /proc/sys/net, such as ``ipv4/ip_forward``."""
     links: Mapping[str, Link] = attrs.field(factory=dict)
-    routes: Mapping[Prefix, NextHop] = attrs.field(factory=dict)
-    """Ours, in the kernel."""
+    routes: Mapping[Prefix, tuple[Hop, ...]] = attrs.field(factory=dict)
+    """Ours, in the kernel, each with its next hops."""
     local: tuple[Prefix, ...] = ()
     """What this node announces: by the daemon's word, else the config's."""
     foreign: tuple[ForeignRoute, ...] = ()
@@ -145,8 +153,9 @@ class Facts:
     def uplinks(self) -> dict[str, list[Prefix]]:
         """The mesh's subnets by the interface that our routes leave through."""
         found: dict[str, list[Prefix]] = {}
-        for prefix, hop in self.routes.items():
-            found.setdefault(hop.device, []).append(prefix)
+        for prefix, hops in self.routes.items():
+            for device in dict.fromkeys(hop.device for hop in hops):
+                found.setdefault(device, []).append(prefix)
         return found
 
     def endpoints(self) -> Iterator[tuple[str, Address, int, Path | None]]:

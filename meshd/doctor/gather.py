@@ -13,6 +13,7 @@ import ipaddress
 import os
 import struct
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path as File
 from typing import Final
 
@@ -20,14 +21,23 @@ from meshd import client
 from meshd import config as configuration
 from meshd.config import Config
 from meshd.doctor import iptables, nft, programs, services
-from meshd.doctor.facts import Daemon, Facts, Link, Path, Translation, first_host, parse_endpoint
+from meshd.doctor.facts import (
+    Daemon,
+    Facts,
+    Hop,
+    Link,
+    Path,
+    Translation,
+    first_host,
+    parse_endpoint,
+)
 from meshd.doctor.programs import Unavailable
 from meshd.doctor.ruleset import Chain, Ruleset
 from meshd.errors import Refused, UsageError
 from meshd.kernel import conntrack, nftables, rtnetlink
 from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, attribute, attributes
 from meshd.kernel.plan import Cover
-from meshd.kernel.state import ROUTE_METRIC, Interface
+from meshd.kernel.state import ROUTE_METRIC, Interface, NextHop
 from meshd.paths import Paths
 from protocol.address import Address, Prefix
 
@@ -48,7 +58,7 @@ _U32: Final = struct.Struct("=I")
 _MTU, _MASTER, _LINK_INFO, _KIND = 4, 10, 18, 1  # IFLA_*
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _LOOKUP_TABLE: Final = 0x1000  # RTM_F_LOOKUP_TABLE: say which table it was in
-_DST, _OIF, _GATEWAY, _PREFSRC, _TABLE = 1, 4, 5, 7, 15  # RTA_*
+_DST, _OIF, _GATEWAY, _PREFSRC, _TABLE, _VIA = 1, 4, 5, 7, 15, 18  # RTA_*
 
 
 def gather(paths: Paths) -> Facts:
@@ -74,7 +84,7 @@ def gather(paths: Paths) -> Facts:
         daemon=daemon,
         sysctls=_sysctls([each.name for each in interfaces.values()]),
         links=links,
-        routes=found.routes,
+        routes={prefix: _hops(found.routes[prefix]) for prefix in found.routes},
         local=local,
         foreign=tuple(found.foreign),
         paths=ways,
@@ -88,6 +98,10 @@ def gather(paths: Paths) -> Facts:
         unseen=unseen,
         option=paths.option,
     )
+
+
+def _hops(found: NextHop) -> tuple[Hop, ...]:
+    return (Hop(found.address, found.device),)
 
 
 def _config(paths: Paths, unseen: dict[str, str]) -> Config | None:
@@ -111,7 +125,8 @@ def _local(config: Config | None, daemon: Daemon | None) -> tuple[Prefix, ...]:
     if daemon is not None:
         told = daemon.status.get("prefixes", {}).get("local", [])
         return tuple(ipaddress.ip_network(text) for text in told)
-    return config.announce if config is not None else ()
+    wanted = config.announce if config is not None else ()
+    return tuple(each for each in wanted if isinstance(each, IPv4Network | IPv6Network))
 
 
 def _links(channel: Channel, interfaces: Mapping[int, Interface]) -> dict[str, Link]:
@@ -154,10 +169,18 @@ def _path(channel: Channel, address: Address, names: Mapping[int, str]) -> Path:
     about = attributes(part.data, part.at + _ROUTE.size, part.end)
     return Path(
         names.get(_U32.unpack(about[_OIF])[0]) if _OIF in about else None,
-        ipaddress.ip_address(about[_GATEWAY]) if _GATEWAY in about else None,
+        _gateway(about),
         ipaddress.ip_address(about[_PREFSRC]) if _PREFSRC in about else None,
         _U32.unpack(about[_TABLE])[0] if _TABLE in about else 0,
     )
+
+
+def _gateway(about: Mapping[int, bytes]) -> Address | None:
+    if _GATEWAY in about:
+        return ipaddress.ip_address(about[_GATEWAY])
+    if _VIA in about:  # struct rtvia: the other family's address behind a u16
+        return ipaddress.ip_address(about[_VIA][2:])
+    return None
 
 
 def _sysctls(devices: Iterable[str]) -> dict[str, str]:

@@ -25,12 +25,12 @@ from meshd.doctor.checks import (
     underlay,
 )
 from meshd.doctor.command import layout
-from meshd.doctor.facts import Clock, Daemon, Facts, Link, Networkd, Translation
+from meshd.doctor.facts import Clock, Daemon, Facts, Hop, Link, Networkd, Translation
 from meshd.doctor.facts import Path as Way
 from meshd.doctor.finding import Finding
 from meshd.doctor.iptables import parse
 from meshd.doctor.ruleset import Chain, Condition, Rule, Ruleset
-from meshd.kernel.state import ForeignRoute, NextHop
+from meshd.kernel.state import ForeignRoute
 from meshd.values import seed
 
 Json = dict[str, Any]
@@ -67,7 +67,7 @@ SOUND = Facts(
     daemon=daemon(),
     sysctls=SYSCTLS,
     links=LINKS,
-    routes={FAR: NextHop(address("192.0.2.2"), "net0", address("10.1.0.1"))},
+    routes={FAR: (Hop(address("192.0.2.2"), "net0"),)},
     local=(NEAR,),
     foreign=(GATEWAY,),
     paths=PATHS,
@@ -276,7 +276,7 @@ def test_a_strict_filter_with_two_uplinks_is_a_warning() -> None:
         links=TWO_WAYS,
         routes={
             **SOUND.routes,
-            net("10.3.0.0/24"): NextHop(address("203.0.113.3"), "net1"),
+            net("10.3.0.0/24"): (Hop(address("203.0.113.3"), "net1"),),
         },
         daemon=None,
     )
@@ -293,6 +293,14 @@ def test_what_goes_elsewhere_than_our_route_says_is_shadowed() -> None:
     assert "ip rule" in finding.fix
 
 
+def test_a_route_with_several_next_hops_leads_through_any_of_them() -> None:
+    hops = (Hop(address("192.0.2.2"), "net0"), Hop(address("203.0.113.2"), "net1"))
+    second = Way("net1", address("203.0.113.2"))
+    facts = but(routes={FAR: hops}, paths={address("10.2.0.1"): second})
+    assert only(kernel.shadows, facts).level == "ok"
+    assert set(facts.uplinks()) == {"net0", "net1"}
+
+
 def test_a_more_specific_foreign_route_takes_part_of_a_subnet() -> None:
     part = ForeignRoute(net("10.2.0.128/25"), address("192.0.2.254"), "net0", 3, 0)
     finding = only(kernel.shadows, but(foreign=(GATEWAY, part)))
@@ -303,6 +311,8 @@ def test_a_more_specific_foreign_route_takes_part_of_a_subnet() -> None:
 def test_a_missing_table_is_an_error_unless_nobody_wants_it() -> None:
     assert only(kernel.table, but(table=False)).level == "error"
     assert only(kernel.table, but(table=False, config=Config(nat="off"))).level == "ok"
+    observing = daemon(kernel={"backend": "linux", "observing": True})
+    assert only(kernel.table, but(table=False, daemon=observing)).level == "ok"
     assert only(kernel.table, but(table=None)).level == "unchecked"
     assert list(kernel.table(but(table=False, daemon=None))) == []
 
@@ -351,7 +361,7 @@ def test_before_there_are_members_the_default_route_and_the_pool_are_judged_by()
 
 
 def test_many_subnets_are_named_by_the_pool_that_they_come_from() -> None:
-    routes = {net(f"10.{n}.0.0/24"): NextHop(address("192.0.2.2"), "net0") for n in range(2, 200)}
+    routes = {net(f"10.{n}.0.0/24"): (Hop(address("192.0.2.2"), "net0"),) for n in range(2, 200)}
     finding = only(filtering.forward, but(rules=DOCKER, routes=routes))
     assert " -s 10.0.0.0/8 -d 10.1.0.0/24 " in finding.fix
 
@@ -498,7 +508,7 @@ def test_an_interface_must_take_the_largest_datagram(size: int, endpoint: str, l
 def test_uplinks_of_different_mtu_are_a_warning() -> None:
     facts = but(
         links={**LINKS, "net1": Link("net1", 1420)},
-        routes={**SOUND.routes, net("10.3.0.0/24"): NextHop(address("203.0.113.3"), "net1")},
+        routes={**SOUND.routes, net("10.3.0.0/24"): (Hop(address("203.0.113.3"), "net1"),)},
     )
     assert only(underlay.mtu, facts).level == "warning"
 

@@ -128,8 +128,8 @@ def reverse_path(facts: Facts) -> Iterator[Finding]:
         return
     arrivals = _arrivals(facts)
     dropped: dict[tuple[str, str], list[Prefix]] = {}
-    for prefix, hop in facts.routes.items():
-        way = facts.paths.get(first_host(prefix), Path(hop.device))
+    for prefix, hops in facts.routes.items():
+        way = facts.paths.get(first_host(prefix), Path(hops[0].device))
         for device in arrivals if prefix.version == 4 else ():
             if way.device not in (None, device) and _in_force(facts, device) == _STRICT:
                 dropped.setdefault((device, str(way.device)), []).append(prefix)
@@ -196,18 +196,19 @@ def shadows(facts: Facts) -> Iterator[Finding]:
         yield unchecked("shadowed", NO_ROUTES)
         return
     found = False
-    for prefix, hop in facts.routes.items():
+    for prefix, hops in facts.routes.items():
         way = facts.paths.get(first_host(prefix))
         inside = [route for route in facts.foreign if _covers(prefix, route)]
-        if way is not None and (way.device, way.gateway) != (hop.device, hop.address):
+        meant = [(hop.device, hop.address) for hop in hops]
+        if way is not None and (way.device, way.gateway) not in meant:
             found = True
             leads = f"{way.gateway or 'on-link'} dev {way.device}" if way.device else "nowhere"
             table = "" if way.table == 254 else f" (table {way.table})"
             yield Finding(
                 "shadowed",
                 "error",
-                f"traffic for {prefix} goes to {leads}{table}, not to {hop.address} dev"
-                f" {hop.device}",
+                f"traffic for {prefix} goes to {leads}{table}, not to {hops[0].address}"
+                f" dev {hops[0].device}",
                 "a route or rule of somebody else comes before ours",
                 _show(prefix, inside, way),
                 str(prefix),
@@ -254,7 +255,8 @@ def table(facts: Facts) -> Iterator[Finding]:
         return
     backend = facts.daemon.status.get("kernel", {}).get("backend")
     off = facts.config is not None and facts.config.nat == "off"
-    if off or backend != "linux":
+    observes = facts.daemon.status.get("kernel", {}).get("observing")
+    if off or observes or backend != "linux":
         yield Finding("table", "ok", "meshd keeps no table of nftables here")
     elif facts.table is None:
         yield unchecked("table", f"table inet meshd: {facts.unseen.get('table', 'not seen')}")

@@ -112,7 +112,11 @@ def mtu(facts: Facts) -> Iterator[Finding]:
     small: dict[tuple[str, int], list[str]] = {}
     devices: dict[str, int] = {}
     ways = [(name, way.device, address) for name, address, _, way in facts.endpoints() if way]
-    ways += [(str(hop.address), hop.device, hop.address) for hop in facts.routes.values()]
+    ways += [
+        (str(hop.address), hop.device, hop.address)
+        for hops in facts.routes.values()
+        for hop in hops
+    ]
     for name, device, address in ways:
         link = facts.links.get(device or "")
         if link is None or link.name == "lo":
