@@ -138,10 +138,10 @@ def _conflicts(row: Route, scene: Scene) -> list[Json]:
 def _holding(prefix: Prefix, reading: Reading) -> Json:
     """What the kernel has for exactly this prefix, of ours and of others."""
     ours = reading.state
-    hop = ours.routes.get(prefix)
+    hops = ours.routes.get(prefix)
     return {
         "prefix": str(prefix),
-        "route": str(hop) if hop is not None else None,
+        "route": hops.words(prefix.version) if hops is not None else None,
         "guard": prefix in ours.guards,
         "excluded": Nets(ours.mesh).containing(prefix) is not None,
         "foreign": [_foreign(each) for each in reading.host.foreign if each.prefix == prefix],
@@ -149,7 +149,8 @@ def _holding(prefix: Prefix, reading: Reading) -> Json:
 
 
 def _foreign(route: ForeignRoute) -> str:
-    words = [f"via {route.next_hop}"] if route.next_hop is not None else []
+    words = [route.kind] if route.kind != "unicast" else []
+    words += [f"via {route.next_hop}"] if route.next_hop is not None else []
     words += [f"dev {route.device}"] if route.device is not None else []
     return " ".join([*words, f"proto {route.protocol}", f"metric {route.metric}"])
 

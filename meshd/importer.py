@@ -7,23 +7,35 @@ and until when its routes wait for it to come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
 
+from meshd.config import Config
 from meshd.kernel.state import Host
 from meshd.policy.decide import Decision, decide
 from meshd.policy.filters import Filters
 from meshd.policy.origin import Origin
+from meshd.policy.tunnel import Terms
 from meshd.resolver import resolvers
-from protocol.address import Address
+from protocol.address import Address, Prefix
+from protocol.identity import Mesh
 from protocol.members import Member
 from protocol.node import Node
+from protocol.tunnel import hardware_address, network_identifier
 
 RESTART_WINDOW: Final = 30.0
 """Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
 enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
+
+
+def tunnel_terms(config: Config, mesh: Mesh, node: bytes) -> Terms | None:
+    """How the node with that key has its tunnel; None: it has none."""
+    if not config.vxlan_port:
+        return None
+    always = config.when == "always"
+    return Terms(config.vxlan_port, always, network_identifier(mesh.id), hardware_address(node))
 
 
 class Importer:
@@ -34,13 +46,18 @@ class Importer:
         node: Node,
         filters: Filters,
         *,
+        multipath: bool = False,
+        tunnel: Terms | None = None,
         unix_clock: Callable[[], float] = time.time,
         resolvers: Callable[[], tuple[Address, ...]] = resolvers,
+        local: Callable[[], tuple[Prefix, ...]] | None = None,
     ) -> None:
-        self.filters = filters
-        """The operator's; another value takes effect at the next decision."""
-        self._node = node
+        """``local`` gives what is announced here, where that is not what ``node`` announces."""
+        self.filters, self.multipath = filters, multipath
+        """The operator's; other values take effect at the next decision."""
+        self._node, self._tunnel = node, tunnel
         self._unix_clock, self._resolvers = unix_clock, resolvers
+        self._local = local or (lambda: node.prefixes)
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
 
@@ -52,15 +69,30 @@ class Importer:
                 Origin.of(member, grants[member.key], now, self._why_held(member, now))
                 for member in self._node.members.values()
             ],
-            self._node.prefixes,
+            self._local(),
             attrs.evolve(host, resolvers=self._resolvers()),
             self._unix_clock(),
             now=now,
             filters=self.filters,
             previous=previous,
+            multipath=self.multipath,
+            tunnel=self._terms(),
             revoked=revoked,
             expelled=self._node.grant is None,
         )
+
+    def _terms(self) -> Terms | None:
+        own = self._node.announcement
+        if self._tunnel is None:
+            return None
+        return attrs.evolve(self._tunnel, endpoints=own.endpoints if own is not None else ())
+
+    def reached(self) -> Iterable[Address]:
+        """Where the members are reached, and our resolvers: what no route of others may hide."""
+        for member in self._node.members.values():
+            for where in member.announcement.endpoints:
+                yield where.address
+        yield from self._resolvers()
 
     def open_window(self, member: Member, now: float) -> float | None:
         """``member``'s daemon is gone and its host answers: when its restart window ends, if one

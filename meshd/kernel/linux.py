@@ -8,18 +8,17 @@ remembers is the last reading's ``shared``, prefixes whose key somebody else sta
 from __future__ import annotations
 
 import errno
-import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Final
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
+import attrs
 import trio
 
 from meshd.errors import UsageError
-from meshd.kernel import conntrack, nftables, rtnetlink
+from meshd.kernel import conntrack, nftables, rtnetlink, suspects, vxlan, watching
 from meshd.kernel.executor import carry_out
-from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Part, Refusal, enlarge, parts
+from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Refusal
 from meshd.kernel.plan import (
     AddGuard,
     AddRoute,
@@ -34,27 +33,26 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
+from meshd.kernel.shape import SHAPES, shape_of
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
+from meshd.kernel.tunnel import TunnelStep, after
 from protocol.address import Prefix
-
-_PENDING: Final = 64
-"""Changes that wait to be received: the reconciler needs one, the log likes the first few."""
-_RECEIVE: Final = 1 << 16
-_TURN: Final = 256
-"""Datagrams before other tasks get a turn: about a millisecond when a router that carries
-the whole Internet's routes is busy."""
-_SOL_NETLINK: Final = 270
-_ADD_MEMBERSHIP: Final = 1
 
 
 class Linux:
-    """A ``port.Backend``. ``metric`` is that of our routes, the option of that name."""
+    """A ``port.Backend``. ``metric`` is that of our routes, ``nat`` a mode (``shape.SHAPES``);
+    ``tunnel_port`` is where our tunnel listens, 0 without one."""
 
     name = "linux"
 
-    def __init__(self, metric: int = ROUTE_METRIC) -> None:
+    def __init__(
+        self, metric: int = ROUTE_METRIC, nat: str = "exempt", tunnel_port: int = 0
+    ) -> None:
         self._metric = metric
+        self._shape = shape_of(nat, tunnel_port)
+        self._tunnelled = bool(tunnel_port)
+        self._tunnel = vxlan.Entries()
         self._shared: frozenset[Prefix] = frozenset()
         self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
@@ -73,8 +71,7 @@ class Linux:
     def check(self) -> None:
         with self._turn:
             try:
-                present = nftables.read(self._filter).present
-                refusal = nftables.rehearse(self._filter, present=present)
+                refusal = nftables.rehearse(self._filter, self._shape)
             except Refusal as error:
                 refusal = error
         if refusal is None:
@@ -84,9 +81,10 @@ class Linux:
                 "CAP_NET_ADMIN is missing: run meshd as root, or give it that capability alone "
                 "(AmbientCapabilities= in a systemd unit, or setpriv)"
             )
+        modules = "nf_tables" + " nft_chain_nat nft_nat" * bool(self._shape.chains)
+        modules += " nft_masq" * self._shape.masquerades
         raise UsageError(
-            f"this kernel cannot exclude from NAT ({refusal.words}): "
-            "modprobe -a nf_tables nft_chain_nat nft_nat"
+            f"this kernel cannot keep our nftables table ({refusal.words}): modprobe -a {modules}"
         )
 
     def read(self) -> Reading:
@@ -94,17 +92,36 @@ class Linux:
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
-            table = nftables.read(self._filter)
+            shape, unread = self._shape, ""
+            try:
+                table = nftables.read(self._filter, shape)
+            except Refusal as refusal:
+                if refusal.errno != errno.EPERM:
+                    raise
+                # Who may not even read the table cannot plan for it.
+                table, shape = nftables.Table(), SHAPES["off"]
+                unread = "nftables cannot be read without CAP_NET_ADMIN: it is left out here"
             self._shared = frozenset(found.shared)
+            self._tunnel.hold(vxlan.read(self._route))
         return Reading(
             state=KernelState(
-                found.routes, frozenset(found.guards), frozenset(table.local), frozenset(table.mesh)
+                found.routes,
+                frozenset(found.guards),
+                table.holds("local"),
+                table.holds("mesh"),
+                frozenset(table.uplinks),
+                self._tunnel.held.tunnel,
+                table.holds("tunnel"),
             ),
             host=Host(tuple(interfaces.values()), tuple(found.foreign)),
             problems=tuple(table.problems),
             table=table.present,
+            filtered=table.filtered,
             strays=tuple(found.strays),
             metric=self._metric,
+            others=table.others,
+            shape=shape,
+            unread=unread,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -148,6 +165,18 @@ class Linux:
         except OSError as error:
             return dict.fromkeys(steps, str(error))
 
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        held = self._tunnel.held
+        # Known beforehand, so that what we hear of our own writing is no news.
+        expected = attrs.evolve(held, tunnel=after(held.tunnel, steps))
+        self._tunnel.hold(expected)
+        try:
+            index, refused = vxlan.write(self._route, held.index, steps)
+        except OSError as error:
+            return dict.fromkeys(steps, str(error))
+        self._tunnel.hold(attrs.evolve(expected, index=index))
+        return refused
+
     def drop_flows(self, step: FlowStep) -> str | None:
         try:
             conntrack.drop(self._filter, step)
@@ -155,67 +184,14 @@ class Linux:
             return f"{error.strerror or error} (modprobe nf_conntrack_netlink)"
         return None
 
-    @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
-        send, receive = trio.open_memory_channel[Change](_PENDING)
-        with (
-            _subscribe(ROUTE, groups=rtnetlink.GROUPS) as routes,
-            _subscribe(NETFILTER, member=nftables.GROUP) as tables,
-            send,
-            receive,
-        ):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, routes, rtnetlink.describe, send)
-                nursery.start_soon(self._watch, tables, nftables.describe, send)
-                yield receive
-                nursery.cancel_scope.cancel()
+    def changes(
+        self, concerns: Concerns
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
+        ports = frozenset({self._route.portid, self._filter.portid})
+        return watching.changes(ports, concerns, self._tunnel if self._tunnelled else None)
 
-    async def _watch(
-        self,
-        events: socket.socket,
-        describe: Callable[[Part], str | None],
-        send: trio.MemorySendChannel[Change],
-    ) -> None:
-        ours = {self._route.portid, self._filter.portid}
-        lost = False
-        while True:
-            await trio.lowlevel.wait_readable(events)
-            try:
-                for _ in range(_TURN):
-                    for part, portid in parts(events.recv(_RECEIVE)):
-                        what = describe(part) if portid not in ours else None
-                        if what is not None:
-                            _offer(send, what)
-            except BlockingIOError:
-                # Told only now: having dropped one notification the kernel drops all, without
-                # another word, until the queue has been empty once.
-                if lost:
-                    _offer(send, "more changes than could be listened to")
-                lost = False
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                lost = True
-
-
-def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
-    # Full: enough of them are waiting to be answered by one reading.
-    with suppress(trio.WouldBlock):
-        send.send_nowait(Change(what))
-
-
-def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> socket.socket:
-    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
-    try:
-        events.bind((0, groups))
-        if member:
-            events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, member)
-        enlarge(events, send=False)
-        events.setblocking(False)
-        return events
-    except BaseException:
-        events.close()
-        raise
+    def hints(self) -> list[str]:
+        return suspects.services()
 
 
 def _words(step: RouteStep, refusal: Refusal) -> str:
@@ -226,10 +202,10 @@ def _words(step: RouteStep, refusal: Refusal) -> str:
         case (AddRoute(metric=metric) | ReplaceRoute(metric=metric), errno.EEXIST):
             return f"a foreign route has this prefix and metric {metric}"
         case (
-            AddRoute(next_hop=hop) | ReplaceRoute(next_hop=hop),
+            AddRoute(next_hops=hops) | ReplaceRoute(next_hops=hops),
             errno.ENETUNREACH | errno.EHOSTUNREACH,
         ):
-            return f"{hop.address} is not on-link at {hop.device} ({refusal.words})"
+            return f"{hops.not_on_link()} ({refusal.words})"
         case (RemoveRoute() | RemoveStray() | RemoveGuard(), errno.ESRCH):
             return "it is not there any more"
         case _:

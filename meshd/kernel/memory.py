@@ -6,10 +6,11 @@ what an administrator, another daemon or a cable can do to a kernel while meshd 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, Literal
 
+import attrs
 import trio
 
 from meshd.kernel.executor import carry_out
@@ -17,23 +18,26 @@ from meshd.kernel.plan import (
     AddElement,
     AddGuard,
     AddRoute,
+    AddUplink,
     BuildTable,
     Failure,
     Flow,
     FlowStep,
     Plan,
     RemoveElement,
+    RemoveFilter,
     RemoveGuard,
     RemoveRoute,
     RemoveStray,
     RemoveTable,
+    RemoveUplink,
     ReplaceRoute,
     RouteStep,
-    SetName,
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
+from meshd.kernel.shape import FILTER, SetName, shape_of
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
@@ -41,9 +45,18 @@ from meshd.kernel.state import (
     Host,
     Interface,
     KernelState,
-    NextHop,
+    NextHops,
     Reading,
     Stray,
+)
+from meshd.kernel.tunnel import (
+    DEVICE,
+    AddDevice,
+    AddForward,
+    Tunnel,
+    TunnelStep,
+    after,
+    in_the_way,
 )
 from protocol.address import Prefix
 
@@ -52,7 +65,16 @@ _PENDING: Final = 64
 _Key = tuple[Prefix, int]
 """What a kernel knows a route by: prefix and metric."""
 _Sets = Mapping[SetName, frozenset[Prefix]]
-_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset()}
+_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset(), "tunnel": frozenset()}
+
+
+def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
+    """The routes that a kernel makes for the addresses of interfaces that are up."""
+    for interface in interfaces:
+        for own in interface.addresses:
+            if interface.up and own.network.prefixlen < own.network.max_prefixlen:
+                metric = 0 if own.version == 4 else 256
+                yield ForeignRoute(own.network, None, interface.name, 2, metric)
 
 
 class _Refused(Exception):
@@ -69,15 +91,21 @@ class Memory:
         interfaces: Iterable[Interface] = (),
         foreign: Iterable[ForeignRoute] = (),
         metric: int = ROUTE_METRIC,
+        nat: str = "exempt",
+        tunnel_port: int = 0,
     ) -> None:
         self.flows: list[Flow] = []
         self.dropped: list[Flow] = []
         self._metric = metric
+        self._shape = shape_of(nat, tunnel_port)
+        self._tunnel: Tunnel | None = None
+        self._uplinks: frozenset[str] = frozenset()
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._foreign = list(foreign)
-        self._routes: dict[_Key, NextHop | None] = {}
+        self._routes: dict[_Key, NextHops | None] = {}
         self._sets: _Sets | None = None
         self._damage: tuple[str, ...] = ()
+        self._concerns: Concerns = lambda version, first, last: True
         self._listeners: list[trio.MemorySendChannel[Change]] = []
 
     def check(self) -> None:
@@ -87,24 +115,37 @@ class Memory:
         """Nothing to give back."""
 
     def read(self) -> Reading:
-        routes: dict[Prefix, NextHop] = {}
+        routes: dict[Prefix, NextHops] = {}
         guards: set[Prefix] = set()
         strays: list[Stray] = []
-        for (prefix, metric), hop in self._routes.items():
-            if metric == GUARD_METRIC and hop is None:
+        for (prefix, metric), hops in self._routes.items():
+            if metric == GUARD_METRIC and hops is None:
                 guards.add(prefix)
-            elif metric == self._metric and hop is not None:
-                routes[prefix] = hop
+            elif metric == self._metric and hops is not None:
+                routes[prefix] = hops
             else:
                 strays.append(Stray(prefix, metric))
         sets = self._sets or _EMPTY
         return Reading(
-            state=KernelState(routes, frozenset(guards), sets["local"], sets["mesh"]),
-            host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
+            state=KernelState(
+                routes,
+                frozenset(guards),
+                sets["local"],
+                sets["mesh"],
+                self._uplinks,
+                self._tunnel,
+                sets["tunnel"],
+            ),
+            host=Host(
+                tuple(self._interfaces.values()),
+                (*connected(self._interfaces.values()), *self._foreign),
+            ),
             problems=self._damage,
             table=self._sets is not None,
+            filtered=self._sets is not None and any(c.name == FILTER for c in self._shape.chains),
             strays=tuple(strays),
             metric=self._metric,
+            shape=self._shape,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -118,14 +159,18 @@ class Memory:
         return [str(step) for step in plan]
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+    async def changes(self, concerns: Concerns) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
         send, receive = trio.open_memory_channel[Change](_PENDING)
+        self._concerns = concerns
         self._listeners.append(send)
         try:
             with send, receive:
                 yield receive
         finally:
             self._listeners.remove(send)
+
+    def hints(self) -> list[str]:
+        return []
 
     # What the executor asks for.
 
@@ -142,14 +187,51 @@ class Memory:
         refused: dict[TableStep, str] = {}
         after = self._sets
         for step in steps:
+            if isinstance(step, AddUplink | RemoveUplink):
+                self._uplinks ^= {step.device}
+                continue
             try:
                 after = _write_table(after, step)
             except _Refused as refusal:
                 refused[step] = str(refusal)
-        if any(isinstance(step, BuildTable | RemoveTable) for step in steps):
-            self._damage = ()
+        for step in steps:
+            if isinstance(step, BuildTable | RemoveTable):
+                self._damage = ()
+                self._uplinks = step.uplinks if isinstance(step, BuildTable) else frozenset()
         self._sets = after
         return refused
+
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        refused: dict[TunnelStep, str] = {}
+        for step in steps:
+            try:
+                self._write_tunnel(step)
+            except _Refused as refusal:
+                refused[step] = str(refusal)
+        return refused
+
+    def _write_tunnel(self, step: TunnelStep) -> None:
+        if isinstance(step, AddDevice):
+            if DEVICE in self._interfaces:
+                raise _Refused(in_the_way(""))
+        elif self._tunnel is None:
+            raise _Refused(f"there is no device {DEVICE} of ours")
+        elif isinstance(step, AddForward) and (
+            step.forward.address.version != self._tunnel.device.local.version
+        ):
+            raise _Refused("Address family not supported by protocol")
+        self._put(after(self._tunnel, [step]))
+
+    def _put(self, tunnel: Tunnel | None) -> None:
+        """The device is as ``tunnel`` says, and among the interfaces."""
+        self._tunnel = tunnel
+        if tunnel is None:
+            self._drop(self._interfaces.pop(DEVICE))
+            return
+        device = tunnel.device
+        self._interfaces[DEVICE] = Interface(DEVICE, 1000, device.up, mtu=device.mtu)
+        if not device.up:
+            self._drop(self._interfaces[DEVICE])
 
     def drop_flows(self, step: FlowStep) -> str | None:
         takes = step.takes()
@@ -161,15 +243,15 @@ class Memory:
         match step:
             case AddGuard(prefix=prefix):
                 self._add((prefix, GUARD_METRIC), None, "metric")
-            case AddRoute(prefix=prefix, next_hop=hop, metric=metric):
-                self._check_next_hop(hop)
-                self._add((prefix, metric), hop, f"metric {metric}")
-            case ReplaceRoute(prefix=prefix, next_hop=hop, metric=metric):
-                self._check_next_hop(hop)
+            case AddRoute(prefix=prefix, next_hops=hops, metric=metric):
+                self._check(hops, prefix)
+                self._add((prefix, metric), hops, f"metric {metric}")
+            case ReplaceRoute(prefix=prefix, next_hops=hops, metric=metric):
+                self._check(hops, prefix)
                 if (prefix, metric) in self._foreign_keys():
                     raise _Refused(f"a foreign route has this prefix and metric {metric}")
                 self._own((prefix, metric))
-                self._routes[prefix, metric] = hop
+                self._routes[prefix, metric] = hops
             case RemoveGuard(prefix=prefix):
                 del self._routes[self._own((prefix, GUARD_METRIC))]
             case RemoveRoute(prefix=prefix, metric=metric):
@@ -177,10 +259,10 @@ class Memory:
             case RemoveStray(stray=stray):
                 del self._routes[self._own((stray.prefix, stray.metric))]
 
-    def _add(self, key: _Key, hop: NextHop | None, called: str) -> None:
+    def _add(self, key: _Key, hops: NextHops | None, called: str) -> None:
         if key in self._routes or key in self._foreign_keys():
             raise _Refused(f"a foreign route has this prefix and {called}")
-        self._routes[key] = hop
+        self._routes[key] = hops
 
     def _own(self, key: _Key) -> _Key:
         if key not in self._routes:
@@ -190,14 +272,24 @@ class Memory:
     def _foreign_keys(self) -> set[_Key]:
         return {(route.prefix, route.metric) for route in self._foreign}
 
-    def _check_next_hop(self, hop: NextHop) -> None:
-        interface = self._interfaces.get(hop.device)
-        if interface is None:
-            raise _Refused(f"there is no device {hop.device}")
-        if not interface.up or not any(hop.address in own.network for own in interface.addresses):
-            raise _Refused(f"{hop.address} is not on-link at {hop.device}")
+    def _check(self, hops: NextHops, prefix: Prefix) -> None:
+        for hop in hops.hops:
+            interface = self._interfaces.get(hop.device)
+            if interface is None:
+                raise _Refused(f"there is no device {hop.device}")
+            if prefix.version == 6 and hop.address.version == 4:
+                raise _Refused("an IPv6 route cannot have an IPv4 next hop")
+            near = hop.onlink or any(
+                route.device == hop.device
+                and route.next_hop is None
+                and hop.address in route.prefix
+                for route in (*connected([interface]), *self._foreign)
+            )
+            near |= hop.address.version == 6 and hop.address.is_link_local
+            if not interface.up or not near:
+                raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
-        if hop.source is not None and hop.source not in everywhere:
+        if hops.source is not None and hops.source not in everywhere:
             raise _Refused("Invalid source address")
 
     # What others do.
@@ -209,7 +301,7 @@ class Memory:
 
     def flush_ruleset(self) -> None:
         """``nft flush ruleset``."""
-        self._sets, self._damage = None, ()
+        self._sets, self._damage, self._uplinks = None, (), frozenset()
         self._tell("table inet meshd: table deleted")
 
     def damage_table(self, problem: str) -> None:
@@ -218,36 +310,59 @@ class Memory:
         self._tell("table inet meshd: rule deleted")
 
     def set_interface(self, interface: Interface) -> None:
-        """A link goes up or down or changes its addresses. Down takes its routes along."""
+        """A link goes up or down or changes its addresses. Down takes the routes along that
+        lead nowhere else; where they do, its next hops stay, dead."""
         self._interfaces[interface.name] = interface
         if not interface.up:
-            self._routes = {
-                key: hop
-                for key, hop in self._routes.items()
-                if hop is None or hop.device != interface.name
-            }
-        self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
+            self._drop(interface)
+        state = "up" if interface.up else "down"
+        self._tell(f"link {interface.name} {state}", "host")
+
+    def set_tunnel(self, tunnel: Tunnel | None) -> None:
+        """Somebody deletes our device, changes it, or takes entries away. Down or deleted, its
+        routes go; down, its neighbours do."""
+        if tunnel is not None and not tunnel.device.up:
+            tunnel = attrs.evolve(tunnel, neighbours={})
+        self._put(tunnel)
+        self._tell(f"{DEVICE} {'deleted' if tunnel is None else 'changed'}")
+
+    def _drop(self, gone: Interface) -> None:
+        up = {each.name for each in self._interfaces.values() if each.up} - {gone.name}
+        self._routes = {
+            key: hops
+            for key, hops in self._routes.items()
+            if hops is None or any(hop.device in up for hop in hops.hops)
+        }
 
     def add_foreign(self, route: ForeignRoute) -> None:
         self._foreign.append(route)
-        self._tell(f"route of protocol {route.protocol} {route.prefix} written")
+        self._tell_of(route, "written")
 
     def remove_foreign(self, route: ForeignRoute) -> None:
         self._foreign.remove(route)
-        self._tell(f"route of protocol {route.protocol} {route.prefix} deleted")
+        self._tell_of(route, "deleted")
 
-    def _tell(self, what: str) -> None:
+    def _tell_of(self, route: ForeignRoute, verb: str) -> None:
+        net = route.prefix
+        span = int(net.network_address), int(net.broadcast_address)
+        if self._concerns(net.version, *span):
+            self._tell(f"route of protocol {route.protocol} {net} {verb}", "others")
+
+    def _tell(self, what: str, about: Literal["ours", "host", "others"] = "ours") -> None:
         for listener in self._listeners:
             with suppress(trio.WouldBlock):
-                listener.send_nowait(Change(what))
+                listener.send_nowait(Change(what, "somebody", about))
 
 
-def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
+def _write_table(
+    sets: _Sets | None,
+    step: BuildTable | RemoveTable | RemoveFilter | AddElement | RemoveElement,
+) -> _Sets | None:
     if isinstance(step, BuildTable):
         built = _EMPTY
-        both: tuple[tuple[SetName, frozenset[Prefix]], ...]
-        both = (("local", step.local), ("mesh", step.mesh))
-        for name, prefixes in both:
+        all_three: tuple[tuple[SetName, frozenset[Prefix]], ...]
+        all_three = (("local", step.local), ("mesh", step.mesh), ("tunnel", step.admitted))
+        for name, prefixes in all_three:
             for prefix in prefixes:
                 built = _write_element(built, AddElement(name, prefix))
         return built
@@ -255,6 +370,8 @@ def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
         raise _Refused("No such file or directory")
     if isinstance(step, RemoveTable):
         return None
+    if isinstance(step, RemoveFilter):
+        return {**sets, "tunnel": frozenset()}
     return _write_element(sets, step)
 
 

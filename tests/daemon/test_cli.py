@@ -199,9 +199,9 @@ def test_peers_and_routes_for_people_line_up_and_are_escaped(meshd: Shell, daemo
         "b     5e6f705e  alive  1m01s  0.4ms  192.0.2.2:6179  10.2.0.0/24 fd00:2::/64",
     ]
     assert routes.splitlines() == [
-        "PREFIX       NODE  NEXT HOP   STATE      REASON",
-        "10.2.0.0/24  b     192.0.2.2  installed",
-        "10.3.0.0/24  c     -          refused    evil\\x1b[31m",
+        "PREFIX       NODE  NEXT HOP   DEVICE  STATE      REASON",
+        "10.2.0.0/24  b     192.0.2.2  net0    installed",
+        "10.3.0.0/24  c     -          -       refused    evil\\x1b[31m",
     ]
 
 
@@ -239,7 +239,7 @@ def test_changes_are_passed_on_and_their_outcome_is_told(meshd: Shell, daemon: D
     assert withdrawn[:2] == (0, "this node announces: -\n")
     assert reloaded[:2] == (0, "changed: announce\n")
     assert left[0] == 0
-    assert planned[:2] == (0, "ip route add 10.2.0.0/24\n")
+    assert planned[:2] == (0, "ip route add 10.2.0.0/24\n    # b announces it\n")
     assert idle[:2] == (0, "nothing to do: the kernel is as it should be\n")
     assert daemon.asked[:2] == [
         ("announce", {"prefixes": ["10.7.0.0/24", "fd00:7::/64"]}),

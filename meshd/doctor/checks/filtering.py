@@ -120,8 +120,12 @@ def _for_services(text: str) -> bool:
 
 def ports(facts: Facts) -> list[tuple[int, str]]:
     """The UDP ports that must be reached here, and what for."""
-    port = facts.config.port if facts.config is not None else PORT
-    return [(port, "members' messages")]
+    if facts.config is None:
+        return [(PORT, "members' messages")]
+    found = [(facts.config.port, "members' messages")]
+    if facts.config.tunnel != "off":
+        found.append((facts.config.tunnel_port, "the tunnel"))
+    return found
 
 
 def port(facts: Facts) -> Iterator[Finding]:
