@@ -34,7 +34,7 @@ from meshd.doctor.facts import (
 from meshd.doctor.programs import Unavailable
 from meshd.doctor.ruleset import Chain, Ruleset
 from meshd.errors import Refused, UsageError
-from meshd.kernel import conntrack, nftables, rtnetlink
+from meshd.kernel import conntrack, rtnetlink
 from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, attribute, attributes
 from meshd.kernel.plan import Cover
 from meshd.kernel.state import ROUTE_METRIC, Interface, NextHop
@@ -53,6 +53,8 @@ _PROBED: Final = 256
 _TRANSLATED: Final = 16
 """Connections that are named; one is enough to prove it."""
 
+_GET_TABLE: Final = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
+_INET: Final = bytes([1, 0, 0, 0])  # struct nfgenmsg: NFPROTO_INET
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
 _U32: Final = struct.Struct("=I")
 _MTU, _MASTER, _LINK_INFO, _KIND = 4, 10, 18, 1  # IFLA_*
@@ -219,7 +221,7 @@ def _table(unseen: dict[str, str]) -> bool | None:
         return False
     try:
         with contextlib.closing(Channel(NETFILTER)) as channel:
-            return nftables.read(channel).present
+            return channel.get(_GET_TABLE, _INET + attribute(1, b"meshd\0")) is not None
     except OSError as error:
         unseen["table"] = _reason(error)
         return None

@@ -60,7 +60,8 @@ def _seen(facts: Facts) -> Iterator[Finding]:
 
 def _foreseen(facts: Facts) -> Iterator[Finding]:
     assert facts.rules is not None
-    excluded = bool(facts.table)
+    # With nat = "set" the table holds sets alone, for rules that the operator writes.
+    excluded = bool(facts.table) and (facts.config is None or facts.config.nat != "set")
     told: set[tuple[Chain, str]] = set()
     for lane in lanes(facts):
         for chain in facts.rules.at("postrouting", lane.version, "nat"):
