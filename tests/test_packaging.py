@@ -14,6 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from meshd.doctor import programs
+
 ROOT = Path(__file__).parents[1]
 
 THIRD_PARTY = {
@@ -31,6 +33,9 @@ IMPURE = {
 }
 """Sockets, clocks, files, logs and tasks: the protocol is given what it needs of them."""
 
+
+LISTS_RULES = Path("meshd/doctor/programs.py")
+"""The one module that starts programs: it lists packet filter rules, for `meshd doctor`."""
 
 PROGRAMS = {"commands", "multiprocessing", "pty", "subprocess"}
 """Modules that start other programs."""
@@ -101,7 +106,7 @@ ASKING = "meshd/local/asking.py"
 """Runs the operator's own health checks: what the config says, word by word, and nothing else."""
 
 
-def test_no_shell_and_no_program_but_a_health_check_is_ever_started() -> None:
+def test_no_shell_and_no_program_but_health_checks_and_lists_of_rules_is_ever_started() -> None:
     # Routes, nftables and conntrack are spoken to by netlink: nothing that came from a network
     # is ever on a command line.
     for package in ("meshd", "protocol"):
@@ -111,8 +116,37 @@ def test_no_shell_and_no_program_but_a_health_check_is_ever_started() -> None:
                 assert _that_runs_programs(source) == ["trio.lowlevel.open_process"]
                 assert names & UNPACKERS == set()
                 continue
-            assert names & (PROGRAMS | UNPACKERS) == set(), path
+            if path != str(LISTS_RULES):
+                assert names & (PROGRAMS | UNPACKERS) == set(), path
             assert _that_runs_programs(source) == [], path
+
+
+def test_the_daemon_never_loads_what_lists_rules() -> None:
+    # `meshd doctor` is a command that an operator gives: the process that may change routes
+    # starts nothing.
+    load = "import sys, meshd.daemon, meshd.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", load], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "meshd.daemon" in loaded
+    assert [name for name in loaded if name.startswith("meshd.doctor")] == []
+
+
+def test_the_programs_that_list_rules_are_spelt_out_and_change_nothing() -> None:
+    tree = ast.parse((ROOT / LISTS_RULES).read_text(encoding="utf-8"))
+    (started,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _dotted(node.func).startswith("subprocess.")
+    ]
+    assert ast.unparse(started.args[0]) == "(path, *command[1:])"
+    assert programs.LIST_NFTABLES == ("nft", "-j", "list", "ruleset")
+    for command in programs.SAVE.values():
+        (program,) = command  # and no argument
+        assert re.fullmatch(r"ip6?tables-(nft|legacy)-save", program)
+    for file in (ROOT / "meshd/doctor").rglob("*.py"):
+        for call in re.findall(r"programs\.listing\((.*)\)", file.read_text(encoding="utf-8")):
+            assert re.match(r"programs\.(LIST_NFTABLES|SAVE\[)", call), file
 
 
 @pytest.mark.parametrize(
