@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from kernelview import Deletions, Network, expected, holdings, settle
 
 from netlab import EchoServer, Flow, Lab, Mesh, Zone, ping, until
+from netlab.kernelview import Deletions, Network, expected, holdings, settle
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]
