@@ -39,6 +39,8 @@ class Checker:
     world: World
     traffic: Traffic
     leaks: Capture
+    patience: float
+    """Seconds for all to settle; SETTLE_S."""
     restored: Callable[[int], None]
     """Told of each zone whose kernel is as it should be."""
     _excuses: dict[int, list[tuple[float, float]]] = attrs.field(factory=dict)
@@ -51,11 +53,12 @@ class Checker:
         self._excuses.setdefault(number, []).append((time.monotonic(), float("inf")))
 
     def settle(self) -> list[str]:
-        """Wait until all is as it should be; what is not, if that takes too long."""
-        until = time.monotonic() + SETTLE_S
-        return self._kernels(until) or self._daemons(until)
+        """Wait until all is as it should be; what is not, if that takes too long, and at once what
+        must never be."""
+        until = time.monotonic() + self.patience
+        return self._kernels(until) or self._daemons(until) or self._wires()
 
-    def wires(self) -> list[str]:
+    def _wires(self) -> list[str]:
         """What was seen that must never be."""
         found = [f"leaked to the default gateway: {line}" for line in self.leaks.packets[:10]]
         fresh, self._judged = (
@@ -87,6 +90,8 @@ class Checker:
                 else:
                     del waiting[number]
                     self._settled(number)
+            if wrong := self._wires():
+                return lines + wrong
             if time.monotonic() > until:
                 break
             if waiting:

@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         parser.error("makes network namespaces: run as root")
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
-    settings = Settings(options.zones, options.seconds, seed, options.rate, options.breaks or "")
+    settings = Settings(
+        options.zones, options.seconds, seed, options.rate, breaks=options.breaks or ""
+    )
     for number in (signal.SIGTERM, signal.SIGHUP):  # as after Ctrl-C: nothing is left behind
         signal.signal(number, _interrupted)
     _say(f"--seed {seed}")

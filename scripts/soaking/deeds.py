@@ -177,25 +177,26 @@ def _force(router: Router, lines: list[str]) -> None:
 BREAKS: Final = ("guard", "route", "nat")
 """What `--break` takes out for good, to show that the soak would notice."""
 
+VICTIM: Final = 2
+"""The zone at which that is done."""
 
-def break_for_good(mesh: Mesh, world: World, what: str) -> str:
-    """Do what meshd would not have done, at a zone whose daemon can no longer repair it.
 
-    The world is not told.  Returns what was done, in words.
+def break_for_good(doer: Doer, what: str) -> str:
+    """Take something away where no daemon runs that could put it back, and tell the world nothing.
+
+    Returns what was done, in words.
     """
-    victim, other = world[2], world[1].zone
+    victim = doer.world[VICTIM]
     if victim.running:
-        mesh[2].kill()
-        victim.running = False
-    router = victim.zone.router
+        doer.do(Fault("kill", VICTIM))
+    if what == "guard" and victim.attached:
+        doer.do(Fault("interface-down", VICTIM))  # or the guards are under routes
+    other = doer.world[1].zone
     nets: tuple[Network, ...] = (other.prefix4, other.prefix6)
     if what == "guard":
-        router.configure([f"link set {UPLINK} down"])
-        lines = [f"route del unreachable {net} metric {GUARD_METRIC}" for net in nets]
+        _force(victim, [f"route del unreachable {net} metric {GUARD_METRIC}" for net in nets])
     elif what == "route":
-        lines = [f"route del {net} proto 142 metric {METRIC}" for net in nets]
+        _force(victim, [f"route del {net} proto 142 metric {METRIC}" for net in nets])
     else:
-        router.run(["nft", "delete table inet meshd"])
-        lines = []
-    _force(victim, lines)
-    return f"--break {what} at r2"
+        victim.zone.router.run(["nft", "delete table inet meshd"])
+    return f"--break {what} at r{VICTIM}"

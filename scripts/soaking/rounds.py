@@ -17,7 +17,7 @@ from netlab import Lab, Mesh, Namespace
 from netlab.kernelview import Network
 from netlab.lab import INSIDE, UPLINK
 from netlab.traffic import Address
-from soaking.checks import Checker, keep_state
+from soaking.checks import SETTLE_S, Checker, keep_state
 from soaking.deeds import Doer, break_for_good
 from soaking.faults import Drawer, Fault
 from soaking.traffic import Traffic
@@ -46,6 +46,8 @@ class Settings:
     seed: int
     rate: float
     """Datagrams a second, over all pairs."""
+    patience: float = SETTLE_S
+    """Seconds that everything may take to settle after a round."""
     breaks: str = ""
     """What is broken for good after the first round; see deeds.BREAKS."""
 
@@ -134,7 +136,8 @@ class _Soak:
                 places[address] = zone.private
         traffic = Traffic(places, self.settings.rate, Random(self.settings.seed))
         with self.mesh.lab.capture_leaks() as leaks, traffic:
-            checker = Checker(self.mesh, self.world, traffic, leaks, self.doer.restore)
+            patience = self.settings.patience
+            checker = Checker(self.mesh, self.world, traffic, leaks, patience, self.doer.restore)
             try:
                 self._rounds(checker)
             finally:
@@ -156,7 +159,7 @@ class _Soak:
                 self._carry_out(fault, checker)
                 done.append(fault)
             if breaks:
-                self._log(break_for_good(self.mesh, self.world, breaks))
+                self._log(break_for_good(self.doer, breaks))
                 breaks = ""
             self.outcome.rounds += 1
             self._check(checker, done)
@@ -197,7 +200,7 @@ class _Soak:
         wrong = checker.settle()
         took = time.monotonic() - began
         self.outcome.settled.append(took)
-        self.outcome.broken = wrong + checker.wires()
+        self.outcome.broken = wrong
         self._flows(checker)
         self._log(f"{'settled' if not wrong else 'not settled'} after {took:.1f} s")
         words = ", ".join(f"{fault.kind} r{fault.zone}" for fault in done)
