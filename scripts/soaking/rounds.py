@@ -69,6 +69,8 @@ class Outcome:
     translated: int = 0
     """... when nobody had taken the exclusion away."""
     excused: int = 0
+    unheld: int = 0
+    """Routes that routers which were cut off did not hold, though they might have."""
     broken: list[str] = attrs.field(factory=list)
     """What differed. Empty: no rule was broken."""
     history: list[str] = attrs.field(factory=list)
@@ -145,6 +147,7 @@ class _Soak:
                 found.seconds = round(time.monotonic() - self.began, 1)
                 found.sent, found.arrived = traffic.sent, traffic.arrived
                 found.answered = traffic.answered
+                found.unheld = self.world.unheld
                 found.leaked, found.excused = len(leaks.packets), checker.excused
                 found.translated = len(traffic.translated) - checker.excused
 

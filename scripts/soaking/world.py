@@ -8,8 +8,9 @@ more than one is allowed.  The rules, all of DESIGN 6:
 - A daemon that has gone while its host answers keeps its routes for the restart window, 30 s;
   then only the guard stays.
 - A host that is cut off leaves the guard behind, at once.
-- Who is cut off itself has lost most of its peers at once: it is isolated, learns nothing, and
-  keeps its routes to all that it had then, for at most 10 min.
+- Who is cut off itself learns nothing, and guards all that it had.  Having lost most of its peers
+  within 10 s it is isolated and holds the routes, for at most 10 min; but where ticks come late
+  it suspects itself and loses them over a longer time, the first not held.  That is counted.
 - An interface that is down has no routes; the guards stand.
 - Where no daemon runs the kernel stays as it is, but for what the kernel itself takes away.
 """
@@ -40,9 +41,6 @@ longest suspicion, what is braked for 5 s because much happens at once."""
 
 ISOLATION_CALM_S: Final = 10.0
 """Who was isolated holds routes for so long after most are back (protocol/isolation.py)."""
-
-LEAST_PEERS: Final = 4
-"""With fewer nobody is isolated (DESIGN 6)."""
 
 EXTRAS: Final = 2
 """More subnets of each family behind every router, announced and withdrawn as it comes."""
@@ -93,8 +91,10 @@ class Router:
     ways: Ways = attrs.field(factory=dict)
     """Of what it knows, while it does not follow the mesh: in the kernel of a router without
     daemon, in the table of one that is cut off."""
-    adopted: bool = False
-    """Started while cut off: it keeps what it found, and takes nothing for seen."""
+    held: frozenset[Network] = frozenset()
+    """What it had routes to when it was cut off, and might hold."""
+    unheld: frozenset[Network] = frozenset()
+    """... and does not."""
     foreign: list[str] = attrs.field(factory=list)
     """Routes of somebody else, as `ip route` is told them."""
 
@@ -118,6 +118,8 @@ class World:
     """All routers, and what is true of them."""
 
     routers: dict[int, Router]
+    unheld: int = 0
+    """Routes that routers which were cut off, and are no more, had not held."""
 
     @classmethod
     def of(cls, zones: Iterable[Zone]) -> World:
@@ -209,6 +211,8 @@ class World:
                 router.ways[prefix] = frozenset({here})
             else:
                 router.ways[prefix] = ways - {Way.ABSENT}
+        if router.running and router.up:
+            router.unheld = frozenset(net for net in router.held if str(net) not in routed)
 
     def knows(self, router: Router, prefix: Network, now: float) -> bool:
         """Packets from behind ``router`` to ``prefix`` meet a route or a guard."""
@@ -236,23 +240,21 @@ class World:
             self.lose_touch(router, before, now)
         elif not router.up:
             router.ways = {prefix: _grounded(ways) for prefix, ways in router.ways.items()}
-        router.running, router.ended, router.adopted = False, now, False
+        router.running, router.ended = False, now
+        router.held = frozenset()
 
     def start(self, router: Router, now: float) -> None:
         """Its daemon runs again."""
         router.running, router.started = True, now
-        router.adopted = not router.attached
         self._tell(router)
 
     def part(self, router: Router, before: Ways, now: float, *, down: bool) -> None:
         """It is cut off: by its cable, or because its interface is ``down``."""
         if router.follows:
             self.lose_touch(router, before, now)
-            for prefix, ways in router.ways.items():
-                other = self.owner(prefix)
-                if not other.follows or now < other.started + LATE_S:
-                    # Lost with the rest it is held, and lost before, or not yet seen, it is not.
-                    router.ways[prefix] = ways | EITHER
+            had = (prefix for prefix, ways in router.ways.items() if ways == ROUTE)
+            router.held = frozenset(had) if not down else frozenset()
+            router.ways = {prefix: ways | EITHER for prefix, ways in router.ways.items()}
         elif down:
             router.ways = {prefix: _grounded(ways) for prefix, ways in router.ways.items()}
         router.cable, router.up = router.cable and down, router.up and not down
@@ -262,6 +264,8 @@ class World:
         """It is back."""
         router.cable = router.up = True
         router.returned = now
+        self.unheld += len(router.unheld)
+        router.held = router.unheld = frozenset()
         self._tell(router)
 
     def announce(self, router: Router, prefixes: Iterable[Network]) -> None:
