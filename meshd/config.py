@@ -36,7 +36,7 @@ POOL: Final = tuple(
 MAX_METRIC: Final = 2**32 - 3
 """The guard stands at 2^32 - 2, and every mesh route must be better than its guard."""
 
-NAT: Final = ("auto", "exempt", "off")
+NAT: Final = ("auto", "exempt", "masquerade", "set", "off")
 NETWORK: Final = ("lan", "wan")
 KERNEL: Final = ("auto", "linux", "memory")
 
@@ -59,7 +59,7 @@ class Config:
     """What a grant without ``--allow`` may announce."""
     metric: int = 142
     nat: str = "auto"
-    """auto: exempt where the kernel can; exempt: or fail; off: no table of ours."""
+    """How the table in the kernel is shaped (``kernel.shape``). auto: exempt on Linux."""
     kernel: str = "auto"
     """auto: this system's; memory: no kernel is touched."""
     network: str = "lan"

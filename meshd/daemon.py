@@ -86,7 +86,8 @@ LAST_WORDS: Final = 0.2
 def run(options: RunOptions) -> int:
     """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
-    kernel = kernel_backend(backend_name(options.config), metric=options.config.metric)
+    config = options.config
+    kernel = kernel_backend(backend_name(config), metric=config.metric, nat=config.nat)
     kernel.check()
     sockets = Sockets(options.config.port)
     try:
@@ -161,7 +162,6 @@ class Daemon:
             self._decide,
             log=log,
             settled=self._kernel_settled,
-            manages_nat=self._config.nat != "off",
         )
 
     # Life.

@@ -138,10 +138,10 @@ def _conflicts(row: Route, scene: Scene) -> list[Json]:
 def _holding(prefix: Prefix, reading: Reading) -> Json:
     """What the kernel has for exactly this prefix, of ours and of others."""
     ours = reading.state
-    hop = ours.routes.get(prefix)
+    hops = ours.routes.get(prefix)
     return {
         "prefix": str(prefix),
-        "route": str(hop) if hop is not None else None,
+        "route": hops.words(prefix.version) if hops is not None else None,
         "guard": prefix in ours.guards,
         "excluded": Nets(ours.mesh).containing(prefix) is not None,
         "foreign": [_foreign(each) for each in reading.host.foreign if each.prefix == prefix],

@@ -35,6 +35,7 @@ from meshd.kernel.plan import (
     diff,
 )
 from meshd.kernel.port import Change
+from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
 from protocol.address import Prefix
 
@@ -49,12 +50,13 @@ _ADD_MEMBERSHIP: Final = 1
 
 
 class Linux:
-    """A ``port.Backend``. ``metric`` is that of our routes, the option of that name."""
+    """A ``port.Backend``. ``metric`` is that of our routes, ``nat`` a mode (``shape.SHAPES``)."""
 
     name = "linux"
 
-    def __init__(self, metric: int = ROUTE_METRIC) -> None:
+    def __init__(self, metric: int = ROUTE_METRIC, nat: str = "exempt") -> None:
         self._metric = metric
+        self._shape = SHAPES[nat]
         self._shared: frozenset[Prefix] = frozenset()
         self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
@@ -73,8 +75,7 @@ class Linux:
     def check(self) -> None:
         with self._turn:
             try:
-                present = nftables.read(self._filter).present
-                refusal = nftables.rehearse(self._filter, present=present)
+                refusal = nftables.rehearse(self._filter, self._shape)
             except Refusal as error:
                 refusal = error
         if refusal is None:
@@ -84,9 +85,10 @@ class Linux:
                 "CAP_NET_ADMIN is missing: run meshd as root, or give it that capability alone "
                 "(AmbientCapabilities= in a systemd unit, or setpriv)"
             )
+        modules = "nf_tables" + " nft_chain_nat nft_nat" * bool(self._shape.chains)
+        modules += " nft_masq" * self._shape.masquerades
         raise UsageError(
-            f"this kernel cannot exclude from NAT ({refusal.words}): "
-            "modprobe -a nf_tables nft_chain_nat nft_nat"
+            f"this kernel cannot keep our nftables table ({refusal.words}): modprobe -a {modules}"
         )
 
     def read(self) -> Reading:
@@ -94,17 +96,23 @@ class Linux:
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
-            table = nftables.read(self._filter)
+            table = nftables.read(self._filter, self._shape)
             self._shared = frozenset(found.shared)
         return Reading(
             state=KernelState(
-                found.routes, frozenset(found.guards), frozenset(table.local), frozenset(table.mesh)
+                found.routes,
+                frozenset(found.guards),
+                table.holds("local"),
+                table.holds("mesh"),
+                frozenset(table.uplinks),
             ),
             host=Host(tuple(interfaces.values()), tuple(found.foreign)),
             problems=tuple(table.problems),
             table=table.present,
             strays=tuple(found.strays),
             metric=self._metric,
+            others=table.others,
+            shape=self._shape,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -226,10 +234,10 @@ def _words(step: RouteStep, refusal: Refusal) -> str:
         case (AddRoute(metric=metric) | ReplaceRoute(metric=metric), errno.EEXIST):
             return f"a foreign route has this prefix and metric {metric}"
         case (
-            AddRoute(next_hop=hop) | ReplaceRoute(next_hop=hop),
+            AddRoute(next_hops=hops) | ReplaceRoute(next_hops=hops),
             errno.ENETUNREACH | errno.EHOSTUNREACH,
         ):
-            return f"{hop.address} is not on-link at {hop.device} ({refusal.words})"
+            return f"{hops.not_on_link()} ({refusal.words})"
         case (RemoveRoute() | RemoveStray() | RemoveGuard(), errno.ESRCH):
             return "it is not there any more"
         case _:

@@ -17,6 +17,7 @@ from meshd.kernel.plan import (
     AddElement,
     AddGuard,
     AddRoute,
+    AddUplink,
     BuildTable,
     Failure,
     Flow,
@@ -27,13 +28,14 @@ from meshd.kernel.plan import (
     RemoveRoute,
     RemoveStray,
     RemoveTable,
+    RemoveUplink,
     ReplaceRoute,
     RouteStep,
-    SetName,
     TableStep,
     diff,
 )
 from meshd.kernel.port import Change
+from meshd.kernel.shape import SHAPES, SetName
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
@@ -41,7 +43,7 @@ from meshd.kernel.state import (
     Host,
     Interface,
     KernelState,
-    NextHop,
+    NextHops,
     Reading,
     Stray,
 )
@@ -69,13 +71,16 @@ class Memory:
         interfaces: Iterable[Interface] = (),
         foreign: Iterable[ForeignRoute] = (),
         metric: int = ROUTE_METRIC,
+        nat: str = "exempt",
     ) -> None:
         self.flows: list[Flow] = []
         self.dropped: list[Flow] = []
         self._metric = metric
+        self._shape = SHAPES[nat]
+        self._uplinks: frozenset[str] = frozenset()
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._foreign = list(foreign)
-        self._routes: dict[_Key, NextHop | None] = {}
+        self._routes: dict[_Key, NextHops | None] = {}
         self._sets: _Sets | None = None
         self._damage: tuple[str, ...] = ()
         self._listeners: list[trio.MemorySendChannel[Change]] = []
@@ -87,24 +92,27 @@ class Memory:
         """Nothing to give back."""
 
     def read(self) -> Reading:
-        routes: dict[Prefix, NextHop] = {}
+        routes: dict[Prefix, NextHops] = {}
         guards: set[Prefix] = set()
         strays: list[Stray] = []
-        for (prefix, metric), hop in self._routes.items():
-            if metric == GUARD_METRIC and hop is None:
+        for (prefix, metric), hops in self._routes.items():
+            if metric == GUARD_METRIC and hops is None:
                 guards.add(prefix)
-            elif metric == self._metric and hop is not None:
-                routes[prefix] = hop
+            elif metric == self._metric and hops is not None:
+                routes[prefix] = hops
             else:
                 strays.append(Stray(prefix, metric))
         sets = self._sets or _EMPTY
         return Reading(
-            state=KernelState(routes, frozenset(guards), sets["local"], sets["mesh"]),
+            state=KernelState(
+                routes, frozenset(guards), sets["local"], sets["mesh"], self._uplinks
+            ),
             host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
             problems=self._damage,
             table=self._sets is not None,
             strays=tuple(strays),
             metric=self._metric,
+            shape=self._shape,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -142,12 +150,17 @@ class Memory:
         refused: dict[TableStep, str] = {}
         after = self._sets
         for step in steps:
+            if isinstance(step, AddUplink | RemoveUplink):
+                self._uplinks ^= {step.device}
+                continue
             try:
                 after = _write_table(after, step)
             except _Refused as refusal:
                 refused[step] = str(refusal)
-        if any(isinstance(step, BuildTable | RemoveTable) for step in steps):
-            self._damage = ()
+        for step in steps:
+            if isinstance(step, BuildTable | RemoveTable):
+                self._damage = ()
+                self._uplinks = step.uplinks if isinstance(step, BuildTable) else frozenset()
         self._sets = after
         return refused
 
@@ -161,15 +174,15 @@ class Memory:
         match step:
             case AddGuard(prefix=prefix):
                 self._add((prefix, GUARD_METRIC), None, "metric")
-            case AddRoute(prefix=prefix, next_hop=hop, metric=metric):
-                self._check_next_hop(hop)
-                self._add((prefix, metric), hop, f"metric {metric}")
-            case ReplaceRoute(prefix=prefix, next_hop=hop, metric=metric):
-                self._check_next_hop(hop)
+            case AddRoute(prefix=prefix, next_hops=hops, metric=metric):
+                self._check(hops, prefix)
+                self._add((prefix, metric), hops, f"metric {metric}")
+            case ReplaceRoute(prefix=prefix, next_hops=hops, metric=metric):
+                self._check(hops, prefix)
                 if (prefix, metric) in self._foreign_keys():
                     raise _Refused(f"a foreign route has this prefix and metric {metric}")
                 self._own((prefix, metric))
-                self._routes[prefix, metric] = hop
+                self._routes[prefix, metric] = hops
             case RemoveGuard(prefix=prefix):
                 del self._routes[self._own((prefix, GUARD_METRIC))]
             case RemoveRoute(prefix=prefix, metric=metric):
@@ -177,10 +190,10 @@ class Memory:
             case RemoveStray(stray=stray):
                 del self._routes[self._own((stray.prefix, stray.metric))]
 
-    def _add(self, key: _Key, hop: NextHop | None, called: str) -> None:
+    def _add(self, key: _Key, hops: NextHops | None, called: str) -> None:
         if key in self._routes or key in self._foreign_keys():
             raise _Refused(f"a foreign route has this prefix and {called}")
-        self._routes[key] = hop
+        self._routes[key] = hops
 
     def _own(self, key: _Key) -> _Key:
         if key not in self._routes:
@@ -190,14 +203,18 @@ class Memory:
     def _foreign_keys(self) -> set[_Key]:
         return {(route.prefix, route.metric) for route in self._foreign}
 
-    def _check_next_hop(self, hop: NextHop) -> None:
-        interface = self._interfaces.get(hop.device)
-        if interface is None:
-            raise _Refused(f"there is no device {hop.device}")
-        if not interface.up or not any(hop.address in own.network for own in interface.addresses):
-            raise _Refused(f"{hop.address} is not on-link at {hop.device}")
+    def _check(self, hops: NextHops, prefix: Prefix) -> None:
+        for hop in hops.hops:
+            interface = self._interfaces.get(hop.device)
+            if interface is None:
+                raise _Refused(f"there is no device {hop.device}")
+            if prefix.version == 6 and hop.address.version == 4:
+                raise _Refused("an IPv6 route cannot have an IPv4 next hop")
+            near = hop.onlink or any(hop.address in own.network for own in interface.addresses)
+            if not interface.up or not near:
+                raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
-        if hop.source is not None and hop.source not in everywhere:
+        if hops.source is not None and hops.source not in everywhere:
             raise _Refused("Invalid source address")
 
     # What others do.
@@ -209,7 +226,7 @@ class Memory:
 
     def flush_ruleset(self) -> None:
         """``nft flush ruleset``."""
-        self._sets, self._damage = None, ()
+        self._sets, self._damage, self._uplinks = None, (), frozenset()
         self._tell("table inet meshd: table deleted")
 
     def damage_table(self, problem: str) -> None:
@@ -218,13 +235,15 @@ class Memory:
         self._tell("table inet meshd: rule deleted")
 
     def set_interface(self, interface: Interface) -> None:
-        """A link goes up or down or changes its addresses. Down takes its routes along."""
+        """A link goes up or down or changes its addresses. Down takes the routes along that
+        lead nowhere else; where they do, its next hops stay, dead."""
         self._interfaces[interface.name] = interface
         if not interface.up:
+            up = {each.name for each in self._interfaces.values() if each.up}
             self._routes = {
-                key: hop
-                for key, hop in self._routes.items()
-                if hop is None or hop.device != interface.name
+                key: hops
+                for key, hops in self._routes.items()
+                if hops is None or any(hop.device in up for hop in hops.hops)
             }
         self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
 
@@ -242,7 +261,9 @@ class Memory:
                 listener.send_nowait(Change(what))
 
 
-def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
+def _write_table(
+    sets: _Sets | None, step: BuildTable | RemoveTable | AddElement | RemoveElement
+) -> _Sets | None:
     if isinstance(step, BuildTable):
         built = _EMPTY
         both: tuple[tuple[SetName, frozenset[Prefix]], ...]

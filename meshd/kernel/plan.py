@@ -16,22 +16,21 @@ that a person would type for it.  Nothing here touches a kernel.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
+from meshd.kernel.shape import UPLINKS, SetName, Shape
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_PROTOCOL,
     KernelState,
-    NextHop,
+    NextHops,
     Reading,
     Stray,
     order,
 )
 from protocol.address import Address, Prefix
-
-SetName = Literal["local", "mesh"]
 
 
 class Flow(NamedTuple):
@@ -93,23 +92,23 @@ class AddRoute:
     """Put in the route to a prefix."""
 
     prefix: Prefix
-    next_hop: NextHop
+    next_hops: NextHops
     metric: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.prefix)} route add {_route(self.prefix, self.next_hop, self.metric)}"
+        return f"{_ip(self.prefix)} route add {_route(self.prefix, self.next_hops, self.metric)}"
 
 
 @attrs.frozen
 class ReplaceRoute:
-    """The next hop, device or source changes; the key stays, so no packet finds a gap."""
+    """Next hops or source change; the key stays, so no packet finds a gap."""
 
     prefix: Prefix
-    next_hop: NextHop
+    next_hops: NextHops
     metric: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.prefix)} route change {_route(self.prefix, self.next_hop, self.metric)}"
+        return f"{_ip(self.prefix)} route change {_route(self.prefix, self.next_hops, self.metric)}"
 
 
 @attrs.frozen
@@ -117,11 +116,11 @@ class RemoveRoute:
     """Take the route away."""
 
     prefix: Prefix
-    next_hop: NextHop
+    next_hops: NextHops
     metric: int
 
     def __str__(self) -> str:
-        return f"{_ip(self.prefix)} route del {_route(self.prefix, self.next_hop, self.metric)}"
+        return f"{_ip(self.prefix)} route del {_route(self.prefix, self.next_hops, self.metric)}"
 
 
 @attrs.frozen
@@ -161,32 +160,59 @@ class RemoveElement:
 
 
 @attrs.frozen
+class AddUplink:
+    """Traffic of ours that leaves by ``device`` is translated from now on."""
+
+    device: str
+
+    def __str__(self) -> str:
+        return f'nft add element inet meshd {UPLINKS} {{ "{self.device}" }}'
+
+
+@attrs.frozen
+class RemoveUplink:
+    """``device`` leads to no default gateway any more."""
+
+    device: str
+
+    def __str__(self) -> str:
+        return f'nft delete element inet meshd {UPLINKS} {{ "{self.device}" }}'
+
+
+@attrs.frozen
 class BuildTable:
     """Our table anew with these elements, in place of whatever bears its name."""
 
+    shape: Shape
     local: frozenset[Prefix]
     mesh: frozenset[Prefix]
-    problems: tuple[str, ...]
+    uplinks: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
     """Why the table that is there will not do. Empty when there is none."""
+    keep: bool = False
+    """What others have in it stays: only what is ours is written anew."""
+
+    def elements(self, name: str) -> list[Prefix] | list[str]:
+        """What the set of that name is to hold, sorted."""
+        if name == UPLINKS:
+            return sorted(self.uplinks)
+        prefixes = self.local if name.startswith("local") else self.mesh
+        return sorted((p for p in prefixes if p.version == int(name[-1])), key=order)
 
     def __str__(self) -> str:
-        lines = [f"nft delete table inet meshd  # {problem}" for problem in self.problems[:1]]
-        lines += ["nft add table inet meshd {"]
-        for version in (4, 6):
-            for name, prefixes in (("local", self.local), ("mesh", self.mesh)):
-                found = sorted((p for p in prefixes if p.version == version), key=order)
-                elements = f" elements = {{ {', '.join(map(str, found))} }}" if found else ""
-                lines.append(
-                    f"  set {name}{version} {{ type ipv{version}_addr; flags interval;{elements} }}"
-                )
-        lines += [
-            "  chain exempt { type nat hook postrouting priority srcnat - 1;",
-            "    ip saddr @local4 ip daddr @mesh4 counter snat ip to ip saddr",
-            "    ip6 saddr @local6 ip6 daddr @mesh6 counter snat ip6 to ip6 saddr",
-            "  }",
-            "}",
-        ]
-        return "\n".join(lines)
+        sets = {
+            each.name: [
+                f'"{element}"' if isinstance(element, str) else element
+                for element in self.elements(each.name)
+            ]
+            for each in self.shape.sets
+        }
+        text = f"nft add {self.shape.text(sets)}"
+        if self.keep:
+            flushed = "; ".join(f"flush set inet meshd {name}" for name in sets)
+            return f"nft {flushed}  # {'; '.join(self.problems)}\n{text}"
+        gone = [f"nft delete table inet meshd  # {problem}\n" for problem in self.problems[:1]]
+        return "".join([*gone, text])
 
 
 @attrs.frozen
@@ -234,7 +260,7 @@ class DropFlows:
         return _conntrack("delete flows", self.ours, "<->", self.theirs)
 
 
-TableStep = BuildTable | RemoveTable | AddElement | RemoveElement
+TableStep = BuildTable | RemoveTable | AddElement | RemoveElement | AddUplink | RemoveUplink
 RouteStep = AddGuard | RemoveGuard | AddRoute | ReplaceRoute | RemoveRoute | RemoveStray
 FlowStep = DropTranslated | DropFlows
 Step = TableStep | RouteStep | FlowStep
@@ -279,8 +305,8 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     """What leads from ``actual`` to ``desired``; nothing when they agree.
 
     Every route of ``desired`` lies in an element of its ``mesh``.  Every route gets a guard,
-    asked for or not.  The table exists as long as a set of
-    ``desired`` holds something, so the empty state plans a complete removal.  ``recheck``
+    asked for or not.  The table exists as long as a prefix set
+    of ``desired`` holds something, so the empty state plans a complete removal.  ``recheck``
     looks at the connections of everything excluded and not of what changes only: due at
     the first plan of a process, whose predecessor may have died before its step 5, and
     after a step 5 that failed.
@@ -290,12 +316,12 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     # Sets of prefixes keep their hashes, and a prefix is slow to hash.
     routes, there = frozenset(desired.routes), frozenset(state.routes)
     guards = desired.guards | routes
-    wanted = bool(desired.local or desired.mesh)
+    wanted = bool(reading.shape.sets and (desired.local or desired.mesh))
 
     added = sorted(routes - there, key=order)
     removed = sorted(there - routes, key=order)
     moved = sorted(
-        (p for p, hop in desired.routes.items() if state.routes.get(p, hop) != hop), key=order
+        (p for p, hops in desired.routes.items() if state.routes.get(p, hops) != hops), key=order
     )
     strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
     guards_gone = sorted(state.guards - guards, key=order)
@@ -307,10 +333,13 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
 
     rebuilt = wanted and bool(reading.problems or not reading.table)
     if rebuilt:
-        steps.append(BuildTable(desired.local, desired.mesh, reading.problems))
-    elif wanted:
+        sets = (desired.local, desired.mesh, desired.uplinks)
+        steps.append(BuildTable(reading.shape, *sets, reading.problems, reading.others))
+    elif wanted or reading.others:
         steps += _elements("local", desired.local, state.local)
         steps += _elements("mesh", desired.mesh, state.mesh)
+        steps += [RemoveUplink(name) for name in sorted(state.uplinks - desired.uplinks)]
+        steps += [AddUplink(name) for name in sorted(desired.uplinks - state.uplinks)]
     elif reading.table:
         steps.append(RemoveTable())
 
@@ -419,12 +448,9 @@ def _written(prefix: Prefix, metric: int) -> str:
     return f"{prefix} proto {ROUTE_PROTOCOL} metric {metric}"
 
 
-def _route(prefix: Prefix, next_hop: NextHop, metric: int) -> str:
-    source = f" src {next_hop.source}" if next_hop.source is not None else ""
-    return (
-        f"{prefix} via {next_hop.address} dev {next_hop.device} "
-        f"proto {ROUTE_PROTOCOL} metric {metric}{source}"
-    )
+def _route(prefix: Prefix, next_hops: NextHops, metric: int) -> str:
+    marks = f"proto {ROUTE_PROTOCOL} metric {metric}"
+    return f"{prefix} {next_hops.words(prefix.version, marks)}"
 
 
 def _conntrack(verb: str, left: frozenset[Prefix], arrow: str, right: frozenset[Prefix]) -> str:

@@ -1,8 +1,13 @@
 """Routes, links and addresses over NETLINK_ROUTE: what a message says, and how one is made.
 
 Main table only.  A write never reaches a route that is not ours: a new key is made with
-NLM_F_EXCL, a deletion names protocol, metric and next hop, and ``ReplaceRoute`` is refused
-where ``Routes.shared`` shows that somebody else stands on the same key.
+NLM_F_EXCL, a deletion names protocol and metric, and ``ReplaceRoute`` is refused where
+``Routes.shared`` shows that somebody else stands on the same key.
+
+Several next hops are one object in IPv4.  In IPv6 they are routes of their own that bear one
+key, whoever made them: the kernel lists them together under the protocol of the first, replaces
+them together, and deletes each that a request names.  So ours have a weight that tells them from
+others (``ROUTE_WEIGHT``), a single one too, and a deletion names them.
 See rtnetlink(7), linux/rtnetlink.h, and for IPv4's and IPv6's different ideas of a key
 ``fib_table_insert`` and ``fib6_add_rt2node``.
 """
@@ -42,9 +47,11 @@ from meshd.kernel.plan import (
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_PROTOCOL,
+    ROUTE_WEIGHT,
     ForeignRoute,
     Interface,
     NextHop,
+    NextHops,
     Stray,
     interned,
 )
@@ -64,14 +71,18 @@ _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _LINK: Final = struct.Struct("=BxHiII")  # struct ifinfomsg
 _ADDRESS: Final = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _HOP: Final = struct.Struct("=HBBi")  # struct rtnexthop
+_U16: Final = struct.Struct("=H")
 _U32: Final = struct.Struct("=I")
 
 _MAIN: Final = 254  # RT_TABLE_MAIN
 _UNIVERSE, _NOWHERE = 0, 255  # RT_SCOPE_*
 _UNICAST, _UNREACHABLE = 1, 7  # RTN_*
+_KINDS: Final = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw"}
+_UNSPECIFIED: Final = 0  # RTPROT_UNSPEC
 _CLONED: Final = 0x200  # RTM_F_CLONED
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC = 1, 4, 5, 6, 7  # RTA_*
 _MULTIPATH, _TABLE, _VIA = 9, 15, 18
+_ONLINK: Final = 4  # RTNH_F_ONLINK
 _IF_NAME, _EXT_MASK, _SKIP_STATS = 3, 29, 1 << 3  # IFLA_*, RTEXT_FILTER_SKIP_STATS
 _IF_UP: Final = 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -81,7 +92,7 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 class Routes:
     """One dump of both families, sorted by owner."""
 
-    routes: dict[Prefix, NextHop] = attrs.field(factory=dict)
+    routes: dict[Prefix, NextHops] = attrs.field(factory=dict)
     guards: set[Prefix] = attrs.field(factory=set)
     strays: list[Stray] = attrs.field(factory=list)
     foreign: list[ForeignRoute] = attrs.field(factory=list)
@@ -139,34 +150,54 @@ def _sort(
     entry = _parse(raw)
     if entry is None:
         return
-    prefix, priority, protocol, kind, hops, source = entry
-    if protocol != ROUTE_PROTOCOL:
-        for address, index in hops if kind == _UNICAST else [(None, 0)]:
-            found.foreign.append(
-                ForeignRoute(prefix, address, names.get(index), protocol, priority)
-            )
+    prefix, priority, protocol, kind = entry.prefix, entry.priority, entry.protocol, entry.kind
+    for hop in entry.others:
+        # Listed under our protocol though not ours: nobody knows whose it is.
+        owner = protocol if protocol != ROUTE_PROTOCOL else _UNSPECIFIED
+        device = names.get(hop.oif) if kind == _UNICAST else None
+        word = _KINDS.get(kind, str(kind))
+        found.foreign.append(ForeignRoute(prefix, hop.address, device, owner, priority, word))
+    if not entry.ours:
         return
-    address, index = hops[0]
-    device = names.get(index)
-    gateway = kind == _UNICAST and address is not None and device is not None
     if kind == _UNREACHABLE and priority == GUARD_METRIC:
         found.guards.add(prefix)
-    elif gateway and priority == metric and prefix not in found.routes:
-        assert address is not None
-        assert device is not None
-        found.routes[prefix] = NextHop(address, device, source)
-        if len(hops) > 1:
-            found.shared.add(prefix)
+        return
+    devices = tuple(names.get(hop.oif) for hop in entry.ours)
+    hops = _next_hops(entry.ours, devices, entry.source) if kind == _UNICAST else None
+    if hops is not None and priority == metric and prefix not in found.routes:
+        found.routes[prefix] = hops
     else:
         found.strays.append(Stray(prefix, priority, _deletion(raw)))
+
+
+@lru_cache(maxsize=8192)  # as many as a mesh has members
+def _next_hops(
+    hops: tuple[_Hop, ...], devices: tuple[str | None, ...], source: Address | None
+) -> NextHops | None:
+    """None unless all of them are gateways at devices that are still there."""
+    found = [
+        NextHop(hop.address, device, hop.onlink)
+        for hop, device in zip(hops, devices, strict=True)
+        if hop.address is not None and device is not None
+    ]
+    return NextHops(tuple(found), source) if len(found) == len(hops) else None
+
+
+class _Hop(NamedTuple):
+    address: Address | None
+    oif: int
+    onlink: bool
+    weight: int
 
 
 class _Entry(NamedTuple):
     prefix: Prefix
     priority: int
     protocol: int
+    """Of the first next hop, and of all in IPv4."""
     kind: int
-    hops: tuple[tuple[Address | None, int], ...]
+    ours: tuple[_Hop, ...]
+    others: tuple[_Hop, ...]
     source: Address | None
 
 
@@ -179,26 +210,36 @@ def _parse(raw: bytes) -> _Entry | None:
     if table != _MAIN or flags & _CLONED:
         return None
     about = attributes(raw, _ROUTE.size)
+    hops = tuple(_hops(about, flags))
+    marked = tuple(hop for hop in hops if hop.weight == ROUTE_WEIGHT)
+    if family == _AF[6] and len(hops) > 1 and marked:
+        ours = marked
+    else:
+        ours = hops if protocol == ROUTE_PROTOCOL else ()
     return _Entry(
         interned(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
         _U32.unpack(about[_PRIORITY])[0] if _PRIORITY in about else 0,
         protocol,
         kind,
-        tuple(_hops(about)),
+        ours,
+        tuple(hop for hop in hops if hop not in ours),
         _address(about[_PREFSRC]) if _PREFSRC in about else None,
     )
 
 
-def _hops(about: Mapping[int, bytes]) -> Iterator[tuple[Address | None, int]]:
-    """Gateway and interface index, at least one pair."""
+def _hops(about: Mapping[int, bytes], flags: int) -> Iterator[_Hop]:
+    """At least one; ``flags`` are the route's own."""
     if _MULTIPATH in about:
         data, at = about[_MULTIPATH], 0
         while at + _HOP.size <= len(data):
-            length, _, _, index = _HOP.unpack_from(data, at)
-            yield _gateway(attributes(data, at + _HOP.size, at + length)), index
+            length, flags, weight, index = _HOP.unpack_from(data, at)
+            gateway = _gateway(attributes(data, at + _HOP.size, at + length))
+            # Flags also tell of what is dead or without carrier: that changes by itself.
+            yield _Hop(gateway, index, bool(flags & _ONLINK), weight + 1)
             at += max(_HOP.size, (length + 3) & ~3)
     else:
-        yield _gateway(about), _U32.unpack(about[_OIF])[0] if _OIF in about else 0
+        index = _U32.unpack(about[_OIF])[0] if _OIF in about else 0
+        yield _Hop(_gateway(about), index, bool(flags & _ONLINK), 1)
 
 
 def _gateway(about: Mapping[int, bytes]) -> Address | None:
@@ -222,36 +263,66 @@ def encode(step: RouteStep, indices: Mapping[str, int]) -> Message:
             return Message(NEW_ROUTE, CREATE | EXCL, body)
         case RemoveGuard(prefix=prefix):
             return Message(DEL_ROUTE, 0, _body(prefix, _UNREACHABLE, _NOWHERE, GUARD_METRIC))
-        case AddRoute(prefix=prefix, next_hop=hop, metric=metric):
-            body = _body(prefix, _UNICAST, _UNIVERSE, metric, _towards(hop, indices))
-            return Message(NEW_ROUTE, CREATE | EXCL, body)
-        case ReplaceRoute(prefix=prefix, next_hop=hop, metric=metric):
+        case AddRoute(prefix=prefix, next_hops=hops, metric=metric):
+            return Message(NEW_ROUTE, CREATE | EXCL, _leading(prefix, hops, metric, indices))
+        case ReplaceRoute(prefix=prefix, next_hops=hops, metric=metric):
             # Without CREATE: a route that has gone meanwhile is not ours to replace.
-            body = _body(prefix, _UNICAST, _UNIVERSE, metric, _towards(hop, indices))
-            return Message(NEW_ROUTE, REPLACE, body)
-        case RemoveRoute(prefix=prefix, next_hop=hop, metric=metric):
-            body = _body(prefix, _UNICAST, _NOWHERE, metric, _towards(hop, indices))
-            return Message(DEL_ROUTE, 0, body)
+            return Message(NEW_ROUTE, REPLACE, _leading(prefix, hops, metric, indices))
+        case RemoveRoute(prefix=prefix, next_hops=hops, metric=metric):
+            towards = _towards(prefix, hops, indices)
+            return Message(DEL_ROUTE, 0, _body(prefix, _UNICAST, _NOWHERE, metric, towards))
         case RemoveStray(stray=stray):
             return Message(DEL_ROUTE, 0, stray.handle)
 
 
-def _body(prefix: Prefix, kind: int, scope: int, metric: int, *more: bytes) -> bytes:
+def _leading(prefix: Prefix, hops: NextHops, metric: int, indices: Mapping[str, int]) -> bytes:
+    # Those of a single next hop are the route's; with several, each has its own.
+    flags = _ONLINK if len(hops.hops) == 1 and hops.hops[0].onlink else 0
+    towards = _towards(prefix, hops, indices)
+    return _body(prefix, _UNICAST, _UNIVERSE, metric, towards, flags=flags)
+
+
+def _body(
+    prefix: Prefix, kind: int, scope: int, metric: int, *more: bytes, flags: int = 0
+) -> bytes:
     header = _ROUTE.pack(
-        _AF[prefix.version], prefix.prefixlen, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, 0
+        _AF[prefix.version], prefix.prefixlen, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, flags
     )
     destination = attribute(_DST, prefix.network_address.packed)
     return b"".join((header, destination, attribute(_PRIORITY, _U32.pack(metric)), *more))
 
 
-def _towards(hop: NextHop, indices: Mapping[str, int]) -> bytes:
-    if hop.device not in indices:
-        raise Refusal(errno.ENODEV, f"there is no device {hop.device}")
-    found = attribute(_GATEWAY, hop.address.packed)
-    found += attribute(_OIF, _U32.pack(indices[hop.device]))
-    if hop.source is not None:
-        found += attribute(_PREFSRC, hop.source.packed)
+def _towards(prefix: Prefix, hops: NextHops, indices: Mapping[str, int]) -> bytes:
+    for hop in hops.hops:
+        if hop.device not in indices:
+            raise Refusal(errno.ENODEV, f"there is no device {hop.device}")
+        if prefix.version == 6 and hop.address.version == 4:
+            raise Refusal(errno.EINVAL, "an IPv6 route cannot have an IPv4 next hop")
+    if prefix.version == 4 and len(hops.hops) == 1:
+        (hop,) = hops.hops
+        found = _to_gateway(hop, prefix) + attribute(_OIF, _U32.pack(indices[hop.device]))
+    else:
+        weight = ROUTE_WEIGHT if prefix.version == 6 else 1
+        found = attribute(
+            _MULTIPATH,
+            b"".join(_way(hop, prefix, weight, indices[hop.device]) for hop in hops.hops),
+        )
+    if hops.source is not None:
+        found += attribute(_PREFSRC, hops.source.packed)
     return found
+
+
+def _to_gateway(hop: NextHop, prefix: Prefix) -> bytes:
+    if hop.address.version == prefix.version:
+        return attribute(_GATEWAY, hop.address.packed)
+    return attribute(_VIA, _U16.pack(_AF[hop.address.version]) + hop.address.packed)
+
+
+def _way(hop: NextHop, prefix: Prefix, weight: int, index: int) -> bytes:
+    """One entry of RTA_MULTIPATH. It holds its weight less one."""
+    gateway = _to_gateway(hop, prefix)
+    flags = _ONLINK if hop.onlink else 0
+    return _HOP.pack(_HOP.size + len(gateway), flags, weight - 1, index) + gateway
 
 
 def _deletion(raw: bytes) -> bytes:

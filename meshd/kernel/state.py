@@ -3,19 +3,21 @@
 Everything that meshd may own in a kernel is one value, ``KernelState``.  What is ours is known by
 marks that the kernel keeps, so a restarted daemon needs no file to know it again:
 
-* routes: protocol 142 in the main table, whatever their metric;
+* routes: protocol 142 in the main table, whatever their metric; of several IPv6 next hops on
+  one prefix and metric those of weight 142, for the kernel tells one protocol for all;
 * NAT exclusion: all of ``table inet meshd``.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Final
 
 import attrs
 
+from meshd.kernel.shape import SHAPES, Shape
 from protocol.address import Address, Family, Prefix, unpack_prefixes
 from protocol.errors import Rejected
 
@@ -25,6 +27,11 @@ ROUTE_PROTOCOL: Final = 142
 ROUTE_METRIC: Final = 142
 """Default of the option ``metric``: behind connected (0) and DHCP (100) routes of the
 same prefix, before the usual metric of IPv6 (1024)."""
+
+ROUTE_WEIGHT: Final = ROUTE_PROTOCOL
+"""Weight of each of our IPv6 next hops. IPv6 lists all routes of one prefix and metric as one
+under the protocol of the first (``rt6_fill_node``), and tells the weight of each: what has
+another is somebody else's. All of ours having the same, traffic is shared equally."""
 
 GUARD_METRIC: Final = 4294967294
 """Last but one of what 32 bits hold: the guard is taken only when nothing else is there.
@@ -48,22 +55,64 @@ def interned(packed: bytes, length: int) -> Prefix:
 
 @attrs.frozen
 class NextHop:
-    """Where a route leads. ``source`` is the preferred source (RTA_PREFSRC)."""
+    """One way out. The address may be of the other family than the prefix where that is IPv4
+    (RTA_VIA, since Linux 5.2)."""
 
     address: Address
     device: str
-    source: Address | None = None
+    onlink: bool = False
+    """The kernel takes it for on-link without a route that says so (RTNH_F_ONLINK)."""
 
-    def __str__(self) -> str:
-        source = f" src {self.source}" if self.source is not None else ""
-        return f"via {self.address} dev {self.device}{source}"
+    def words(self, version: int) -> str:
+        """As ``ip route`` writes it for a prefix of family ``version``."""
+        family = "" if self.address.version == version else f"inet{self.address.version} "
+        return f"via {family}{self.address} dev {self.device}{' onlink' if self.onlink else ''}"
+
+
+def _canonical(hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
+    def key(hop: NextHop) -> tuple[int, int, str]:
+        return (hop.address.version, int(hop.address), hop.device)
+
+    return tuple(sorted(dict.fromkeys(hops), key=key))
+
+
+@attrs.frozen
+class NextHops:
+    """Where a route leads: one next hop, or several that share its traffic equally."""
+
+    hops: tuple[NextHop, ...] = attrs.field(converter=_canonical)
+    """In an order of their own, IPv4 first, so that two that mean the same are equal."""
+    source: Address | None = None
+    """The preferred source (RTA_PREFSRC)."""
+
+    @classmethod
+    def via(cls, address: Address, device: str, source: Address | None = None) -> NextHops:
+        """A single one."""
+        return cls((NextHop(address, device),), source)
+
+    def words(self, version: int, marks: str = "") -> str:
+        """As ``ip route`` writes it for a prefix of family ``version``, with ``marks`` where
+        protocol and metric stand."""
+        source = f"src {self.source}" if self.source is not None else ""
+        each = [hop.words(version) for hop in self.hops]
+        if len(each) == 1:
+            words = [*each, marks, source]
+        else:
+            weight = f" weight {ROUTE_WEIGHT}" if version == 6 else ""
+            words = [marks, source, *(f"nexthop {hop}{weight}" for hop in each)]
+        return " ".join(filter(None, words))
+
+    def not_on_link(self) -> str:
+        """What a kernel means by a network that is unreachable; it does not say which."""
+        told = [f"{hop.address} is not on-link at {hop.device}" for hop in self.hops]
+        return told[0] if len(told) == 1 else f"of these, one at least: {', '.join(told)}"
 
 
 @attrs.frozen
 class KernelState:
     """All that meshd may own in a kernel. Compares and prints."""
 
-    routes: Mapping[Prefix, NextHop] = attrs.field(factory=dict)
+    routes: Mapping[Prefix, NextHops] = attrs.field(factory=dict)
     """Gateway routes at our metric."""
     guards: frozenset[Prefix] = frozenset()
     """``unreachable`` at GUARD_METRIC."""
@@ -71,11 +120,16 @@ class KernelState:
     """What this node announces: the source side of the exclusion."""
     mesh: frozenset[Prefix] = frozenset()
     """What the mesh announces: its destination side. No element of a set lies in another."""
+    uplinks: frozenset[str] = frozenset()
+    """Interfaces by which ``local`` leaves translated; empty unless we are the NAT."""
 
     def __str__(self) -> str:
-        lines = [f"route {p} {self.routes[p]}" for p in sorted(self.routes, key=order)]
+        lines = [
+            f"route {p} {self.routes[p].words(p.version)}" for p in sorted(self.routes, key=order)
+        ]
         for name, prefixes in (("guard", self.guards), ("local", self.local), ("mesh", self.mesh)):
             lines += [f"{name} {prefix}" for prefix in sorted(prefixes, key=order)]
+        lines += [f"uplink {name}" for name in sorted(self.uplinks)]
         return "\n".join(lines)
 
 
@@ -101,7 +155,10 @@ class ForeignRoute:
     """None: on-link, or a route that leads nowhere (blackhole, unreachable)."""
     device: str | None
     protocol: int
+    """rtm_protocol; 0: an IPv6 next hop that joined a route of ours, and nobody knows whose."""
     metric: int
+    kind: str = "unicast"
+    """RTN_* in the words of ``ip``; anything else leads nowhere."""
 
 
 @attrs.frozen
@@ -134,6 +191,10 @@ class Reading:
     """How our table differs from what we write. One is enough to rebuild it."""
     table: bool = False
     """Whether our table is there at all."""
+    others: bool = False
+    """Others have chains in our table, as its shape lets them: it is not ours to delete."""
     strays: tuple[Stray, ...] = ()
     metric: int = ROUTE_METRIC
     """The metric that the backend takes for ours."""
+    shape: Shape = SHAPES["exempt"]
+    """What the backend takes for the shape of our table."""

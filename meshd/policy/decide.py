@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 import attrs
 
-from meshd.kernel.state import Host, KernelState, NextHop, order
+from meshd.kernel.state import Host, KernelState, NextHop, NextHops, order
 from meshd.policy.conflicts import Claim, settle, verdict
 from meshd.policy.damping import Damping, Key
 from meshd.policy.filters import OPEN, Filters, screen
@@ -137,7 +137,7 @@ def decide(
         why = Refusal("conflict", verdict(winner, loser))
         against = Winner(winner.origin.key, winner.prefix)
         rows.append(_row(loser.prefix, loser.origin, None, "refused", why, winner=against))
-    routes: dict[Prefix, NextHop] = {}
+    routes: dict[Prefix, NextHops] = {}
     for prefix, group in winners.items():
         rows += _choose(prefix, group, ground, routes, unstable, now)
     # What is held back keeps its guard, announced or not: its traffic must not leak meanwhile.
@@ -287,7 +287,7 @@ def _choose(
     prefix: Prefix,
     claims: Iterable[Claim],
     ground: Ground,
-    routes: dict[Prefix, NextHop],
+    routes: dict[Prefix, NextHops],
     unstable: Mapping[bytes, float],
     now: float,
 ) -> Iterator[Route]:
@@ -322,7 +322,7 @@ def _choose(
                 until = now + unstable[origin.key]
             yield _row(prefix, origin, address, "standby", why, until=until)
         else:
-            carrier, routes[prefix] = origin.name, hop
+            carrier, routes[prefix] = origin.name, NextHops((hop,), ground.preferred_source(prefix))
             metric = ground.foreign.get(prefix)
             if metric is not None:
                 reason = f"a foreign route for the same prefix has metric {metric}"

@@ -119,10 +119,10 @@ class Ground:
             return f"its next hop {address} is our own address"
         for interface in self.interfaces:
             if interface.up and any(address in own.network for own in interface.addresses):
-                return NextHop(address, interface.name, self._preferred_source(prefix))
+                return NextHop(address, interface.name)
         return f"its next hop {address} is not on-link"
 
-    def _preferred_source(self, prefix: Prefix) -> Address | None:
+    def preferred_source(self, prefix: Prefix) -> Address | None:
         """Our own address inside what we announce: the far side has a route back to it.
 
         The router's own traffic into the mesh then comes from its subnet; without such an

@@ -72,6 +72,31 @@ EXEMPT = (
 """An identity SNAT one step before where Docker, libvirt and Incus masquerade."""
 
 
+def _translate(family: str, suffix: str, only: list[Any]) -> Any:
+    source = {"payload": {"protocol": family, "field": "saddr"}}
+    local = {"match": {"op": "==", "left": source, "right": f"@local{suffix}"}}
+    uplink = {"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "@uplinks"}}
+    return [*only, local, uplink, {"counter": None}, {"masquerade": None}]
+
+
+_PRIVATE6 = {
+    "match": {
+        "op": "==",
+        "left": {"payload": {"protocol": "ip6", "field": "saddr"}},
+        "right": {"prefix": {"addr": "fc00::", "len": 7}},
+    }
+}
+
+MASQUERADE = (
+    EXEMPT[0],
+    {"name": "translate", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
+    *EXEMPT[1:],
+    _translate("ip", "4", []),
+    _translate("ip6", "6", [_PRIVATE6]),
+)
+"""In mode masquerade, as `nft -j` tells it: all chains, then their rules."""
+
+
 def holdings(router: Namespace) -> Holdings:
     """What meshd has in this kernel."""
     routes, guards, rest = [], [], []
@@ -93,7 +118,10 @@ def holdings(router: Namespace) -> Holdings:
         if not _is_ours(kind, what) or kind == "table":
             continue
         if kind == "set":
-            sets[what["name"]] = tuple(sorted(map(_element, what.get("elem", ()))))
+            of_names = what["type"] == "ifname"
+            sets[what["name"]] = tuple(
+                sorted(e if of_names else _element(e) for e in what.get("elem", ()))
+            )
         elif kind == "chain":
             chain.append({k: what.get(k) for k in ("name", "type", "hook", "prio", "policy")})
         elif kind == "rule":
@@ -112,11 +140,12 @@ def expected(
     local: Iterable[Network] | None = None,
     remote: Iterable[tuple[Network, Zone]] | None = None,
     unreachable: Iterable[Network] = (),
+    nat: str = "exempt",
 ) -> Holdings:
     """What meshd should have in the kernel of `zone`'s router.
 
     members: all zones of the mesh, each announcing its two subnets. local and remote say it where
-    that is not so; of `unreachable` only the guard is there, and the exclusion.
+    that is not so; of `unreachable` only the guard is there, and the exclusion. nat: the mode.
     """
     mine = (zone.prefix4, zone.prefix6) if local is None else tuple(local)
     if remote is None:
@@ -130,16 +159,16 @@ def expected(
         inside = zone.router4 if prefix.version == 4 else zone.router6
         source = str(inside) if any(inside in net for net in mine) else None
         paths.append(Route(str(prefix), str(hop), UPLINK, source))
-    return Holdings(
-        tuple(sorted(paths, key=str)),
-        _texts(guarded),
-        {
-            f"{name}{version}": _texts(net for net in nets if net.version == version)
-            for name, nets in (("local", mine), ("mesh", guarded))
-            for version in (4, 6)
-        },
-        EXEMPT,
-    )
+    sets = {
+        f"{name}{version}": _texts(net for net in nets if net.version == version)
+        for name, nets in (("local", mine), ("mesh", guarded))
+        for version in (4, 6)
+        if nat != "off"
+    }
+    if nat == "masquerade":
+        sets["uplinks"] = (UPLINK,)
+    chains = {"exempt": EXEMPT, "masquerade": MASQUERADE}
+    return Holdings(tuple(sorted(paths, key=str)), _texts(guarded), sets, chains.get(nat, ()))
 
 
 def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:

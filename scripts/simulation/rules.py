@@ -115,11 +115,13 @@ class Rules:
         for prefix in (*wanted.guards, *wanted.mesh, *wanted.routes):
             if prefix not in origins:
                 raise self.network.referee.broken(host, f"plans {prefix}, which no grant allows")
-        for prefix, hop in wanted.routes.items():
+        for prefix, hops in wanted.routes.items():
             announced = (node.store.announcements[key].endpoints for key in origins[prefix])
-            if not any(where.address == hop.address for each in announced for where in each):
-                told = f"plans {prefix} via {hop.address}, where nobody may announce it"
-                raise self.network.referee.broken(host, told)
+            where = {endpoint.address for endpoints in announced for endpoint in endpoints}
+            for hop in hops.hops:
+                if hop.address not in where:
+                    told = f"plans {prefix} via {hop.address}, where nobody may announce it"
+                    raise self.network.referee.broken(host, told)
 
 
 def _allows(grant: Grant, prefix: Prefix) -> bool:

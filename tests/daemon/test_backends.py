@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Protocol
 
+import attrs
 import pytest
 import trio
 from ownnamespace import own_namespace, run
@@ -19,10 +20,11 @@ from meshd.kernel.linux import Linux
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import AddElement, AddRoute, Plan, RemoveElement, RemoveRoute, diff
 from meshd.kernel.port import Backend, Change
-from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop
+from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop, NextHops
 from protocol.address import Prefix
 
 NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
+NET1 = Interface("net1", 3, True, (ip_interface("192.0.3.1/24"), ip_interface("2001:db8:1::1/64")))
 
 
 class World(Protocol):
@@ -33,12 +35,12 @@ class World(Protocol):
     def delete_route(self, prefix: Prefix) -> None: ...
     def flush_ruleset(self) -> None: ...
     def add_foreign(self, prefix: Prefix, metric: int) -> None: ...
-    def link(self, *, up: bool) -> None: ...
+    def link(self, *, up: bool, name: str = "net0") -> None: ...
 
 
 class InMemory:
     def __init__(self) -> None:
-        self.memory = Memory([NET0])
+        self.memory = Memory([NET0, NET1])
         self.backend: Backend = self.memory
 
     def delete_route(self, prefix: Prefix) -> None:
@@ -51,8 +53,9 @@ class InMemory:
         gateway = ip_address("192.0.2.9" if prefix.version == 4 else "2001:db8::9")
         self.memory.add_foreign(ForeignRoute(prefix, gateway, "net0", 4, metric))
 
-    def link(self, *, up: bool) -> None:
-        self.memory.set_interface(Interface("net0", 2, up, NET0.addresses))
+    def link(self, *, up: bool, name: str = "net0") -> None:
+        one = NET0 if name == "net0" else NET1
+        self.memory.set_interface(attrs.evolve(one, up=up))
 
 
 class OnLinux:
@@ -69,8 +72,8 @@ class OnLinux:
         gateway = "192.0.2.9" if prefix.version == 4 else "2001:db8::9"
         run(f"ip -{prefix.version} route add {prefix} via {gateway} proto static metric {metric}")
 
-    def link(self, *, up: bool) -> None:
-        run(f"ip link set net0 {'up' if up else 'down'}")
+    def link(self, *, up: bool, name: str = "net0") -> None:
+        run(f"ip link set {name} {'up' if up else 'down'}")
 
 
 @pytest.fixture
@@ -78,15 +81,14 @@ def namespace() -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("needs root for a network namespace")
     with own_namespace():
-        run("ip link add net0 type veth peer name far0")
-        # Link-local addresses would come up, and be told, a second later.
-        run("ip link set net0 addrgenmode none")
-        run("ip link set far0 addrgenmode none")
         run("ip link set lo up")
-        run("ip link set far0 up")
-        run("ip link set net0 up")
-        run("ip addr add 192.0.2.1/24 dev net0")
-        run("ip addr add 2001:db8::1/64 dev net0 nodad")
+        for number, interface in enumerate((NET0, NET1)):
+            run(f"ip link add {interface.name} type veth peer name far{number}")
+            for device in (f"far{number}", interface.name):
+                # Link-local addresses would come up, and be told, a second later.
+                run(f"ip link set {device} addrgenmode none up")
+            for address in interface.addresses:
+                run(f"ip addr add {address} dev {interface.name} nodad")
         yield
 
 
@@ -105,8 +107,8 @@ def nets(*texts: str) -> frozenset[Prefix]:
     return frozenset(ip_network(text) for text in texts)
 
 
-def hop(address: str, source: str | None = None) -> NextHop:
-    return NextHop(ip_address(address), "net0", ip_address(source) if source else None)
+def hop(address: str, source: str | None = None) -> NextHops:
+    return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
 FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
@@ -164,6 +166,103 @@ def test_next_hops_change_and_everything_goes_again(world: World) -> None:
     assert not world.backend.read().table
 
 
+def several(*addresses: str, source: str | None = None) -> NextHops:
+    """Next hops at net0 and, where the third group or octet says so, at net1."""
+    hops = [
+        NextHop(ip_address(text), "net1" if ip_address(text) in OTHER[version] else "net0")
+        for text in addresses
+        for version in (ip_address(text).version,)
+    ]
+    return NextHops(tuple(hops), ip_address(source) if source else None)
+
+
+OTHER = {4: ip_network("192.0.3.0/24"), 6: ip_network("2001:db8:1::/64")}
+
+ONE_AND_MORE = {
+    "one": (several("192.0.2.2"), several("2001:db8::2")),
+    "two": (several("192.0.3.2", "192.0.2.2"), several("2001:db8:1::2", "2001:db8::2")),
+    "two, with a source": (
+        several("192.0.2.2", "192.0.3.2", source="192.0.2.1"),
+        several("2001:db8::2", "2001:db8:1::2", source="2001:db8::1"),
+    ),
+    "two others": (several("192.0.2.3", "192.0.2.4"), several("2001:db8::3", "2001:db8::4")),
+    "three": (
+        several("192.0.2.2", "192.0.3.2", "192.0.3.3"),
+        several("2001:db8::2", "2001:db8:1::2", "2001:db8:1::3"),
+    ),
+    "another one": (several("192.0.3.9"), several("2001:db8:1::9")),
+}
+
+
+@pytest.mark.parametrize("first", list(ONE_AND_MORE))
+def test_one_next_hop_becomes_several_and_several_one(world: World, first: str) -> None:
+    def state(name: str) -> KernelState:
+        four, six = ONE_AND_MORE[name]
+        return KernelState({FOUR: four, SIX: six}, BOTH, LOCAL, BOTH)
+
+    reach(world, state(first))
+    for name in ONE_AND_MORE:
+        reach(world, state(name))
+        reach(world, state(first))
+    assert world.backend.apply(diff(KernelState(local=LOCAL), world.backend.read())) == []
+    assert world.backend.read().state == KernelState(local=LOCAL)
+
+
+def test_an_ipv4_prefix_is_reached_through_ipv6_next_hops(world: World) -> None:
+    reach(world, JOINED)
+    for hops in (
+        several("2001:db8::2", source="192.0.2.1"),
+        several("2001:db8::2", "2001:db8:1::2"),
+        several("2001:db8::2", "192.0.2.2"),
+    ):
+        reach(world, attrs.evolve(JOINED, routes={FOUR: hops, SIX: JOINED.routes[SIX]}))
+    assert world.backend.apply(diff(KernelState(), world.backend.read())) == []
+
+
+def test_an_ipv6_prefix_is_not_reached_through_an_ipv4_next_hop(world: World) -> None:
+    wrong = KernelState({SIX: several("192.0.2.2")}, BOTH, LOCAL, BOTH)
+    failed = reasons(world, diff(wrong, world.backend.read()))
+    assert failed == {str(SIX): "an IPv6 route cannot have an IPv4 next hop"}
+
+
+def test_a_next_hop_can_be_declared_on_link(world: World) -> None:
+    far4 = NextHop(ip_address("198.51.100.2"), "net0", onlink=True)
+    far6 = NextHop(ip_address("2001:db8:ffff::2"), "net0", onlink=True)
+    near4, near6 = several("192.0.3.2").hops[0], several("2001:db8:1::2").hops[0]
+    for four, six in (
+        ((far4,), (far6,)),
+        ((near4, far4), (near6, far6)),
+        ((far6,), (far6,)),
+        ((near4,), (near6,)),
+    ):
+        routes = {FOUR: NextHops(four), SIX: NextHops(six)}
+        reach(world, attrs.evolve(JOINED, routes=routes))
+
+
+def test_of_several_next_hops_one_that_is_not_on_link_refuses_them_all(world: World) -> None:
+    reach(world, JOINED)
+    bad = {FOUR: several("192.0.2.2", "198.51.100.1"), SIX: JOINED.routes[SIX]}
+    failed = reasons(world, diff(attrs.evolve(JOINED, routes=bad), world.backend.read()))
+    assert failed == {
+        str(FOUR): "of these, one at least: 192.0.2.2 is not on-link at net0,"
+        " 198.51.100.1 is not on-link at net0"
+    }
+    assert world.backend.read().state == JOINED
+
+
+def test_of_several_next_hops_those_of_a_link_that_goes_down_stay_until_replaced(
+    world: World,
+) -> None:
+    both = {FOUR: ONE_AND_MORE["two"][0], SIX: ONE_AND_MORE["two"][1]}
+    reach(world, attrs.evolve(JOINED, routes=both))
+    world.link(up=False, name="net1")
+    assert world.backend.read().state.routes == both
+    fewer = {FOUR: several("192.0.2.2"), SIX: several("2001:db8::2")}
+    reach(world, attrs.evolve(JOINED, routes=fewer))
+    world.link(up=False)
+    assert world.backend.read().state.routes == {}
+
+
 def test_covers_replace_what_they_cover_and_give_way_again(world: World) -> None:
     inner = nets("10.2.0.0/24", "10.2.1.0/24", "fd02::/64")
     reach(world, KernelState(local=LOCAL, mesh=inner))
@@ -206,7 +305,7 @@ def test_a_next_hop_that_is_not_on_link_is_refused_and_the_others_go_on(world: W
 
 
 def test_a_device_that_does_not_exist_is_named(world: World) -> None:
-    nowhere = KernelState({FOUR: NextHop(ip_address("192.0.2.2"), "net7", None)}, mesh=BOTH)
+    nowhere = KernelState({FOUR: NextHops.via(ip_address("192.0.2.2"), "net7")}, mesh=BOTH)
     failed = reasons(world, diff(nowhere, world.backend.read()))
     assert failed == {str(FOUR): "there is no device net7"}
 

@@ -60,7 +60,7 @@ class Router:
         self.look()
         state = self.kernel.read().state
         assert state.guards == state.routes.keys()
-        return {str(prefix): str(hop.address) for prefix, hop in state.routes.items()}
+        return {str(prefix): str(hops.hops[0].address) for prefix, hops in state.routes.items()}
 
     def rules(self, node: Host) -> dict[str, str]:
         self.look()

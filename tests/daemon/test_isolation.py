@@ -68,7 +68,7 @@ def test_a_prefix_with_an_origin_on_this_side_switches_at_once() -> None:
     for host in hosts:
         if SHARED not in host.prefixes:
             near = net.hosts["n3" if host.name in LEFT else "n8"]
-            hop = decision(host).desired.routes[SHARED]
+            (hop,) = decision(host).desired.routes[SHARED].hops
             assert str(hop.address) == near.where.host, net
 
 

@@ -31,7 +31,8 @@ from meshd.kernel.plan import (
     diff,
     flow,
 )
-from meshd.kernel.state import Interface, KernelState, NextHop, Reading, Stray
+from meshd.kernel.shape import SHAPES
+from meshd.kernel.state import Interface, KernelState, NextHops, Reading, Stray
 from protocol.address import Prefix
 
 
@@ -39,8 +40,8 @@ def nets(*texts: str) -> frozenset[Prefix]:
     return frozenset(ip_network(text) for text in texts)
 
 
-def hop(address: str, source: str | None = None) -> NextHop:
-    return NextHop(ip_address(address), "net0", ip_address(source) if source else None)
+def hop(address: str, source: str | None = None) -> NextHops:
+    return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
 ONE, TWO = ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24")
@@ -121,7 +122,7 @@ def test_a_stray_that_nothing_replaces_goes_with_the_routes_that_go() -> None:
 def test_a_missing_table_is_built_with_everything_in_it() -> None:
     plan = diff(JOINED, Reading(KernelState({TWO: B}, JOINED.guards)))
     assert list(plan) == [
-        BuildTable(JOINED.local, JOINED.mesh, ()),
+        BuildTable(SHAPES["exempt"], JOINED.local, JOINED.mesh),
         DropTranslated(JOINED.local, JOINED.mesh),
     ]
 

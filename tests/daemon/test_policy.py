@@ -22,7 +22,7 @@ from protocol.address import Prefix
 
 def test_a_granted_prefix_of_a_live_node_is_installed_with_guard_and_exclusion() -> None:
     decision = judge(origin(0, "10.2.0.0/24", "fd00:2::/64"))
-    assert {str(p): str(hop) for p, hop in decision.desired.routes.items()} == {
+    assert {str(p): hops.words(p.version) for p, hops in decision.desired.routes.items()} == {
         "10.2.0.0/24": "via 192.0.2.2 dev net0 src 10.1.0.1",
         "fd00:2::/64": "via 2001:db8::2 dev net0 src fd00:1::1",
     }
@@ -277,7 +277,7 @@ def test_a_failed_origin_gives_way_to_a_live_one_at_once() -> None:
     dead = origin(0, "10.2.0.0/24", allow=("10.2.0.0/24",), preference=200, state="failed")
     alive = origin(1, "10.2.0.0/24", allow=("10.2.0.0/24",))
     decision = judge(dead, alive)
-    assert str(decision.desired.routes[net("10.2.0.0/24")].address) == "192.0.2.3"
+    assert str(decision.desired.routes[net("10.2.0.0/24")].hops[0].address) == "192.0.2.3"
 
 
 def test_a_failed_sole_origin_leaves_guard_and_exclusion_for_a_day() -> None:

@@ -12,13 +12,13 @@ from meshd import cli, purge, values
 from meshd.errors import UsageError
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import diff
-from meshd.kernel.state import Interface, KernelState, NextHop
+from meshd.kernel.state import Interface, KernelState, NextHops
 from meshd.paths import Paths
 from meshd.state import StateDirectory
 
 FAR, LOCAL = map(values.prefix, ("10.2.0.0/24", "10.1.0.0/24"))
 OURS = KernelState(
-    routes={FAR: NextHop(ipaddress.ip_address("192.0.2.2"), "net0", None)},
+    routes={FAR: NextHops.via(ipaddress.ip_address("192.0.2.2"), "net0")},
     guards=frozenset({FAR}),
     local=frozenset({LOCAL}),
     mesh=frozenset({FAR, LOCAL}),

@@ -42,7 +42,8 @@ def say(host: Host, to: Host, message: Message) -> None:
 
 def routes(host: Host) -> dict[str, str]:
     """Prefix to next hop: what the daemon on ``host`` would have in its kernel."""
-    return {str(each): str(hop.address) for each, hop in decision(host).desired.routes.items()}
+    found = decision(host).desired.routes
+    return {str(each): str(hops.hops[0].address) for each, hops in found.items()}
 
 
 def refusals(host: Host) -> list[str]:
