@@ -14,7 +14,6 @@ from typing import Any, Final
 import attrs
 
 from netlab import Lab, Mesh, Namespace
-from netlab.kernelview import Network
 from netlab.lab import INSIDE, UPLINK
 from netlab.traffic import Address
 from soaking.checks import SETTLE_S, Checker, keep_state
@@ -130,6 +129,7 @@ class _Soak:
         self.doer = Doer(mesh, self.world, {})
         self.drawer = Drawer(self.world, Random(settings.seed))
         self.began = time.monotonic()
+        self.pairs: set[tuple[Address, Address]] = set()
 
     def run(self) -> None:
         places: dict[Address, Namespace] = {}
@@ -192,7 +192,9 @@ class _Soak:
         self._log(str(fault))
         self.outcome.faults[fault.kind] = self.outcome.faults.get(fault.kind, 0) + 1
         if fault.kind == "withdraw":
-            self._flows(checker, without=frozenset(fault.prefixes))
+            doomed = {net[2] for net in fault.prefixes}
+            self.pairs = {pair for pair in self.pairs if pair[1] not in doomed}
+            checker.traffic.among(self.pairs)
             time.sleep(DRAIN_S)
         if fault.kind in EXCUSING:
             checker.excuse(fault.zone)
@@ -212,8 +214,10 @@ class _Soak:
             f"{words or 'all mended'}: settled in {took:.1f} s"
         )
 
-    def _flows(self, checker: Checker, without: frozenset[Network] = frozenset()) -> None:
-        """Between all zones always; to a subnet that comes and goes while it is announced, from
+    def _flows(self, checker: Checker) -> None:
+        """All is settled: what may flow until it is again.
+
+        Between all zones always; to a subnet that comes and goes while it is announced, from
         where that is known: elsewhere there is nothing yet that would keep it from leaking."""
         now, pairs = time.monotonic(), set[tuple[Address, Address]]()
         for router in self.world.routers.values():
@@ -223,8 +227,9 @@ class _Soak:
                 if other is not router:
                     pairs |= {(own[4], other.zone.private4), (own[6], other.zone.private6)}
                     for net in other.announced & other.told & ways.keys():
-                        if net not in without and self.world.knows(router, net, now):
+                        if self.world.knows(router, net, now):
                             pairs.add((own[net.version], net[2]))
+        self.pairs = pairs
         checker.traffic.among(pairs)
 
     def _passed(self) -> float:
