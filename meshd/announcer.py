@@ -13,11 +13,12 @@ from meshd.config import Config
 from meshd.errors import Refused, UsageError
 from meshd.kernel.state import Host
 from meshd.log import EventLog
-from meshd.policy.prefixes import overlaps
+from meshd.policy.prefixes import Nets, overlaps
 from meshd.startup import check_announced
 from meshd.state import RuntimeChanges, StateDirectory
 from protocol.address import Endpoint, Prefix
 from protocol.errors import SequenceUnavailable
+from protocol.members import Member
 from protocol.node import Node
 from protocol.objects import Grant
 
@@ -70,16 +71,16 @@ class Announcer:
         prefixes = tuple(prefixes)
         changes = self._changes.announce(prefixes)
         check_announced(self.grant, changes.apply(self._config.announce), "announce")
-        for prefix in prefixes:
-            self._refuse_if_taken(prefix)
+        self._refuse_if_taken(prefixes)
         self._apply(changes, self._config)
 
     def withdraw(self, prefixes: Iterable[Prefix]) -> None:
         """Announce these no more. ``Refused`` if one is not announced."""
         prefixes = tuple(prefixes)
+        announced = dict.fromkeys(self.prefixes)
         for prefix in prefixes:
-            if prefix not in self.prefixes:
-                listed = ", ".join(map(str, self.prefixes)) or "nothing"
+            if prefix not in announced:
+                listed = ", ".join(map(str, announced)) or "nothing"
                 raise Refused(f"{prefix} is not announced here; announced: {listed}")
         self._apply(self._changes.withdraw(prefixes), self._config)
 
@@ -127,14 +128,20 @@ class Announcer:
             config.advertise, self.seeds, self._host, self.prefixes, config.port, current
         )
 
-    def _refuse_if_taken(self, prefix: Prefix) -> None:
-        """``Refused`` when another's prefix overlaps and the grants do not share it."""
+    def _refuse_if_taken(self, prefixes: Iterable[Prefix]) -> None:
+        """``Refused`` when another's prefix overlaps one and the grants do not share it."""
         for member in self._node.members.values():
-            theirs = self._node.store.grants[member.key]
-            for other in member.prefixes:
-                both_named = prefix in self.grant.allow and prefix in theirs.allow
-                if overlaps(prefix, other) and not (prefix == other and both_named):
-                    raise Refused(
-                        f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
-                        " there, or let the authority grant this very prefix to both"
-                    )
+            nets = Nets(member.prefixes)  # for thousands may meet thousands
+            for prefix in prefixes:
+                if nets.overlapping(prefix) is not None:
+                    self._refuse_if_it_has(member, prefix)
+
+    def _refuse_if_it_has(self, member: Member, prefix: Prefix) -> None:
+        theirs = self._node.store.grants[member.key]
+        both_named = prefix in self.grant.allow and prefix in theirs.allow
+        for other in member.prefixes:
+            if overlaps(prefix, other) and not (prefix == other and both_named):
+                raise Refused(
+                    f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
+                    " there, or let the authority grant this very prefix to both"
+                )

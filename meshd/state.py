@@ -53,7 +53,7 @@ class RuntimeChanges:
 
     def announce(self, prefixes: Iterable[Prefix]) -> RuntimeChanges:
         """With ``prefixes`` announced, whatever the config says."""
-        new = tuple(dict.fromkeys(prefixes))
+        new = dict.fromkeys(prefixes)
         return RuntimeChanges(
             (*(old for old in self.added if old not in new), *new),
             tuple(old for old in self.withdrawn if old not in new),
@@ -61,7 +61,7 @@ class RuntimeChanges:
 
     def withdraw(self, prefixes: Iterable[Prefix]) -> RuntimeChanges:
         """With ``prefixes`` not announced, whatever the config says."""
-        gone = tuple(dict.fromkeys(prefixes))
+        gone = dict.fromkeys(prefixes)
         return RuntimeChanges(
             tuple(old for old in self.added if old not in gone),
             (*(old for old in self.withdrawn if old not in gone), *gone),
@@ -78,8 +78,8 @@ class RuntimeChanges:
 
     def apply(self, configured: Iterable[Prefix]) -> tuple[Prefix, ...]:
         """What is to be announced; ``UsageError`` when two of it overlap."""
-        wanted = (*configured, *self.added)
-        return distinct(item for item in wanted if item not in self.withdrawn)
+        wanted, withdrawn = (*configured, *self.added), frozenset(self.withdrawn)
+        return distinct(item for item in wanted if item not in withdrawn)
 
 
 @attrs.frozen
