@@ -21,6 +21,11 @@ from netlab.lab import UPLINK
 class BabelDaemon(Running):
     """One router's babeld."""
 
+    def start(self) -> None:
+        # It does not start beside the file that a killed one left.
+        (self.directory / f"{self.zone.router.name}.pid").unlink(missing_ok=True)
+        super().start()
+
     def announce(self, prefixes: Sequence[IPv4Network]) -> None:
         lan_routes(self.zone, prefixes, "replace")
 

@@ -125,6 +125,10 @@ class Fleet:
         """Each announces its zone's own subnet, and waits until every kernel has all of them."""
         for daemon in self.daemons:
             daemon.announce([daemon.zone.prefix4])
+        self.whole()
+
+    def whole(self) -> None:
+        """Wait until every kernel has routes to the subnets of all other zones."""
         for daemon in self.daemons:
             others = {each.zone.prefix4 for each in self.daemons if each is not daemon}
             until(lambda who=daemon, those=others: those <= self.routed(who.zone), READY_S,  # type: ignore[misc]
