@@ -26,6 +26,10 @@ seconds, and this machine may be busy with others."""
 PAUSE_S: Final = 0.1
 """Between two looks at a kernel that is not yet as it should be."""
 
+KEPT_S: Final = 8.0
+"""A route that should wait for its daemon may be away for so long by another hand, and no longer:
+after the restart window it would look right."""
+
 EXCUSED_S: Final = 1.0
 """A datagram that was translated while the exclusion was gone may arrive so long after: its
 connection is forgotten after the set is whole, and this reader has a turn to wait."""
@@ -45,6 +49,8 @@ class Checker:
     """Told of each zone whose kernel is as it should be."""
     _excuses: dict[int, list[tuple[float, float]]] = attrs.field(factory=dict)
     """Zone to when its exclusion was gone by a hand that is not meshd's."""
+    _dropped: dict[int, float] = attrs.field(factory=dict)
+    """Zone to since when a route is gone there that should wait for its daemon."""
     excused: int = 0
     _judged: int = 0
 
@@ -90,7 +96,12 @@ class Checker:
                 else:
                     del waiting[number]
                     self._settled(number)
-            if wrong := self._wires():
+            early = [
+                f"r{number}: a route went before the restart window's end"
+                for number, since in self._dropped.items()
+                if time.monotonic() - since > KEPT_S
+            ]
+            if wrong := early + self._wires():
                 return lines + wrong
             if time.monotonic() > until:
                 break
@@ -105,6 +116,10 @@ class Checker:
             return [str(error)]
         now = time.monotonic()
         wrong = difference(found, self.world.wanted(router, found, now))
+        if self.world.dropped(router, found, now):
+            self._dropped.setdefault(router.number, now)
+        else:
+            self._dropped.pop(router.number, None)
         if not wrong:
             self.world.learn(router, found, now)
         return wrong

@@ -175,9 +175,29 @@ class World:
             return GUARD
         if now > other.ended + RESTART_WINDOW_S + LATE_S:
             return GUARD
+        return ROUTE if self._kept(other, now) else EITHER
+
+    @staticmethod
+    def _kept(other: Router, now: float) -> bool:
+        """Its daemon went from a host that answers, and nothing else had happened to it."""
         before = max(other.returned, other.started)
-        plain = other.attached and before < other.ended - LATE_S
-        return ROUTE if plain and now < other.ended + KEPT_S else EITHER
+        return (
+            not other.running
+            and other.attached
+            and before < other.ended - LATE_S
+            and now < other.ended + KEPT_S
+        )
+
+    def dropped(self, router: Router, found: Holdings, now: float) -> list[str]:
+        """Subnets whose route should wait for a daemon to come back and is gone already."""
+        if not router.follows:
+            return []
+        routed = {route.prefix for route in found.routes}
+        return [
+            str(prefix)
+            for prefix, ways in self._followed(router, now).items()
+            if ways == ROUTE and str(prefix) not in routed and self._kept(self.owner(prefix), now)
+        ]
 
     def wanted(self, router: Router, found: Holdings, now: float) -> Holdings:
         """What ``router``'s kernel should hold, as near to ``found`` as may be."""

@@ -58,6 +58,14 @@ def test_a_daemon_that_is_gone_keeps_its_routes_for_the_restart_window_only(worl
     assert way(world, 1, 3, LONG + 61) == ROUTE
 
 
+def test_a_route_that_does_not_wait_for_its_daemon_is_noticed(world: World) -> None:
+    world.end(world[3], world.ways(world[3], LONG), LONG)
+    gone = world[3].zone
+    assert world.dropped(world[1], held(world, world[1], LONG + 5), LONG + 5) == []
+    assert world.dropped(world[1], Holdings(), LONG + 5) == [str(gone.prefix4), str(gone.prefix6)]
+    assert world.dropped(world[1], Holdings(), LONG + 60) == []
+
+
 def test_a_host_that_is_cut_off_leaves_guards_and_may_hold_its_own_routes(world: World) -> None:
     world.part(world[3], world.ways(world[3], LONG), LONG, down=False)
     assert way(world, 1, 3, LONG) == GUARD
