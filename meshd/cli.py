@@ -147,7 +147,12 @@ def _list_option(parser: argparse.ArgumentParser, name: str, metavar: str, words
 
 
 def _announce_option(parser: argparse.ArgumentParser) -> None:
-    _list_option(parser, "--announce", "P", "a subnet behind this router; may be repeated")
+    _list_option(
+        parser,
+        "--announce",
+        "P",
+        "a subnet behind this router, or interface:NAME for those it has; may be repeated",
+    )
 
 
 def _advertise_option(parser: argparse.ArgumentParser) -> None:
@@ -274,6 +279,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _announce_option(parser)
     _advertise_option(parser)
     parser.add_argument(
+        "--observe",
+        action="store_true",
+        help="join and watch: change nothing in the kernel, announce no subnet",
+    )
+    parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="for people, or programs"
     )
 
@@ -292,7 +302,12 @@ def _explain_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prefixes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prefixes", metavar="P", nargs="+", help="a subnet, such as 10.7.0.0/24")
+    parser.add_argument(
+        "prefixes",
+        metavar="P",
+        nargs="+",
+        help="a subnet, such as 10.7.0.0/24, or interface:NAME for those that it has",
+    )
 
 
 def _wait_options(parser: argparse.ArgumentParser) -> None:
@@ -412,6 +427,11 @@ COMMANDS: Final = (
         "Finds the other members, and keeps the routes to their subnets and the NAT exclusions.\n"
         "Stopping it leaves them in place (`meshd leave` takes them away); SIGHUP reads the\n"
         "config again. Options add to the config's lists. Needs CAP_NET_ADMIN.\n\n"
+        "With --observe it joins the mesh and only watches: routes, nftables and connections\n"
+        "stay as they are, also what an earlier daemon left, and no subnet is announced, so that\n"
+        "nobody sends traffic here that would not be routed back. `meshd plan` shows what it\n"
+        "would do. It needs no capability; without CAP_NET_ADMIN nftables cannot be read, and the\n"
+        "plan leaves it out.\n\n"
         "example:\n  meshd run --seed 192.0.2.1 --announce 10.1.0.0/24",
         "0 stopped or left, 1 failed, 2 usage, config, privilege or port in use",
     ),
@@ -477,7 +497,8 @@ COMMANDS: Final = (
         _prefixes,
         "announce subnets behind this router, from now on",
         "Kept beside the config, so it survives a restart. Returns when the change is on its way.\n"
-        "\nexample:\n  meshd announce 10.7.0.0/24 fd00:7::/64",
+        "Of an interface only what the grant allows is announced; what is left out is told.\n"
+        "\nexample:\n  meshd announce 10.7.0.0/24 fd00:7::/64 interface:incusbr0",
     ),
     _Command(
         "withdraw",
@@ -506,7 +527,10 @@ COMMANDS: Final = (
         "plan",
         commands.plan,
         _json_option,
-        "show what the daemon would change in the kernel now, and change nothing",
+        "show what the daemon would change in the kernel now and why, and change nothing",
+        "Each step as the command that a person would type, and under it the reason: who\n"
+        "announces the prefix, what was found in the kernel, or which rule took it away. A daemon\n"
+        "that runs with --observe leaves all of it undone.\n\n"
         "example:\n  meshd plan",
         "0 shown, 1 no daemon, 2 usage",
     ),

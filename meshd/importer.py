@@ -7,7 +7,7 @@ and until when its routes wait for it to come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -17,7 +17,7 @@ from meshd.policy.decide import Decision, decide
 from meshd.policy.filters import Filters
 from meshd.policy.origin import Origin
 from meshd.resolver import resolvers
-from protocol.address import Address
+from protocol.address import Address, Prefix
 from protocol.members import Member
 from protocol.node import Node
 
@@ -34,13 +34,17 @@ class Importer:
         node: Node,
         filters: Filters,
         *,
+        multipath: bool = False,
         unix_clock: Callable[[], float] = time.time,
         resolvers: Callable[[], tuple[Address, ...]] = resolvers,
+        local: Callable[[], tuple[Prefix, ...]] | None = None,
     ) -> None:
-        self.filters = filters
-        """The operator's; another value takes effect at the next decision."""
+        """``local`` gives what is announced here, where that is not what ``node`` announces."""
+        self.filters, self.multipath = filters, multipath
+        """The operator's; other values take effect at the next decision."""
         self._node = node
         self._unix_clock, self._resolvers = unix_clock, resolvers
+        self._local = local or (lambda: node.prefixes)
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
 
@@ -52,15 +56,23 @@ class Importer:
                 Origin.of(member, grants[member.key], now, self._why_held(member, now))
                 for member in self._node.members.values()
             ],
-            self._node.prefixes,
+            self._local(),
             attrs.evolve(host, resolvers=self._resolvers()),
             self._unix_clock(),
             now=now,
             filters=self.filters,
             previous=previous,
+            multipath=self.multipath,
             revoked=revoked,
             expelled=self._node.grant is None,
         )
+
+    def reached(self) -> Iterable[Address]:
+        """Where the members are reached, and our resolvers: what no route of others may hide."""
+        for member in self._node.members.values():
+            for where in member.announcement.endpoints:
+                yield where.address
+        yield from self._resolvers()
 
     def open_window(self, member: Member, now: float) -> float | None:
         """``member``'s daemon is gone and its host answers: when its restart window ends, if one

@@ -40,7 +40,7 @@ def status(
             "endpoints": [str(where) for where in own.endpoints] if own else [],
         },
         "root": node.store.root.hex(),
-        "converged": node.converged and kernel.in_sync,
+        "converged": node.converged and kernel.as_wanted,
         "agreed": node.converged,
         "isolated": node.isolated,
         "peers": {state: states.count(state) for state in ("alive", "suspect", "failed", "left")},
@@ -48,7 +48,13 @@ def status(
             "local": [str(prefix) for prefix in node.prefixes],
             "remote": len({row.prefix for row in routes if row.state != "refused"}),
         },
-        "kernel": {"backend": backend, "in_sync": kernel.in_sync, "error": kernel.error},
+        "kernel": {
+            "backend": backend,
+            "in_sync": kernel.in_sync,
+            "error": kernel.error,
+            "observing": kernel.observing,
+            "repairs": {"total": kernel.repairs.total, "by": dict(kernel.repairs.by)},
+        },
         "authority": authority(node.store),
     }
 
@@ -126,6 +132,7 @@ def route(row: Route, kernel: KernelStatus, now: float) -> Json:
         "node": row.name,
         "id": row.node.hex(),
         "next_hop": str(row.next_hop) if row.next_hop else None,
+        "device": row.device,
         "state": _state(row, kernel),
         "rule": row.rule if refused is None or row.state == "shadowed" else "kernel",
         "reason": reason if refused is None else refused,

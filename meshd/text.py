@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 Json = Mapping[str, Any]
@@ -19,9 +19,11 @@ _NAME_WIDTH: Final = 16
 
 _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
+    "kernel-repaired": "33",
     "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
     "warning": "33", "clock-wrong": "31", "revoked": "31", "succession": "33",
-    "grant-ending": "33", "grant-ended": "31",
+    "grant-ending": "33", "grant-ended": "31", "left-out": "33", "health-up": "32",
+    "health-down": "31",
 }  # fmt: skip
 """SGR codes (ECMA-48 section 8.3.117): green is good, yellow to be watched, red is bad."""
 
@@ -85,6 +87,8 @@ def status(result: Json) -> str:
     counts = [f"{peers.get(state, 0)} {state}" for state in ("alive", "suspect", "failed", "left")]
     error = kernel.get("error")
     in_sync = "in sync" if kernel.get("in_sync") else "not in sync"
+    if kernel.get("observing"):
+        in_sync = f"{in_sync}; only observed: nothing is changed or announced, see `meshd plan`"
     rows = [
         ("node", f"{_cell(node.get('name'))} {_cell(node.get('id'))}"),
         ("mesh", result.get("mesh")),
@@ -94,6 +98,7 @@ def status(result: Json) -> str:
         ("root", result.get("root")),
         ("peers", ", ".join(counts)),
         ("announced", prefixes.get("local")),
+        *_announce(result),
         ("learned", _count(prefixes.get("remote", 0), "prefix", "prefixes")),
         ("kernel", f"{_cell(kernel.get('backend'))}, {error or in_sync}"),
     ]
@@ -104,6 +109,25 @@ def status(result: Json) -> str:
     if "uptime_s" in result:
         rows.append(("up", f"{since(result['uptime_s'])}, pid {result.get('pid')}"))
     return "\n".join(f"{name:<10} {_cell(value)}" for name, value in rows)
+
+
+def _announce(result: Json) -> Iterator[tuple[str, object]]:
+    """Where announced prefixes come from that nobody named, and what is left out and why."""
+    for each in result.get("announce", ()):
+        if str(each.get("announce")).startswith("interface:"):
+            yield "", f"{_cell(each.get('announce'))}: {_cell(each.get('prefixes'))}"
+    for each in result.get("announce", ()):
+        for line in left_out(each):
+            yield "left out", line
+
+
+def left_out(each: Json) -> Iterator[str]:
+    """A line for each prefix that is wanted and not announced, of one thing that is."""
+    item = _cell(each.get("announce"))
+    for out in each.get("left_out", ()):
+        prefix = _cell(out.get("prefix") or item)
+        source = "" if prefix == item else f" of {item}"
+        yield f"{prefix}{source}: {_cell(out.get('reason'))}"
 
 
 def _authority(result: Json) -> list[tuple[str, object]]:
@@ -129,6 +153,17 @@ def _authority(result: Json) -> list[tuple[str, object]]:
         how = f"ends in {_count(days, 'day', 'days')}" if days else "has ended"
         rows.append(("membership", f"{how} ({end}): have it renewed where the authority's key is"))
     return rows
+
+
+def plan(result: Json) -> str:
+    """``meshd plan``: each step as a person would type it, and under it why."""
+    lines = [f"# {escape(note)}" for note in result.get("notes", [])]
+    for change in result.get("changes", []):
+        lines += map(escape, str(change.get("step")).splitlines())
+        lines += [f"    # {escape(change.get('why'))}"]
+    if not result.get("steps"):
+        lines.append("nothing to do: the kernel is as it should be")
+    return "\n".join(lines)
 
 
 def peers(result: Sequence[Json]) -> str:

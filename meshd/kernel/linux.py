@@ -8,18 +8,16 @@ remembers is the last reading's ``shared``, prefixes whose key somebody else sta
 from __future__ import annotations
 
 import errno
-import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from typing import Final
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
 from meshd.errors import UsageError
-from meshd.kernel import conntrack, nftables, rtnetlink
+from meshd.kernel import conntrack, nftables, rtnetlink, suspects, watching
 from meshd.kernel.executor import carry_out
-from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Part, Refusal, enlarge, parts
+from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Refusal
 from meshd.kernel.plan import (
     AddGuard,
     AddRoute,
@@ -34,19 +32,10 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
 from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
 from protocol.address import Prefix
-
-_PENDING: Final = 64
-"""Changes that wait to be received: the reconciler needs one, the log likes the first few."""
-_RECEIVE: Final = 1 << 16
-_TURN: Final = 256
-"""Datagrams before other tasks get a turn: about a millisecond when a router that carries
-the whole Internet's routes is busy."""
-_SOL_NETLINK: Final = 270
-_ADD_MEMBERSHIP: Final = 1
 
 
 class Linux:
@@ -96,7 +85,15 @@ class Linux:
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
-            table = nftables.read(self._filter, self._shape)
+            shape, unread = self._shape, ""
+            try:
+                table = nftables.read(self._filter, shape)
+            except Refusal as refusal:
+                if refusal.errno != errno.EPERM:
+                    raise
+                # Who may not even read the table cannot plan for it.
+                table, shape = nftables.Table(), SHAPES["off"]
+                unread = "nftables cannot be read without CAP_NET_ADMIN: it is left out here"
             self._shared = frozenset(found.shared)
         return Reading(
             state=KernelState(
@@ -112,7 +109,8 @@ class Linux:
             strays=tuple(found.strays),
             metric=self._metric,
             others=table.others,
-            shape=self._shape,
+            shape=shape,
+            unread=unread,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -163,67 +161,13 @@ class Linux:
             return f"{error.strerror or error} (modprobe nf_conntrack_netlink)"
         return None
 
-    @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
-        send, receive = trio.open_memory_channel[Change](_PENDING)
-        with (
-            _subscribe(ROUTE, groups=rtnetlink.GROUPS) as routes,
-            _subscribe(NETFILTER, member=nftables.GROUP) as tables,
-            send,
-            receive,
-        ):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, routes, rtnetlink.describe, send)
-                nursery.start_soon(self._watch, tables, nftables.describe, send)
-                yield receive
-                nursery.cancel_scope.cancel()
+    def changes(
+        self, concerns: Concerns
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
+        return watching.changes(frozenset({self._route.portid, self._filter.portid}), concerns)
 
-    async def _watch(
-        self,
-        events: socket.socket,
-        describe: Callable[[Part], str | None],
-        send: trio.MemorySendChannel[Change],
-    ) -> None:
-        ours = {self._route.portid, self._filter.portid}
-        lost = False
-        while True:
-            await trio.lowlevel.wait_readable(events)
-            try:
-                for _ in range(_TURN):
-                    for part, portid in parts(events.recv(_RECEIVE)):
-                        what = describe(part) if portid not in ours else None
-                        if what is not None:
-                            _offer(send, what)
-            except BlockingIOError:
-                # Told only now: having dropped one notification the kernel drops all, without
-                # another word, until the queue has been empty once.
-                if lost:
-                    _offer(send, "more changes than could be listened to")
-                lost = False
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                lost = True
-
-
-def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
-    # Full: enough of them are waiting to be answered by one reading.
-    with suppress(trio.WouldBlock):
-        send.send_nowait(Change(what))
-
-
-def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> socket.socket:
-    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
-    try:
-        events.bind((0, groups))
-        if member:
-            events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, member)
-        enlarge(events, send=False)
-        events.setblocking(False)
-        return events
-    except BaseException:
-        events.close()
-        raise
+    def hints(self) -> list[str]:
+        return suspects.services()
 
 
 def _words(step: RouteStep, refusal: Refusal) -> str:

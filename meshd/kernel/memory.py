@@ -6,9 +6,9 @@ what an administrator, another daemon or a cable can do to a kernel while meshd 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
@@ -34,7 +34,7 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
 from meshd.kernel.shape import SHAPES, SetName
 from meshd.kernel.state import (
     GUARD_METRIC,
@@ -55,6 +55,15 @@ _Key = tuple[Prefix, int]
 """What a kernel knows a route by: prefix and metric."""
 _Sets = Mapping[SetName, frozenset[Prefix]]
 _EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset()}
+
+
+def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
+    """The routes that a kernel makes for the addresses of interfaces that are up."""
+    for interface in interfaces:
+        for own in interface.addresses:
+            if interface.up and own.network.prefixlen < own.network.max_prefixlen:
+                metric = 0 if own.version == 4 else 256
+                yield ForeignRoute(own.network, None, interface.name, 2, metric)
 
 
 class _Refused(Exception):
@@ -83,6 +92,7 @@ class Memory:
         self._routes: dict[_Key, NextHops | None] = {}
         self._sets: _Sets | None = None
         self._damage: tuple[str, ...] = ()
+        self._concerns: Concerns = lambda version, first, last: True
         self._listeners: list[trio.MemorySendChannel[Change]] = []
 
     def check(self) -> None:
@@ -107,7 +117,10 @@ class Memory:
             state=KernelState(
                 routes, frozenset(guards), sets["local"], sets["mesh"], self._uplinks
             ),
-            host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
+            host=Host(
+                tuple(self._interfaces.values()),
+                (*connected(self._interfaces.values()), *self._foreign),
+            ),
             problems=self._damage,
             table=self._sets is not None,
             strays=tuple(strays),
@@ -126,14 +139,18 @@ class Memory:
         return [str(step) for step in plan]
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+    async def changes(self, concerns: Concerns) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
         send, receive = trio.open_memory_channel[Change](_PENDING)
+        self._concerns = concerns
         self._listeners.append(send)
         try:
             with send, receive:
                 yield receive
         finally:
             self._listeners.remove(send)
+
+    def hints(self) -> list[str]:
+        return []
 
     # What the executor asks for.
 
@@ -210,7 +227,12 @@ class Memory:
                 raise _Refused(f"there is no device {hop.device}")
             if prefix.version == 6 and hop.address.version == 4:
                 raise _Refused("an IPv6 route cannot have an IPv4 next hop")
-            near = hop.onlink or any(hop.address in own.network for own in interface.addresses)
+            near = hop.onlink or any(
+                route.device == hop.device
+                and route.next_hop is None
+                and hop.address in route.prefix
+                for route in (*connected([interface]), *self._foreign)
+            )
             if not interface.up or not near:
                 raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
@@ -245,20 +267,27 @@ class Memory:
                 for key, hops in self._routes.items()
                 if hops is None or any(hop.device in up for hop in hops.hops)
             }
-        self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
+        state = "up" if interface.up else "down"
+        self._tell(f"link {interface.name} {state}", "host")
 
     def add_foreign(self, route: ForeignRoute) -> None:
         self._foreign.append(route)
-        self._tell(f"route of protocol {route.protocol} {route.prefix} written")
+        self._tell_of(route, "written")
 
     def remove_foreign(self, route: ForeignRoute) -> None:
         self._foreign.remove(route)
-        self._tell(f"route of protocol {route.protocol} {route.prefix} deleted")
+        self._tell_of(route, "deleted")
 
-    def _tell(self, what: str) -> None:
+    def _tell_of(self, route: ForeignRoute, verb: str) -> None:
+        net = route.prefix
+        span = int(net.network_address), int(net.broadcast_address)
+        if self._concerns(net.version, *span):
+            self._tell(f"route of protocol {route.protocol} {net} {verb}", "others")
+
+    def _tell(self, what: str, about: Literal["ours", "host", "others"] = "ours") -> None:
         for listener in self._listeners:
             with suppress(trio.WouldBlock):
-                listener.send_nowait(Change(what))
+                listener.send_nowait(Change(what, "somebody", about))
 
 
 def _write_table(

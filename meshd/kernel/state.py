@@ -73,7 +73,8 @@ def _canonical(hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
     def key(hop: NextHop) -> tuple[int, int, str]:
         return (hop.address.version, int(hop.address), hop.device)
 
-    return tuple(sorted(dict.fromkeys(hops), key=key))
+    found = tuple(hops)
+    return tuple(sorted(dict.fromkeys(found), key=key)) if len(found) > 1 else found
 
 
 @attrs.frozen
@@ -135,8 +136,8 @@ class KernelState:
 
 @attrs.frozen
 class Interface:
-    """A network interface. ``up`` is the administrator's switch (IFF_UP), not the carrier:
-    the kernel takes routes through a device that is up and has no carrier."""
+    """A network interface. ``up`` is the administrator's switch (IFF_UP): the kernel takes
+    routes through a device that is up, with a carrier or without."""
 
     name: str
     index: int
@@ -144,6 +145,11 @@ class Interface:
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     """Own addresses with the prefix length; the far end of a point-to-point pair shows as
     a foreign route without next hop."""
+    tentative: frozenset[Address] = frozenset()
+    """Those of them that nothing may be sent from: their uniqueness is not known, or not given
+    (RFC 4862 section 5.4). On a link without carrier that lasts."""
+    carrier: bool = True
+    """It can send now (IFF_RUNNING): a cable is in, a bridge has a port that can."""
 
 
 @attrs.frozen
@@ -198,3 +204,5 @@ class Reading:
     """The metric that the backend takes for ours."""
     shape: Shape = SHAPES["exempt"]
     """What the backend takes for the shape of our table."""
+    unread: str = ""
+    """What could not be read, and why; empty when it was all."""

@@ -239,7 +239,7 @@ def test_changes_are_passed_on_and_their_outcome_is_told(meshd: Shell, daemon: D
     assert withdrawn[:2] == (0, "this node announces: -\n")
     assert reloaded[:2] == (0, "changed: announce\n")
     assert left[0] == 0
-    assert planned[:2] == (0, "ip route add 10.2.0.0/24\n")
+    assert planned[:2] == (0, "ip route add 10.2.0.0/24\n    # b announces it\n")
     assert idle[:2] == (0, "nothing to do: the kernel is as it should be\n")
     assert daemon.asked[:2] == [
         ("announce", {"prefixes": ["10.7.0.0/24", "fd00:7::/64"]}),
