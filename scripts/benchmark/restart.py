@@ -1,7 +1,8 @@
 """Packets that are lost of a flow of 1,000 a second while a daemon restarts: the near one or the
 far one, stopped by SIGTERM or killed.
 
-The flow crosses both routers, and goes on until the mesh has had time to notice.
+The flow crosses both routers, and goes on until the mesh has had time to notice.  A BIRD that is
+configured to restart gracefully is told to on its control socket where others get SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from netlab.traffic import PacedFlow
 NAME: Final = "restart"
 HELP: Final = "packets lost of 1,000 a second while a daemon restarts, at either end"
 
-DEFAULT: Final = ("meshd", "bird")
+DEFAULT: Final = ("meshd", "bird-graceful", "bird")
 
 RATE: Final = 1000
 

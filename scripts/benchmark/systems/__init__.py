@@ -18,6 +18,7 @@ _ALL: tuple[System, ...] = (
     Bird("bird"),
     Bird("bird-fast", fast=True),
     Bird("bird-scan1", scan=1),
+    Bird("bird-graceful", fast=True, graceful=True),
     Bird("bird-bfd", fast=True, bfd=(20, 50, 5)),  # the example in BIRD's manual
     Bird("bird-bfd-fast", fast=True, bfd=(10, 10, 3)),
     Babeld("babeld"),

@@ -7,6 +7,7 @@ itself as the next hop; what it learns goes into the kernel.  A change is a new 
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 from collections.abc import Sequence
@@ -23,8 +24,8 @@ from netlab.lab import INSIDE
 AS: Final = 64_512
 """Private (RFC 6996)."""
 
-DONE: Final = ("0003", "0004", "0013")
-"""Replies to ``configure`` after which the new configuration is in force or under way
+DONE: Final = ("0003", "0004", "0013", "0025")
+"""Replies after which a new configuration is in force or under way, and a graceful restart
 (doc/reply_codes of BIRD)."""
 
 
@@ -33,6 +34,17 @@ class BirdDaemon(Running):
     """One router's BIRD."""
 
     routes: dict[IPv4Network, None] = attrs.field(factory=dict)
+    graceful: bool = False
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.graceful and how is signal.SIGTERM:
+            # What its manual has for a planned restart; SIGTERM itself would say goodbye.
+            self.tell("graceful restart", DONE)
+            assert self.process is not None
+            self.process.wait(10)
+            self.process = None
+        else:
+            super().stop(how)
 
     @property
     def _routes_file(self) -> Path:
@@ -86,6 +98,8 @@ class Bird:
     """Timers at the least that its manual allows in whole seconds."""
     scan: int = 0
     """Seconds between scans of the kernel's table; 0: BIRD's default, 60."""
+    graceful: bool = False
+    """Kernel routes persist, and BGP restarts gracefully (RFC 4724)."""
     bfd: tuple[int, int, int] | None = None
     """min rx interval and min tx interval in ms, multiplier."""
     packages: dict[str, str] = attrs.field(factory=lambda: {"bird": "bird2"})
@@ -100,7 +114,8 @@ class Bird:
             base = directory / zone.router.name
             config = base.with_suffix(".conf")
             argv = ["bird", "-f", "-c", str(config), "-s", f"{base}.ctl", "-P", f"{base}.pid"]
-            daemon = BirdDaemon(zone, directory, argv)
+            argv += ["-R"] if self.graceful else []
+            daemon = BirdDaemon(zone, directory, argv, graceful=self.graceful)
             daemon.write()
             config.write_text(self._config(zone, zones, f"{base}.routes"), encoding="ascii")
             found.append(daemon)
@@ -116,6 +131,8 @@ class Bird:
             told.append("connect delay 1, connect retry 1, error wait 1 to 2, hold 3, keepalive 1")
         if self.scan:
             told.append(f"kernel scan time {self.scan}")
+        if self.graceful:
+            told.append("kernel persist; graceful restart; started with -R")
         if self.bfd:
             rx, tx, multiplier = self.bfd
             told.append(f"BFD rx {rx} ms, tx {tx} ms, multiplier {multiplier}")
@@ -129,6 +146,9 @@ class Bird:
             else ""
         )
         scan = f"scan time {self.scan};" if self.scan else ""
+        if self.graceful:
+            scan += " persist; graceful restart;"
+            timers += " graceful restart on;"
         bfd = ""
         if self.bfd:
             rx, tx, multiplier = self.bfd
