@@ -189,7 +189,7 @@ class Running:
         self.process = None
 
 
-def retried(action: Callable[[], None], timeout: float = 10) -> None:
+def retried(action: Callable[[], None], timeout: float = READY_S) -> None:
     """Until the daemon's socket is there."""
     end = time.monotonic() + timeout
     while True:
