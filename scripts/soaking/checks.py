@@ -67,6 +67,8 @@ class Checker:
     def _wires(self) -> list[str]:
         """What was seen that must never be."""
         found = [f"leaked to the default gateway: {line}" for line in self.leaks.packets[:10]]
+        if not self.traffic.flows:
+            found.append("the soak's own traffic has ended: what it shows is worth nothing")
         fresh, self._judged = (
             self.traffic.translated[self._judged :],
             len(self.traffic.translated),

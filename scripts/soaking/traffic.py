@@ -94,6 +94,11 @@ class Traffic:
         self._thread.join()
         self._close()
 
+    @property
+    def flows(self) -> bool:
+        """It has not ended by an error of its own."""
+        return self._thread is not None and self._thread.is_alive()
+
     def among(self, pairs: set[tuple[Address, Address]]) -> None:
         """From now on only between these: (source, target)."""
         ordered = sorted(pairs, key=str)
