@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.choice import for_each
 from benchmark.command import main
 from benchmark.many import PER_NODE, Supply, shares, zones_for
 from benchmark.report import Figure, Report
 from benchmark.scenarios import SCENARIOS
-from benchmark.systems import SYSTEMS
+from benchmark.systems import SYSTEMS, System
 from benchmark.systems.bird import Bird, BirdDaemon
 from netlab import Lab
 
@@ -93,6 +94,21 @@ def test_what_makes_no_sense_is_said_in_a_line_with_exit_2(
         main(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_system_that_does_not_come_back_costs_no_other_its_figures() -> None:
+    said: list[str] = []
+
+    def measure(system: System) -> list[Figure]:
+        if system.name == "bird":
+            raise TimeoutError("not within 120 s: it is there")
+        return [Figure(system.name, "s", (1.0,))]
+
+    chosen = [SYSTEMS[name] for name in ("meshd", "bird", "babeld")]
+    figures, failed = for_each(chosen, measure, said.append)
+    assert [figure.what for figure in figures] == ["meshd", "babeld"]
+    assert failed == {"bird": "not within 120 s: it is there"}
+    assert said == ["bird is left out: not within 120 s: it is there"]
 
 
 def test_thousands_of_prefixes_are_shared_out_within_what_a_node_may_and_never_come_again() -> None:

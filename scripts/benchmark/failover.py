@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
-from benchmark.choice import add_systems, described
+from benchmark.choice import add_systems, described, for_each
 from benchmark.paced import Paced
 from benchmark.report import Figure, Report
 from benchmark.systems import Fleet, System, staged
@@ -57,16 +57,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     """All runs of a system on one mesh of it."""
-    figures = []
-    for system in options.systems:
+
+    def measure(system: System) -> list[Figure]:
         with staged(system, options.zones, shared=(SHARED,)) as fleet:
             _share(fleet, system)
+            found = []
             for kind in options.kinds:
-                figures += _measured(fleet, system, kind, options, say)
+                found += _measured(fleet, system, kind, options, say)
+            return found
+
+    figures, failed = for_each(options.systems, measure, say)
     settings = {
         "runs": options.runs,
         "zones": options.zones,
         "systems": described(options.systems),
+        "failed": failed,
     }
     return Report(NAME, tuple(figures), settings)
 

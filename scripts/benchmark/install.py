@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 from typing import Final
 
-from benchmark.choice import add_systems, described
+from benchmark.choice import add_systems, described, for_each
 from benchmark.many import Supply, make_room, spread, zones_for
 from benchmark.report import Figure, Report
 from benchmark.systems import System, staged
@@ -45,14 +45,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     """Each size: first what is alone, then each system on a mesh of its own."""
     figures: list[Figure] = []
+    failed: dict[str, str] = {}
     for size in options.prefixes:
         figures += alone(size, options.runs, say)
-        for system in options.systems:
-            figures.append(_announced(system, size, options.runs, say))
+
+        def measure(system: System, size: int = size) -> list[Figure]:
+            return [_announced(system, size, options.runs, say)]
+
+        found, lost = for_each(options.systems, measure, say)
+        figures += found
+        failed |= lost
     settings = {
         "runs": options.runs,
         "prefixes": options.prefixes,
         "systems": described(options.systems),
+        "failed": failed,
     }
     return Report(NAME, tuple(figures), settings)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from benchmark.choice import add_systems, described
+from benchmark.choice import add_systems, described, for_each
 from benchmark.events import Events
 from benchmark.report import Figure, Report
 from benchmark.systems import Fleet, System, staged
@@ -39,15 +39,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     """All runs of a system on one mesh of it, which is as it was after each."""
-    figures = []
-    for system in options.systems:
+
+    def measure(system: System) -> list[Figure]:
         with staged(system, options.zones, nat=("docker",)) as fleet:
-            figures += _measured(fleet, system, options, say)
+            return _measured(fleet, system, options, say)
+
+    figures, failed = for_each(options.systems, measure, say)
     settings = {
         "runs": options.runs,
         "zones": options.zones,
         "patience_s": options.patience,
         "systems": described(options.systems),
+        "failed": failed,
     }
     return Report(NAME, tuple(figures), settings)
 

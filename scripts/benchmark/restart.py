@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from benchmark.choice import add_systems, described
+from benchmark.choice import add_systems, described, for_each
 from benchmark.report import Figure, Report
-from benchmark.systems import Fleet, staged
+from benchmark.systems import Fleet, System, staged
 from netlab.traffic import PacedFlow
 
 NAME: Final = "restart"
@@ -46,8 +46,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     """In each run four restarts on the system's mesh: both ends, both ways."""
-    figures = []
-    for system in options.systems:
+
+    def measure(system: System) -> list[Figure]:
         lost: dict[str, list[float]] = {}
         outages: dict[str, list[float]] = {}
         with staged(system, options.zones) as fleet:
@@ -59,15 +59,20 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
                         what = f"{system.name}: {end} daemon, {name}"
                         lost.setdefault(what, []).append(flow.lost)
                         outages.setdefault(what, []).append(1000 * flow.outage_s)
+        figures = []
         for what, counts in lost.items():
             figures.append(Figure(f"{what}: packets lost", "", tuple(counts)))
             figures.append(Figure(f"{what}: longest gap", "ms", tuple(outages[what])))
+        return figures
+
+    figures, failed = for_each(options.systems, measure, say)
     settings = {
         "runs": options.runs,
         "restarts_of_each_system": len(ENDS) * len(HOW) * options.runs,
         "rate": RATE,
         "away_s": options.away,
         "systems": described(options.systems),
+        "failed": failed,
     }
     return Report(NAME, tuple(figures), settings)
 
