@@ -17,6 +17,7 @@ from benchmark.many import Supply, make_room, spread, zones_for
 from benchmark.report import Figure, Report
 from benchmark.systems import SYSTEMS, staged
 from benchmark.systems.meshd import MeshdDaemon
+from meshd.kernel.linux import Linux
 from netlab import Member, Namespace
 
 NAME: Final = "reconcile"
@@ -32,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     """One mesh, and in each run each thing once."""
-    whole, cpu, routes, table = [], [], [], []
+    whole, cpu, routes, table, read = [], [], [], [], []
     with staged(SYSTEMS["meshd"], zones_for(options.prefixes)) as fleet:
         make_room(fleet)
         say(f"announcing {options.prefixes} prefixes")
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
             say(f"run {number + 1} of {options.runs}")
             routes.append(_timed(router, ["ip", "-j", "route", "show", "table", "all"]))
             table.append(_timed(router, ["nft", "-j", "list", "table", "inet", "meshd"]))
+            read.append(_read(router))
             used, began = _cpu(daemon.member), time.perf_counter()
             answer = daemon.member.ask("plan", 60)
             whole.append(1000 * (time.perf_counter() - began))
@@ -55,6 +57,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> Report:
     figures = (
         Figure(floor, "ms", tuple(routes)),
         Figure("nft -j list table alone", "ms", tuple(table)),
+        Figure("meshd's backend alone: read", "ms", tuple(read), floor),
         Figure("meshd: read, decide, compare", "ms", tuple(whole), floor),
         Figure("meshd: processor time of that, with what else it did meanwhile", "ms", tuple(cpu)),
     )
@@ -71,6 +74,18 @@ def _timed(router: Namespace, command: Sequence[str]) -> float:
         began = time.perf_counter()
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         return 1000 * (time.perf_counter() - began)
+
+
+def _read(router: Namespace) -> float:
+    """What the daemon's backend takes for it, in this process."""
+    with router.entered():
+        backend = Linux()
+        try:
+            began = time.perf_counter()
+            backend.read()
+            return 1000 * (time.perf_counter() - began)
+        finally:
+            backend.close()
 
 
 def _cpu(member: Member) -> float:
