@@ -133,7 +133,9 @@ class Detector:
     def silent(self, attempt: Attempt, now: float) -> None:
         """Neither we nor a relay had an answer: suspect it, and find out who agrees."""
         member = attempt.member
-        member.silent, member.silent_refused = True, attempt.refused
+        member.silent = True
+        # Its kernel sends few of these (icmp_ratelimit): that none came later means nothing.
+        member.silent_refused |= attempt.refused
         self._note(member, attempt, silent=True)
         if member.live:
             self._ask_or_accuse(member, attempt, now)
@@ -294,7 +296,8 @@ class Detector:
         words = [each.refused for each in accusers if each.accuser != self._common.me.public]
         if member.silent:
             words.append(member.silent_refused)
-        member.refused = all(words)
+        # One is enough: the others' silence means nothing where the host sends few errors.
+        member.refused = any(words)
         member.state, member.since = State.FAILED, now
         member.reason = self._why(member, len(accusers))
         self.prober.end(member.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,27 @@ def test_the_last_word_on_a_prefix_counts() -> None:
 def test_a_withdrawal_ends_with_the_configs_line_it_overruled() -> None:
     changes = RuntimeChanges().withdraw([A, B]).announce([C])
     assert changes.settle([A, C]) == RuntimeChanges((), (A,))
+
+
+def test_a_thousand_at_once_are_compared_by_the_thousand_and_not_by_the_million(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = [values.prefix(f"10.{number >> 8}.{number & 255}.0/24") for number in range(1000)]
+    compared = 0
+    equal = IPv4Network.__eq__
+
+    def counting(one: IPv4Network, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return bool(equal(one, other))
+
+    again = [IPv4Network(str(prefix)) for prefix in many]  # as a command brings them
+    monkeypatch.setattr(IPv4Network, "__eq__", counting)
+    changes = RuntimeChanges().announce(many)
+    assert len(changes.apply([])) == 1000
+    assert changes.withdraw(again).apply([]) == ()
+    assert changes.withdraw(again).announce(many).apply([]) == tuple(many)
+    assert compared < 30 * len(many)
 
 
 def test_an_overlap_with_the_config_is_refused() -> None:

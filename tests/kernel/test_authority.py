@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from kernelview import Deletions, holdings
 
 from netlab import Lab, Mesh, until
+from netlab.kernelview import Deletions, holdings
 from netlab.mesh import MESHD, Member
 
 NewLab = Callable[..., Lab]

@@ -23,10 +23,10 @@ from typing import Any
 
 import attrs
 import pytest
-from kernelview import foreign
 from shapes import SHAPES, load, mend
 
 from netlab import EchoServer, Lab, Mesh, Namespace, Zone
+from netlab.kernelview import foreign
 from netlab.lab import OUTSIDE4, OUTSIDE6
 from netlab.traffic import ECHO_PORT, Address
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernelview import foreign
 from shapes import mend
 
 from netlab import EchoServer, Lab, Mesh, Namespace, ping, source_seen, until
+from netlab.kernelview import foreign
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

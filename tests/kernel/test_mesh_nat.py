@@ -15,9 +15,9 @@ from ipaddress import ip_address
 
 import attrs
 import pytest
-from kernelview import Network, expected, holdings
 
 from netlab import NAT_KINDS, EchoServer, Flow, Lab, Mesh, Zone, ping, source_seen
+from netlab.kernelview import Network, expected, holdings
 from netlab.lab import OUTSIDE4, OUTSIDE6
 from netlab.traffic import ECHO_PORT, Address
 

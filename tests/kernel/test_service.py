@@ -14,10 +14,10 @@ from pathlib import Path
 import attrs
 import pytest
 from flows import Datagrams, datagrams, forward_between_routers
-from kernelview import expected, foreign, settle
 from systemhost import CONFIG, NO_CAPABILITY, RUNTIME, STATE, USER, SystemHost
 
 from netlab import EchoServer, Lab, until
+from netlab.kernelview import expected, foreign, settle
 from netlab.traffic import Address
 
 NewLab = Callable[..., Lab]
