@@ -107,7 +107,8 @@ class Announcer:
                 raise Refused(f"{item} comes from {source}: withdraw that")
             told = ", ".join(map(str, listed)) or "nothing"
             raise Refused(f"{item} is not announced here; announced: {told}")
-        self._apply(self._changes.withdraw(unwanted), self._config)
+        changes = self._changes.withdraw(unwanted, self._config.announce)
+        self._apply(changes, self._config)
 
     def reload(self, config: Config) -> None:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""

@@ -58,12 +58,17 @@ class RuntimeChanges:
             tuple(old for old in self.withdrawn if old not in new),
         )
 
-    def withdraw(self, unwanted: Iterable[Announced]) -> RuntimeChanges:
-        """With ``unwanted`` not announced, whatever the config says."""
-        gone = dict.fromkeys(unwanted)
+    def withdraw(
+        self, unwanted: Iterable[Announced], configured: Iterable[Announced]
+    ) -> RuntimeChanges:
+        """With ``unwanted`` not announced. Only what is ``configured`` must be remembered for it."""
+        gone, listed = dict.fromkeys(unwanted), frozenset(configured)
         return RuntimeChanges(
             tuple(old for old in self.added if old not in gone),
-            (*(old for old in self.withdrawn if old not in gone), *gone),
+            (
+                *(old for old in self.withdrawn if old not in gone),
+                *(item for item in gone if item in listed),
+            ),
         )
 
     def settle(self, configured: Iterable[Announced]) -> RuntimeChanges:

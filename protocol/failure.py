@@ -207,11 +207,16 @@ class Detector:
         """Another finds it silent as well."""
         return member.doubted or bool(self._counted(member))
 
+    @property
+    def doubts_itself(self) -> bool:
+        """Most of those whose turn it was of late were silent: it may be us."""
+        turns = max(len(self._recent), min(_RECENT, len(self._common.members.live)))
+        return 2 * sum(self._recent.values()) > turns
+
     def _may_accuse(self, member: Member, now: float) -> bool:
         held = self._common.evidence.against(member.key)
-        turns = max(len(self._recent), min(_RECENT, len(self._common.members.live)))
         return (
-            2 * sum(self._recent.values()) <= turns
+            not self.doubts_itself
             and now >= self._quiet_until
             and len(held) < _ENOUGH_ACCUSERS
             and all(each.accuser != self._common.me.public for each in held)
