@@ -61,7 +61,7 @@ class RuntimeChanges:
     def withdraw(
         self, unwanted: Iterable[Announced], configured: Iterable[Announced]
     ) -> RuntimeChanges:
-        """With ``unwanted`` not announced. Only what is ``configured`` must be remembered for it."""
+        """With ``unwanted`` not announced; what is ``configured`` must be remembered for that."""
         gone, listed = dict.fromkeys(unwanted), frozenset(configured)
         return RuntimeChanges(
             tuple(old for old in self.added if old not in gone),
