@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from types import TracebackType
 from typing import IO, Any
@@ -140,12 +140,14 @@ def expected(
     local: Iterable[Network] | None = None,
     remote: Iterable[tuple[Network, Zone]] | None = None,
     unreachable: Iterable[Network] = (),
+    bare: Iterable[Network] = (),
     nat: str = "exempt",
 ) -> Holdings:
     """What meshd should have in the kernel of `zone`'s router.
 
     members: all zones of the mesh, each announcing its two subnets. local and remote say it where
-    that is not so; of `unreachable` only the guard is there, and the exclusion. nat: the mode.
+    that is not so; of `unreachable` only the guard is there, and the exclusion, and of `bare` the
+    guard alone. nat: the mode.
     """
     mine = (zone.prefix4, zone.prefix6) if local is None else tuple(local)
     if remote is None:
@@ -168,7 +170,8 @@ def expected(
     if nat == "masquerade":
         sets["uplinks"] = (UPLINK,)
     chains = {"exempt": EXEMPT, "masquerade": MASQUERADE}
-    return Holdings(tuple(sorted(paths, key=str)), _texts(guarded), sets, chains.get(nat, ()))
+    guards = _texts([*guarded, *bare])
+    return Holdings(tuple(sorted(paths, key=str)), guards, sets, chains.get(nat, ()))
 
 
 def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
@@ -186,11 +189,27 @@ def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
 
 
 def difference(found: Holdings, wanted: Holdings) -> list[str]:
-    """A line for each part in which two differ; none when they are equal."""
+    """What is too much and what is missing, a line each; none when they are equal."""
+    lines = [
+        line
+        for field in ("routes", "guards", "chain", "rest")
+        for line in _beside(field, getattr(found, field), getattr(wanted, field))
+    ]
+    for name in sorted({*found.sets, *wanted.sets}):
+        if (name in found.sets) != (name in wanted.sets):
+            lines.append(f"set {name}: {'too much' if name in found.sets else 'missing'}")
+        lines += _beside(name, found.sets.get(name, ()), wanted.sets.get(name, ()))
+    if not lines and found != wanted:  # a duplicate, or the order
+        lines.append(f"{found}, not {wanted}")
+    return lines
+
+
+def _beside(what: str, found: Sequence[object], wanted: Sequence[object]) -> list[str]:
     return [
-        f"{field.name}: {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
-        for field in attrs.fields(Holdings)
-        if getattr(found, field.name) != getattr(wanted, field.name)
+        f"{what}: {word}: {each}"
+        for word, these, those in (("too much", found, wanted), ("missing", wanted, found))
+        for each in these
+        if each not in those
     ]
 
 

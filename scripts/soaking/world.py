@@ -13,6 +13,8 @@ more than one is allowed.  The rules, all of DESIGN 6:
   it suspects itself and loses them over a longer time, the first not held.  That is counted.
 - An interface that is down has no routes; the guards stand.
 - Where no daemon runs the kernel stays as it is, but for what the kernel itself takes away.
+- A daemon that ends while it carries a change out leaves it half done, in an order that never
+  leaks: a prefix that comes or goes may have its guard alone, or that and the exclusion.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ class Way(enum.Enum):
     """How a kernel deals with a prefix of another zone."""
 
     ABSENT = "nothing"
+    BARE = "the guard alone, for it was coming or going when its daemon ended"
     GUARD = "the guard"
     ROUTE = "a route"
 
@@ -57,6 +60,7 @@ class Way(enum.Enum):
 ROUTE = frozenset({Way.ROUTE})
 GUARD = frozenset({Way.GUARD})
 EITHER = ROUTE | GUARD
+HALFWAY = GUARD | {Way.BARE}
 
 Ways = dict[Network, frozenset[Way]]
 
@@ -201,32 +205,31 @@ class World:
 
     def wanted(self, router: Router, found: Holdings, now: float) -> Holdings:
         """What ``router``'s kernel should hold, as near to ``found`` as may be."""
-        routed = {route.prefix for route in found.routes}
-        guarded = set(found.guards)
-        remote, unreachable = [], []
+        remote, unreachable, bare = [], [], []
         for prefix, ways in self.ways(router, now).items():
-            text = str(prefix)
-            held = (
-                Way.ROUTE if text in routed else Way.GUARD if text in guarded else Way.ABSENT
-            )  # fmt: skip
+            held = _held(str(prefix), found)
             way = held if held in ways else max(ways, key=lambda each: each is Way.ROUTE)
             if way is Way.ROUTE:
                 remote.append((prefix, self.owner(prefix).zone))
             elif way is Way.GUARD:
                 unreachable.append(prefix)
+            elif way is Way.BARE:
+                bare.append(prefix)
         own = sorted(router.announced, key=lambda net: (net.version, int(net.network_address)))
-        return expected(router.zone, (), local=own, remote=remote, unreachable=unreachable)
+        return expected(
+            router.zone, (), local=own, remote=remote, unreachable=unreachable, bare=bare
+        )
 
     def learn(self, router: Router, found: Holdings, now: float) -> None:
         """``found`` is as it should be: what was open of a kernel that rests is settled."""
         if router.follows:
             return
-        routed, guarded = {route.prefix for route in found.routes}, set(found.guards)
+        routed = {route.prefix for route in found.routes}
         for prefix, ways in list(router.ways.items()):
-            if str(prefix) not in guarded:
+            here = _held(str(prefix), found)
+            if here is Way.ABSENT:
                 del router.ways[prefix]
             elif not router.running:
-                here = Way.ROUTE if str(prefix) in routed else Way.GUARD
                 # Down, it shows nothing of what will be there again.
                 router.ways[prefix] = frozenset({here})
             else:
@@ -258,6 +261,9 @@ class World:
         """Its daemon is gone."""
         if router.follows:
             self.lose_touch(router, before, now)
+            for prefix, ways in router.ways.items():
+                if Way.ABSENT in ways and len(ways) > 1:
+                    router.ways[prefix] = ways | HALFWAY
         elif not router.up:
             router.ways = {prefix: _grounded(ways) for prefix, ways in router.ways.items()}
         router.running, router.ended = False, now
@@ -304,6 +310,16 @@ class World:
     def _tell(self, router: Router) -> None:
         if router.follows:
             router.told = router.announced
+
+
+def _held(prefix: str, found: Holdings) -> Way:
+    """How a kernel deals with a prefix of another zone."""
+    if any(route.prefix == prefix for route in found.routes):
+        return Way.ROUTE
+    if prefix not in found.guards:
+        return Way.ABSENT
+    excluded = any(prefix in nets for name, nets in found.sets.items() if name.startswith("mesh"))
+    return Way.GUARD if excluded else Way.BARE
 
 
 def _grounded(ways: frozenset[Way]) -> frozenset[Way]:
