@@ -145,15 +145,18 @@ class Announcer:
 
     def told(self, now: float) -> list[dict[str, Any]]:
         """What ``status --json`` says of each thing that is wanted, at trio's ``now``."""
+        prefixes: dict[Announced, list[str]] = {}
+        for prefix, source in self.selection.prefixes.items():
+            prefixes.setdefault(source, []).append(str(prefix))
+        left_out: dict[Announced, list[dict[str, str | None]]] = {}
+        for each in self.selection.left_out:
+            told = {"prefix": str(each.prefix) if each.prefix else None, "reason": each.reason}
+            left_out.setdefault(each.source, []).append(told)
         return [
             {
                 "announce": str(item),
-                "prefixes": [str(p) for p, by in self.selection.prefixes.items() if by == item],
-                "left_out": [
-                    {"prefix": str(each.prefix) if each.prefix else None, "reason": each.reason}
-                    for each in self.selection.left_out
-                    if each.source == item
-                ],
+                "prefixes": prefixes.get(item, []),
+                "left_out": left_out.get(item, []),
                 "health": self.health.told(item, now),
             }
             for item in self.wanted

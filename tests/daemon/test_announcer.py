@@ -160,6 +160,26 @@ async def test_status_says_where_a_prefix_comes_from_and_what_is_left_out(hosts:
     assert {each["health"] for each in told} == {None}
 
 
+async def test_a_thousand_are_announced_and_told_of_without_comparing_each_with_each(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announcer = router(hosts).daemon._announcer
+    many = [prefix(f"10.{64 + (number >> 8)}.{number & 255}.0/24") for number in range(900)]
+    compared = 0
+    equal = ipaddress.IPv4Network.__eq__
+
+    def counting(one: ipaddress.IPv4Network, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return bool(equal(one, other))
+
+    monkeypatch.setattr(ipaddress.IPv4Network, "__eq__", counting)
+    announcer.announce(many)
+    assert len(announcer.told(0.0)) == len(many) + 2
+    announcer.withdraw(many)
+    assert compared < 30 * len(many)
+
+
 async def test_an_interface_is_announced_and_withdrawn_at_run_time_and_that_is_kept(
     hosts: Hosts,
 ) -> None:
