@@ -11,9 +11,10 @@ from protocol.address import Prefix
 
 def covers(wide: Prefix, narrow: Prefix) -> bool:
     """True when every address of ``narrow`` lies in ``wide``."""
-    if wide.version != narrow.version or wide.prefixlen > narrow.prefixlen:
+    length = wide.prefixlen
+    if length > narrow.prefixlen or wide.version != narrow.version:
         return False
-    shift = wide.max_prefixlen - wide.prefixlen
+    shift = wide.max_prefixlen - length
     return int(wide.network_address) >> shift == int(narrow.network_address) >> shift
 
 
