@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from typing import NamedTuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
 
+import illumosfakes
 from illumosfakes.command import execute
 from illumosfakes.machine import Machine
 from illumosfakes.packet import source_after
+
+RECORDED: Final = Path(illumosfakes.__file__).with_name("RECORDED.md")
+
+
+def recorded() -> Iterator[str]:
+    """Every line of a list, a table's body or a block."""
+    block = False
+    for line in RECORDED.read_text(encoding="utf-8").splitlines():
+        if line == "```":
+            block = not block
+        elif block or line.startswith("- ") or (line.startswith("| `") and not block):
+            yield line.removeprefix("- ").removeprefix("| ")
+
+
+LINES: Final = tuple(recorded())
 
 
 class Said(NamedTuple):

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import pytest
-from zonebox import Zone
+from zonebox import LINES, Zone
 
 import illumosfakes
-
-RECORDED: Final = Path(illumosfakes.__file__).with_name("RECORDED.md")
 
 Case = Callable[[Zone], None]
 CASES: dict[str, Case] = {}
 """From how a line begins to what is put to the fakes for it."""
-
-
-def recorded() -> Iterator[str]:
-    """Every line of a list, a table's body or a block."""
-    block = False
-    for line in RECORDED.read_text(encoding="utf-8").splitlines():
-        if line == "```":
-            block = not block
-        elif block or line.startswith("- ") or (line.startswith("| `") and not block):
-            yield line.removeprefix("- ").removeprefix("| ")
-
-
-LINES: Final = tuple(recorded())
 
 
 def case(*beginnings: str) -> Callable[[Case], Case]:
@@ -72,6 +56,15 @@ def tagged(zone: Zone) -> None:
     zone.do("ipf -f -", TAGGING)
     zone.do("ipnat -f -", TAGGED)
     assert sources(zone) == (OWN, OWN, PUBLIC)
+
+
+@case("`map pnic0", "`pass out quick")
+def _(zone: Zone) -> None:
+    for line in LINES:
+        if line.startswith(("`map", "`pass")):
+            tool = "ipnat" if line.startswith("`map") else "ipf"
+            for rule in line.split("`")[1::2]:
+                zone.do(f"{tool} -f -", f"{rule}\n")
 
 
 @case("no ipf rule matched")

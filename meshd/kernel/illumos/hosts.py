@@ -1,0 +1,153 @@
+"""``netstat -rnv``, ``ifconfig -a`` and ``route monitor``: what they print. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import Final
+
+import attrs
+
+from meshd.kernel.state import Interface
+from protocol.address import Address, Prefix
+
+NETSTAT: Final = ("netstat", "-rnv")
+IFCONFIG: Final = ("ifconfig", "-a")
+
+
+@attrs.frozen
+class Row:
+    """One line of the routing table."""
+
+    prefix: Prefix
+    gateway: Address | None
+    device: str | None
+    """None: a gateway route that was bound to none."""
+    flags: str
+    """Letters; R: reject, B: blackhole, G: gateway."""
+
+    @property
+    def leads_nowhere(self) -> bool:
+        return "R" in self.flags or "B" in self.flags
+
+
+def table(out: str) -> list[Row]:
+    """Both tables of ``netstat -rnv``. What is none of its rows is left out."""
+    rows: list[Row] = []
+    version = 0
+    for line in out.splitlines():
+        heading = re.match(r"(?:IRE|Routing) Table: IPv([46])", line)
+        if heading is not None:
+            version = int(heading[1])
+            continue
+        row = _row(line.split(), version)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _row(words: list[str], version: int) -> Row | None:
+    # From the right, for the device may be empty: IPv4 ends in MTU Ref Flg Out In/Fwd, and IPv6
+    # the same; IPv4 begins with destination, mask, gateway; IPv6 with destination/length, gateway.
+    first = {4: 3, 6: 2}.get(version, 0)
+    if not first or len(words) not in (first + 5, first + 6) or not words[-5].rstrip("*").isdigit():
+        return None
+    try:
+        if version == 4:
+            where = "0.0.0.0" if words[0] == "default" else words[0]
+            prefix: Prefix = ipaddress.IPv4Network(f"{where}/{words[1]}")
+        else:
+            prefix = ipaddress.IPv6Network("::/0" if words[0] == "default" else words[0])
+        gateway = ipaddress.ip_address(words[first - 1])
+    except ValueError:
+        return None
+    device = words[first].partition(":")[0] if len(words) == first + 6 else None
+    return Row(prefix, gateway, device, words[-3])
+
+
+def interfaces(out: str) -> tuple[Interface, ...]:
+    """``ifconfig -a``: logical interfaces (``net0:1``) are addresses of the one they belong to."""
+    found: dict[str, Interface] = {}
+    name = ""
+    for line in out.splitlines():
+        head = re.match(r"(\S+?)(?::\d+)?: flags=[0-9a-f]*<([^>]*)>.*?index (\d+)", line)
+        if head is not None:
+            name, up = head[1], "UP" in head[2].split(",")
+            there = found.get(name, Interface(name, int(head[3]), False))
+            found[name] = attrs.evolve(there, up=there.up or up)
+            continue
+        address = _own(line)
+        if address is not None and name in found:
+            there = found[name]
+            found[name] = attrs.evolve(there, addresses=(*there.addresses, address))
+    return tuple(found.values())
+
+
+def _own(line: str) -> IPv4Interface | IPv6Interface | None:
+    four = re.match(r"\s+inet (\S+)(?: --> \S+)? netmask ([0-9a-f]{1,8})\b", line)
+    six = re.match(r"\s+inet6 ([0-9A-Fa-f:.]+)/(\d+)", line)
+    try:
+        if four is not None:
+            length = f"{int(four[2], 16):b}".count("1")
+            return IPv4Interface(f"{four[1]}/{length}")
+        if six is not None:
+            return IPv6Interface(f"{six[1]}/{six[2]}")
+    except ValueError:
+        pass
+    return None
+
+
+def on_link(interfaces: Iterable[Interface], address: Address) -> str | None:
+    """The interface whose subnet has ``address``, of those that are up."""
+    for interface in interfaces:
+        if interface.up and any(address in own.network for own in interface.addresses):
+            return interface.name
+    return None
+
+
+class Events:
+    """The lines of ``route monitor``, put together to what happened."""
+
+    def __init__(self) -> None:
+        self._title = ""
+        self._pid = 0
+        self._addresses = False
+
+    def feed(self, line: str) -> tuple[int, str] | None:
+        """The process that did it (0: none) and what it was, when ``line`` completes an event."""
+        head = re.match(r"(RTM_[A-Z]+): .*?len \d+,(?: pid: (\d+),)?", line)
+        if head is not None:
+            failed = re.search(r"errno ([1-9]\d*),", line)
+            # Nobody's route changes by a question, or by what was refused.
+            quiet = head[1] in ("RTM_GET", "RTM_MISS", "RTM_LOSING", "RTM_RESOLVE") or failed
+            self._title = "" if quiet else head[1]
+            self._pid = int(head[2] or 0)
+            self._addresses = False
+            return None
+        if line.startswith("sockaddrs:"):
+            self._addresses = True
+            return None
+        if not self._addresses or not self._title or not line.startswith(" "):
+            return None
+        self._addresses = False
+        return self._pid, _said(self._title, line.split())
+
+
+def _said(title: str, words: list[str]) -> str:
+    if title in ("RTM_ADD", "RTM_DELETE", "RTM_CHANGE") and words:
+        done = {"RTM_ADD": "written", "RTM_DELETE": "deleted", "RTM_CHANGE": "changed"}[title]
+        return f"route {_prefix(words)} {done}"
+    if title == "RTM_IFINFO":
+        return f"link {words[0]} changed" if words else "a link changed"
+    return "address changed"
+
+
+def _prefix(words: list[str]) -> str:
+    """Destination, gateway, mask: the prefix, or the destination where there is no mask."""
+    try:
+        length = f"{int(ipaddress.ip_address(words[2])):b}".count("1")
+        return str(ipaddress.ip_network(f"{words[0]}/{length}"))
+    except (ValueError, IndexError):
+        return words[0]
