@@ -61,7 +61,13 @@ class Announcer:
         """The first announcement of this life, or ``UsageError``."""
         check_announced(self.grant, self.prefixes, "announce")
         try:
-            self._node.announce(self._clock(), prefixes=self.prefixes, endpoints=self._endpoints())
+            self._node.announce(
+                self._clock(),
+                prefixes=self.prefixes,
+                endpoints=self._endpoints(),
+                preference=self._config.preference,
+                tunnel=self._config.vxlan_port,
+            )
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None
 
@@ -92,9 +98,9 @@ class Announcer:
         before = self._changes
         if changes != before:
             self._state.write_changes(changes)
-        if prefixes != self.prefixes:
+        if prefixes != self.prefixes or config.preference != self._config.preference:
             try:
-                self._node.announce(self._clock(), prefixes=prefixes)
+                self._node.announce(self._clock(), prefixes=prefixes, preference=config.preference)
             except (SequenceUnavailable, ValueError) as error:
                 self._state.write_changes(before)
                 raise UsageError(str(error)) from None

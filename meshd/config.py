@@ -23,7 +23,7 @@ from meshd.errors import UsageError
 from meshd.files import failure
 from meshd.policy.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
 from meshd.values import Seed
-from protocol.address import Endpoint, Prefix
+from protocol.address import MAX_PORT, Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Mesh, check_public_key
 from protocol.objects import check_name
@@ -36,9 +36,11 @@ POOL: Final = tuple(
 MAX_METRIC: Final = 2**32 - 3
 """The guard stands at 2^32 - 2, and every mesh route must be better than its guard."""
 
-NAT: Final = ("auto", "exempt", "off")
+NAT: Final = ("auto", "exempt", "masquerade", "set", "off")
 NETWORK: Final = ("lan", "wan")
 KERNEL: Final = ("auto", "linux", "memory")
+TUNNEL: Final = ("off", "vxlan")
+WHEN: Final = ("cross-subnet", "always")
 
 _Reader = Callable[[object, dict[str, Any]], object]
 """What TOML gives and what was read before it, to what ``Config`` holds."""
@@ -55,17 +57,31 @@ class Config:
     advertise: tuple[Endpoint, ...] = ()
     """At most one a family; empty: found out, and followed when it changes."""
     port: int = values.PORT
+    preference: int = 100
+    """Announced: of equal origins of a prefix those with the highest carry it."""
+    multipath: bool = False
+    """All origins of a prefix that are as good as the best carry it."""
     pool: tuple[Prefix, ...] = POOL
     """What a grant without ``--allow`` may announce."""
     metric: int = 142
     nat: str = "auto"
-    """auto: exempt where the kernel can; exempt: or fail; off: no table of ours."""
+    """How the table in the kernel is shaped (``kernel.shape``). auto: exempt on Linux."""
     kernel: str = "auto"
     """auto: this system's; memory: no kernel is touched."""
+    tunnel: str = "off"
+    """off; vxlan: members that are not on a link of ours are reached through one device."""
+    when: str = "cross-subnet"
+    """cross-subnet: only those; always: all members. Without a tunnel it means nothing."""
+    tunnel_port: int = values.TUNNEL_PORT
     network: str = "lan"
     """lan, wan: whose timers the protocol keeps, ``Tuning.lan`` or ``Tuning.wan``."""
     imports: Filters = OPEN
     """The table ``[import]``."""
+
+    @property
+    def vxlan_port(self) -> int:
+        """Where our tunnel listens; 0: there is none."""
+        return self.tunnel_port if self.tunnel != "off" else 0
 
     def with_additions(
         self, seeds: Iterable[Seed], announce: Iterable[Prefix], advertise: Iterable[Endpoint]
@@ -106,7 +122,12 @@ def parse(text: str, where: str) -> Config:
     found = _read(table, _OPTIONS, where)
     if "import" in table:
         found["imports"] = _filters(table["import"], where)
-    return Config(**found)
+    config = Config(**found)
+    if config.tunnel != "off" and config.tunnel_port == config.port:
+        raise UsageError(
+            f"{where}: tunnel_port = {config.port}: meshd itself listens there; give another"
+        )
+    return config
 
 
 def _read(
@@ -286,12 +307,17 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "next_authority_hash": _hex32,
     "seeds": _seeds,
     "announce": _prefixes,
-    "port": _number(1, 65535),
+    "port": _number(1, MAX_PORT),
     "advertise": _endpoints,
+    "preference": _number(0, 255),
+    "multipath": _flag,
     "pool": _prefixes,
     "metric": _number(1, MAX_METRIC),
     "nat": _choice(NAT),
     "kernel": _choice(KERNEL),
+    "tunnel": _choice(TUNNEL),
+    "when": _choice(WHEN),
+    "tunnel_port": _number(1, MAX_PORT),
     "network": _choice(NETWORK),
     "import": None,
 }

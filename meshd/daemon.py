@@ -23,7 +23,7 @@ from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
-from meshd.importer import Importer
+from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Host, Reading
 from meshd.log import EventLog
@@ -69,7 +69,7 @@ TABLE_EVENTS: Final = (
 
 RELOADED: Final = {
     "seeds": "seeds", "announce": "announce", "advertise": "advertise", "pool": "pool",
-    "import": "imports",
+    "preference": "preference", "multipath": "multipath", "import": "imports",
 }  # fmt: skip
 """Options that ``reload`` can change, to what ``Config`` calls them."""
 
@@ -86,7 +86,13 @@ LAST_WORDS: Final = 0.2
 def run(options: RunOptions) -> int:
     """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
-    kernel = kernel_backend(backend_name(options.config), metric=options.config.metric)
+    config = options.config
+    kernel = kernel_backend(
+        backend_name(config),
+        metric=config.metric,
+        nat=config.nat,
+        tunnel_port=config.vxlan_port,
+    )
     kernel.check()
     sockets = Sockets(options.config.port)
     try:
@@ -155,13 +161,17 @@ class Daemon:
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
-        self._importer = Importer(self._node, self._config.imports)
+        self._importer = Importer(
+            self._node,
+            self._config.imports,
+            multipath=self._config.multipath,
+            tunnel=tunnel_terms(self._config, options.mesh, options.identity.public),
+        )
         self._reconciler = Reconciler(
             kernel,
             self._decide,
             log=log,
             settled=self._kernel_settled,
-            manages_nat=self._config.nat != "off",
         )
 
     # Life.
@@ -448,7 +458,7 @@ class Daemon:
         ]
         self._announcer.reload(fresh)
         self._config = fresh
-        self._importer.filters = fresh.imports
+        self._importer.filters, self._importer.multipath = fresh.imports, fresh.multipath
         self._reconciler.wake()
         if "seeds" in changed:
             self._join(self._literal_seeds())

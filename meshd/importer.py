@@ -12,18 +12,30 @@ from typing import Final
 
 import attrs
 
+from meshd.config import Config
 from meshd.kernel.state import Host
 from meshd.policy.decide import Decision, decide
 from meshd.policy.filters import Filters
 from meshd.policy.origin import Origin
+from meshd.policy.tunnel import Terms
 from meshd.resolver import resolvers
 from protocol.address import Address
+from protocol.identity import Mesh
 from protocol.members import Member
 from protocol.node import Node
+from protocol.tunnel import hardware_address, network_identifier
 
 RESTART_WINDOW: Final = 30.0
 """Seconds that the routes of a node stay whose daemon is gone and whose host answers: long
 enough for an upgrade, counted from the first failure at a sequence (DESIGN 6)."""
+
+
+def tunnel_terms(config: Config, mesh: Mesh, node: bytes) -> Terms | None:
+    """How the node with that key has its tunnel; None: it has none."""
+    if not config.vxlan_port:
+        return None
+    always = config.when == "always"
+    return Terms(config.vxlan_port, always, network_identifier(mesh.id), hardware_address(node))
 
 
 class Importer:
@@ -34,12 +46,14 @@ class Importer:
         node: Node,
         filters: Filters,
         *,
+        multipath: bool = False,
+        tunnel: Terms | None = None,
         unix_clock: Callable[[], float] = time.time,
         resolvers: Callable[[], tuple[Address, ...]] = resolvers,
     ) -> None:
-        self.filters = filters
-        """The operator's; another value takes effect at the next decision."""
-        self._node = node
+        self.filters, self.multipath = filters, multipath
+        """The operator's; other values take effect at the next decision."""
+        self._node, self._tunnel = node, tunnel
         self._unix_clock, self._resolvers = unix_clock, resolvers
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
@@ -58,9 +72,17 @@ class Importer:
             now=now,
             filters=self.filters,
             previous=previous,
+            multipath=self.multipath,
+            tunnel=self._terms(),
             revoked=revoked,
             expelled=self._node.grant is None,
         )
+
+    def _terms(self) -> Terms | None:
+        own = self._node.announcement
+        if self._tunnel is None:
+            return None
+        return attrs.evolve(self._tunnel, endpoints=own.endpoints if own is not None else ())
 
     def open_window(self, member: Member, now: float) -> float | None:
         """``member``'s daemon is gone and its host answers: when its restart window ends, if one

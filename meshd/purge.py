@@ -29,7 +29,12 @@ def purge_kernel(paths: Paths) -> list[str]:
     # Without a config (a node half removed) the defaults are what a daemon would have used.
     config = configuration.load(paths.config) if paths.config.exists() else Config()
     with _no_daemon(paths):
-        kernel = backend(kernel_backend(config), metric=config.metric)
+        kernel = backend(
+            kernel_backend(config),
+            metric=config.metric,
+            nat=config.nat,
+            tunnel_port=config.vxlan_port,
+        )
         try:
             kernel.check()
             return kernel.purge()

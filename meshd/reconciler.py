@@ -21,6 +21,7 @@ from meshd.kernel.plan import (
     AddElement,
     AddGuard,
     AddRoute,
+    AddUplink,
     BuildTable,
     Failure,
     FlowStep,
@@ -28,15 +29,18 @@ from meshd.kernel.plan import (
     RemoveElement,
     RemoveGuard,
     RemoveRoute,
+    RemoveUplink,
     ReplaceRoute,
     Step,
     diff,
 )
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState, Reading
+from meshd.kernel.tunnel import adopted
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
 from meshd.policy.prefixes import outermost
+from meshd.uplinks import uplinks
 from protocol.address import Prefix
 
 SWEEP: Final = 60.0
@@ -74,12 +78,11 @@ class Reconciler:
         *,
         log: EventLog,
         settled: Callable[[], None],
-        manages_nat: bool = True,
     ) -> None:
         self.status = KernelStatus()
         self.decision = Decision(KernelState(), ())
         self._backend, self._decide, self._log = backend, decide, log
-        self._settled, self._manages_nat = settled, manages_nat
+        self._settled = settled
         self._adopting = True
         self._stopped = False
         self._turn = trio.Lock()
@@ -134,7 +137,7 @@ class Reconciler:
     async def look(self) -> list[str]:
         """What would be done now, in the kernel's own words, without doing it."""
         reading = await self.read()
-        desired = self._wanted(self._decide(reading).desired, reading.state)
+        desired = self._wanted(self._decide(reading).desired, reading)
         return str(diff(desired, reading)).splitlines()
 
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
@@ -157,7 +160,7 @@ class Reconciler:
         try:
             reading = await trio.to_thread.run_sync(self._backend.read)
             self.decision = self._decide(reading)
-            desired = self._wanted(self.decision.desired, reading.state)
+            desired = self._wanted(self.decision.desired, reading)
             plan = diff(desired, reading, recheck=self._recheck)
             failures = await self._apply(plan)
         except OSError as error:
@@ -174,15 +177,23 @@ class Reconciler:
         self._alarms = [when for when in self._alarms if when > now]
         return min([SWEEP, self.decision.look_again, *(when - now for when in self._alarms)])
 
-    def _wanted(self, desired: KernelState, actual: KernelState) -> KernelState:
-        if not self._manages_nat:
-            desired = attrs.evolve(desired, local=frozenset(), mesh=frozenset())
-        if not self._adopting:
-            return desired
-        guards = desired.guards | actual.guards | actual.routes.keys()
-        mesh = outermost(desired.mesh | actual.mesh) if self._manages_nat else desired.mesh
-        routes = {**actual.routes, **desired.routes}
-        return attrs.evolve(desired, routes=routes, guards=guards, mesh=mesh)
+    def _wanted(self, desired: KernelState, reading: Reading) -> KernelState:
+        """What the mesh wants, as far as the mode of ``nat`` and a start in the dark allow."""
+        actual, shape = reading.state, reading.shape
+        if self._adopting:
+            desired = attrs.evolve(
+                desired,
+                routes={**actual.routes, **desired.routes},
+                guards=desired.guards | actual.guards | actual.routes.keys(),
+                mesh=outermost(desired.mesh | actual.mesh),
+                tunnel=adopted(desired.tunnel, actual.tunnel),
+                admitted=desired.admitted | actual.admitted,
+            )
+        if not shape.excludes:
+            return attrs.evolve(desired, local=frozenset(), mesh=frozenset())
+        if shape.masquerades:
+            return attrs.evolve(desired, uplinks=uplinks(reading.host, actual.uplinks))
+        return desired
 
     async def _apply(self, plan: Plan) -> list[Failure]:
         if not plan:
@@ -264,6 +275,10 @@ def _summary(steps: Iterable[Step]) -> dict[str, list[str]]:
                 note("guarded", step.prefix)
             case RemoveGuard():
                 note("unguarded", step.prefix)
+            case AddUplink():
+                note("uplinks_added", step.device)
+            case RemoveUplink():
+                note("uplinks_removed", step.device)
             case AddElement():
                 note(f"{step.name}_added", step.prefix)
             case RemoveElement():

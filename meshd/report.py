@@ -126,6 +126,7 @@ def route(row: Route, kernel: KernelStatus, now: float) -> Json:
         "node": row.name,
         "id": row.node.hex(),
         "next_hop": str(row.next_hop) if row.next_hop else None,
+        "device": row.device,
         "state": _state(row, kernel),
         "rule": row.rule if refused is None or row.state == "shadowed" else "kernel",
         "reason": reason if refused is None else refused,

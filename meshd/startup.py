@@ -32,6 +32,9 @@ _FIXED: Final = (
     "metric",
     "nat",
     "kernel",
+    "tunnel",
+    "when",
+    "tunnel_port",
     "network",
 )
 """Options that only a new start can change."""

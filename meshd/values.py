@@ -20,6 +20,10 @@ from protocol.address import Address, Endpoint, Prefix
 PORT: Final = 6179
 """UDP. Unassigned in IANA's registry; 179 is BGP's."""
 
+TUNNEL_PORT: Final = 6180
+"""UDP, for VXLAN. Not IANA's 4789 nor Linux's old 8472: Docker swarm, Calico, flannel and Cilium
+have theirs there, and one port of a host takes one kind of VXLAN only."""
+
 _HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.?")
 """A host name (RFC 1123 section 2.1) with the underscores that some networks have."""
 

@@ -18,6 +18,8 @@ Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Family = Literal[4, 6]
 
+MAX_PORT = 65535
+
 _BITS: dict[Family, int] = {4: 32, 6: 128}
 _V4_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 
@@ -46,8 +48,8 @@ def endpoint(host: str, port: int) -> Endpoint:
     """Canonical endpoint; an IPv4-mapped IPv6 address becomes IPv4. ``ValueError`` if bad."""
     address = ipaddress.ip_address(host)
     mapped = getattr(address, "ipv4_mapped", None)
-    if not 0 < port < 65536:
-        raise ValueError(f"port {port} is not in 1..65535")
+    if not 0 < port <= MAX_PORT:
+        raise ValueError(f"port {port} is not in 1..{MAX_PORT}")
     return Endpoint(str(mapped or address), port)
 
 

@@ -218,6 +218,7 @@ class Node:
         prefixes: Iterable[Prefix] | None = None,
         endpoints: Sequence[Endpoint] | None = None,
         preference: int | None = None,
+        tunnel: int | None = None,
     ) -> None:
         """Announce ``prefixes`` at ``endpoints``; what is not given stays as it is.
 
@@ -226,7 +227,7 @@ class Node:
         announcement in force as it was.
         """
         self._originator.announce(
-            now, prefixes=prefixes, endpoints=endpoints, preference=preference
+            now, prefixes=prefixes, endpoints=endpoints, preference=preference, tunnel=tunnel
         )
         self._contacts.own = self._originator.latest
         families = {where.family: None for where in self._endpoints}

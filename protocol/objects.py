@@ -21,6 +21,7 @@ import attrs
 
 from protocol import identity
 from protocol.address import (
+    MAX_PORT,
     Endpoint,
     Prefix,
     pack_endpoint,
@@ -40,7 +41,7 @@ MAX_GRANT: Final = 440
 MAX_ANNOUNCEMENT: Final = 720
 """Bytes of envelope: a grant and an announcement together fit one HELLO (SPEC.md 4.1)."""
 MAX_SHARDS: Final = 24
-"""Named by one announcement: with two endpoints it then has 614 bytes of its 720."""
+"""Named by one announcement: with two endpoints it then has 617 bytes of its 720."""
 
 ALIVE: Final = 0
 LEFT: Final = 1
@@ -326,6 +327,8 @@ class Announcement(Signed):
     """ALIVE or LEFT."""
     preference: int
     """0 to 255: among equal origins of a prefix the highest carries the traffic."""
+    tunnel: int
+    """UDP port of its VXLAN, at each of its endpoints' addresses; 0: it has none."""
     endpoints: tuple[Endpoint, ...]
     """At most one a family; each is the next hop for prefixes of its family."""
     prefixes: tuple[Prefix, ...]
@@ -362,6 +365,7 @@ class Announcement(Signed):
         shards: Iterable[bytes] = (),
         state: int = ALIVE,
         preference: int = 100,
+        tunnel: int = 0,
     ) -> Announcement:
         """An announcement by ``node``. ``Rejected`` when it would be too long."""
         draft = cls.draft(
@@ -373,6 +377,7 @@ class Announcement(Signed):
             shards=shards,
             state=state,
             preference=preference,
+            tunnel=tunnel,
         )
         return draft.signed(node, mesh)
 
@@ -388,12 +393,13 @@ class Announcement(Signed):
         shards: Iterable[bytes] = (),
         state: int = ALIVE,
         preference: int = 100,
+        tunnel: int = 0,
     ) -> Announcement:
         """What ``node`` might announce, with zeros for a signature: to see whether it may be
         said, and whether it has been. ``Rejected`` when it would be too long."""
         prefixes = tuple(prefixes)
         fields = [
-            node, sequence, boot_key, state, preference,
+            node, sequence, boot_key, state, preference, tunnel,
             sorted(pack_endpoint(where) for where in endpoints),
             pack_prefixes(prefixes, 4), pack_prefixes(prefixes, 6), list(shards),
         ]  # fmt: skip
@@ -406,24 +412,26 @@ class Announcement(Signed):
 
     @classmethod
     def decode(cls, raw: bytes) -> Announcement:
-        node, sequence, boot_key, state, preference, endpoints, prefixes4, prefixes6, shards = (
-            _open(cls, raw, (bytes, int, bytes, int, int, list, bytes, bytes, list))
+        node, sequence, boot_key, state, preference, tunnel, endpoints, four, six, shards = _open(
+            cls, raw, (bytes, int, bytes, int, int, int, list, bytes, bytes, list)
         )
         if state not in (ALIVE, LEFT):
             raise Rejected("announcement in no known state")
         if preference > 255:
             raise Rejected("preference above 255")
+        if tunnel > MAX_PORT:
+            raise Rejected(f"tunnel port above {MAX_PORT}")
         if any(not isinstance(where, bytes) for where in endpoints):
             raise Rejected("field of wrong type")
         if [len(where) for where in endpoints] not in ([], [6], [18], [6, 18], [18, 6]):
             raise Rejected("more than one endpoint of a family")
         if endpoints != sorted(endpoints):
             raise Rejected("endpoints not ascending")
-        if prefixes4.startswith(b"\0") or prefixes6.startswith(b"\0"):
+        if four.startswith(b"\0") or six.startswith(b"\0"):
             raise Rejected("default route announced")  # length 0 sorts first
-        if (prefixes4 or prefixes6) and shards:
+        if (four or six) and shards:
             raise Rejected("prefixes beside shards")
-        if state == LEFT and (prefixes4 or prefixes6 or shards):
+        if state == LEFT and (four or six or shards):
             raise Rejected("prefixes of a node that has left")
         return cls(
             raw,
@@ -432,8 +440,9 @@ class Announcement(Signed):
             identity.check_boot_key(boot_key),
             state,
             preference,
+            tunnel,
             tuple(unpack_endpoint(where) for where in endpoints),
-            unpack_prefixes(prefixes4, 4) + unpack_prefixes(prefixes6, 6),
+            unpack_prefixes(four, 4) + unpack_prefixes(six, 6),
             _check_shards(shards),
         )
 

@@ -37,6 +37,7 @@ class Content:
     prefixes: tuple[Prefix, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     preference: int = 100
+    tunnel: int = 0
     departed: bool = False
 
 
@@ -78,6 +79,7 @@ class Originator:
         prefixes: Iterable[Prefix] | None = None,
         endpoints: Sequence[Endpoint] | None = None,
         preference: int | None = None,
+        tunnel: int | None = None,
     ) -> None:
         """Say something else; what is not given stays. See ``Node.announce``."""
         old = self.content
@@ -85,6 +87,7 @@ class Originator:
             old.prefixes if prefixes is None else tuple(dict.fromkeys(prefixes)),
             old.endpoints if endpoints is None else tuple(endpoints),
             old.preference if preference is None else preference,
+            old.tunnel if tunnel is None else tunnel,
         )
         try:
             if not self._stands(content):
@@ -178,6 +181,7 @@ class Originator:
             boot_key=self._boot_key,
             state=LEFT if content.departed else ALIVE,
             preference=content.preference,
+            tunnel=content.tunnel,
             endpoints=content.endpoints,
             prefixes=() if content.departed or shards else content.prefixes,
             shards=[shard.hash for shard in shards],

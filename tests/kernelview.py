@@ -71,6 +71,31 @@ EXEMPT = (
 """An identity SNAT one step before where Docker, libvirt and Incus masquerade."""
 
 
+def _translate(family: str, suffix: str, only: list[Any]) -> Any:
+    source = {"payload": {"protocol": family, "field": "saddr"}}
+    local = {"match": {"op": "==", "left": source, "right": f"@local{suffix}"}}
+    uplink = {"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "@uplinks"}}
+    return [*only, local, uplink, {"counter": None}, {"masquerade": None}]
+
+
+_PRIVATE6 = {
+    "match": {
+        "op": "==",
+        "left": {"payload": {"protocol": "ip6", "field": "saddr"}},
+        "right": {"prefix": {"addr": "fc00::", "len": 7}},
+    }
+}
+
+MASQUERADE = (
+    EXEMPT[0],
+    {"name": "translate", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
+    *EXEMPT[1:],
+    _translate("ip", "4", []),
+    _translate("ip6", "6", [_PRIVATE6]),
+)
+"""In mode masquerade, as `nft -j` tells it: all chains, then their rules."""
+
+
 def holdings(router: Namespace) -> Holdings:
     """What meshd has in this kernel."""
     routes, guards, rest = [], [], []
@@ -92,7 +117,10 @@ def holdings(router: Namespace) -> Holdings:
         if not _is_ours(kind, what) or kind == "table":
             continue
         if kind == "set":
-            sets[what["name"]] = tuple(sorted(map(_element, what.get("elem", ()))))
+            of_names = what["type"] == "ifname"
+            sets[what["name"]] = tuple(
+                sorted(e if of_names else _element(e) for e in what.get("elem", ()))
+            )
         elif kind == "chain":
             chain.append({k: what.get(k) for k in ("name", "type", "hook", "prio", "policy")})
         elif kind == "rule":
@@ -111,11 +139,12 @@ def expected(
     local: Iterable[Network] | None = None,
     remote: Iterable[tuple[Network, Zone]] | None = None,
     unreachable: Iterable[Network] = (),
+    nat: str = "exempt",
 ) -> Holdings:
     """What meshd should have in the kernel of `zone`'s router.
 
     members: all zones of the mesh, each announcing its two subnets. local and remote say it where
-    that is not so; of `unreachable` only the guard is there, and the exclusion.
+    that is not so; of `unreachable` only the guard is there, and the exclusion. nat: the mode.
     """
     mine = (zone.prefix4, zone.prefix6) if local is None else tuple(local)
     if remote is None:
@@ -129,16 +158,16 @@ def expected(
         inside = zone.router4 if prefix.version == 4 else zone.router6
         source = str(inside) if any(inside in net for net in mine) else None
         paths.append(Route(str(prefix), str(hop), UPLINK, source))
-    return Holdings(
-        tuple(sorted(paths, key=str)),
-        _texts(guarded),
-        {
-            f"{name}{version}": _texts(net for net in nets if net.version == version)
-            for name, nets in (("local", mine), ("mesh", guarded))
-            for version in (4, 6)
-        },
-        EXEMPT,
-    )
+    sets = {
+        f"{name}{version}": _texts(net for net in nets if net.version == version)
+        for name, nets in (("local", mine), ("mesh", guarded))
+        for version in (4, 6)
+        if nat != "off"
+    }
+    if nat == "masquerade":
+        sets["uplinks"] = (UPLINK,)
+    chains = {"exempt": EXEMPT, "masquerade": MASQUERADE}
+    return Holdings(tuple(sorted(paths, key=str)), _texts(guarded), sets, chains.get(nat, ()))
 
 
 def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
@@ -162,13 +191,17 @@ def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
 
 
 def foreign(router: Namespace) -> str:
-    """Routes, rules and nftables that are not meshd's, as text; counters stand at nought."""
+    """Routes, rules and nftables that are not meshd's, as text; counters stand at nought.
+
+    What the kernel itself adds to each device, such as IPv6's multicast route, goes with ours.
+    """
     lines = []
     for family in ("-4", "-6"):
         lines += [
             json.dumps(route)
             for route in router.ip("-d", family, "route", "show", "table", "all")
             if route.get("protocol") != PROTOCOL
+            and (route.get("protocol"), route.get("dev")) != ("kernel", "meshd0")
         ]
         lines += map(json.dumps, router.ip(family, "rule", "show"))
     for entry in _ruleset(router):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
+from meshd.kernel.memory import connected
 from meshd.kernel.state import ForeignRoute, Host, Interface
 from meshd.policy.decide import Decision, Route, decide
 from meshd.policy.origin import Origin
@@ -34,7 +36,14 @@ INSIDE = Interface(
     "br0", 3, True, (ipaddress.ip_interface("10.1.0.1/24"), ipaddress.ip_interface("fd00:1::1/64"))
 )
 GATEWAY = ForeignRoute(net("0.0.0.0/0"), ipaddress.ip_address("192.0.2.254"), "net0", 3, 0)
-HOST = Host((UPLINK, INSIDE), (GATEWAY,))
+
+
+def surroundings(*interfaces: Interface, foreign: Iterable[ForeignRoute] = ()) -> Host:
+    """A host whose kernel has made its connected routes."""
+    return Host(interfaces, (*connected(interfaces), *foreign))
+
+
+HOST = surroundings(UPLINK, INSIDE, foreign=[GATEWAY])
 LOCAL = (net("10.1.0.0/24"), net("fd00:1::/64"))
 
 

@@ -366,7 +366,7 @@ def own_endpoints(paths: Paths, config: Config) -> list[str]:
     if config.advertise:
         return [str(endpoint) for endpoint in config.advertise]
     try:
-        kernel = backend(kernel_backend(config), metric=config.metric)
+        kernel = backend(kernel_backend(config), metric=config.metric, nat=config.nat)
         try:
             host = kernel.read().host
         finally:

@@ -22,15 +22,27 @@ from meshd.kernel.plan import (
     FlowStep,
     Plan,
     RemoveElement,
+    RemoveFilter,
     RemoveGuard,
     RemoveRoute,
     RemoveStray,
     RemoveTable,
+    ReplaceRoute,
     RouteStep,
     Step,
     TableStep,
 )
-from protocol.address import Prefix
+from meshd.kernel.state import NextHops
+from meshd.kernel.tunnel import (
+    DEVICE,
+    AddDevice,
+    AddForward,
+    AddNeighbour,
+    ChangeDevice,
+    RemoveDevice,
+    TunnelStep,
+)
+from protocol.address import Address, Prefix
 
 
 class Writer(Protocol):
@@ -40,6 +52,8 @@ class Writer(Protocol):
 
     def write_table(self, steps: Sequence[TableStep]) -> Mapping[TableStep, str]:
         """All of them in one transaction."""
+
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]: ...
 
     def drop_flows(self, step: FlowStep) -> str | None: ...
 
@@ -80,6 +94,9 @@ def _write(steps: Sequence[Step], kernel: Writer) -> dict[Step, str]:
         refused |= dict(kernel.write_routes(routes).items())
     if table:
         refused |= dict(kernel.write_table(table).items())
+    tunnel = [step for step in steps if isinstance(step, TunnelStep)]
+    if tunnel:
+        refused |= dict(kernel.write_tunnel(tunnel).items())
     for step in steps:
         if isinstance(step, FlowStep):
             reason = kernel.drop_flows(step)
@@ -97,6 +114,8 @@ class _Failed:
         self._elements: list[Prefix] = []
         self._table = False
         self._flows = False
+        self._device = False
+        self._hops: set[Address] = set()
 
     def note(self, step: Step) -> None:
         match step:
@@ -110,6 +129,10 @@ class _Failed:
                 self._table = True
             case DropFlows():
                 self._flows = True
+            case AddDevice() | ChangeDevice() | RemoveDevice():
+                self._device = True
+            case AddNeighbour(address=address):
+                self._hops.add(address)
             case _:
                 pass  # nothing leans on it
 
@@ -128,8 +151,25 @@ class _Failed:
                 return "its exclusion may still be there"
             case RemoveGuard() if self._flows:
                 return "connections could not be deleted"
+            case AddDevice() if self._table:
+                return "its filter could not be written"
+            case RemoveTable() | RemoveFilter() if self._device:
+                return "the tunnel is still there"
+            case AddDevice() | AddNeighbour() | AddForward() if self._device:
+                return f"{DEVICE} failed"
+            case AddRoute(next_hops=hops) | ReplaceRoute(next_hops=hops):
+                return self._lacks(hops)
             case _:
                 return None
+
+    def _lacks(self, hops: NextHops) -> str | None:
+        """What a route through the tunnel needs and is not there."""
+        for hop in hops.hops:
+            if hop.device == DEVICE and self._device:
+                return f"{DEVICE} failed"
+            if hop.device == DEVICE and hop.address in self._hops:
+                return f"the neighbour entry of {hop.address} failed"
+        return None
 
     def _exclusion(self, prefix: Prefix) -> bool:
         return self._table or any(

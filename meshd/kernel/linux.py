@@ -11,13 +11,14 @@ import errno
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Final
 
+import attrs
 import trio
 
 from meshd.errors import UsageError
-from meshd.kernel import conntrack, nftables, rtnetlink
+from meshd.kernel import conntrack, nftables, rtnetlink, vxlan
 from meshd.kernel.executor import carry_out
 from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Part, Refusal, enlarge, parts
 from meshd.kernel.plan import (
@@ -35,7 +36,9 @@ from meshd.kernel.plan import (
     diff,
 )
 from meshd.kernel.port import Change
+from meshd.kernel.shape import shape
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
+from meshd.kernel.tunnel import TunnelStep, after
 from protocol.address import Prefix
 
 _PENDING: Final = 64
@@ -49,12 +52,20 @@ _ADD_MEMBERSHIP: Final = 1
 
 
 class Linux:
-    """A ``port.Backend``. ``metric`` is that of our routes, the option of that name."""
+    """A ``port.Backend``. ``metric`` is that of our routes, ``nat`` a mode (``shape.SHAPES``);
+    ``tunnel_port`` is where our tunnel listens, 0 without one."""
 
     name = "linux"
 
-    def __init__(self, metric: int = ROUTE_METRIC) -> None:
+    def __init__(
+        self, metric: int = ROUTE_METRIC, nat: str = "exempt", tunnel_port: int = 0
+    ) -> None:
         self._metric = metric
+        self._shape = shape(nat, tunnel_port)
+        self._tunnelled = bool(tunnel_port)
+        self._tunnel = vxlan.Found()
+        self._entries: socket.socket | None = None
+        """Where we hear of neighbours and forwarding entries, while somebody listens."""
         self._shared: frozenset[Prefix] = frozenset()
         self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
@@ -73,8 +84,7 @@ class Linux:
     def check(self) -> None:
         with self._turn:
             try:
-                present = nftables.read(self._filter).present
-                refusal = nftables.rehearse(self._filter, present=present)
+                refusal = nftables.rehearse(self._filter, self._shape)
             except Refusal as error:
                 refusal = error
         if refusal is None:
@@ -84,9 +94,10 @@ class Linux:
                 "CAP_NET_ADMIN is missing: run meshd as root, or give it that capability alone "
                 "(AmbientCapabilities= in a systemd unit, or setpriv)"
             )
+        modules = "nf_tables" + " nft_chain_nat nft_nat" * bool(self._shape.chains)
+        modules += " nft_masq" * self._shape.masquerades
         raise UsageError(
-            f"this kernel cannot exclude from NAT ({refusal.words}): "
-            "modprobe -a nf_tables nft_chain_nat nft_nat"
+            f"this kernel cannot keep our nftables table ({refusal.words}): modprobe -a {modules}"
         )
 
     def read(self) -> Reading:
@@ -94,17 +105,27 @@ class Linux:
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
-            table = nftables.read(self._filter)
+            table = nftables.read(self._filter, self._shape)
             self._shared = frozenset(found.shared)
+            self._found(vxlan.read(self._route))
         return Reading(
             state=KernelState(
-                found.routes, frozenset(found.guards), frozenset(table.local), frozenset(table.mesh)
+                found.routes,
+                frozenset(found.guards),
+                table.holds("local"),
+                table.holds("mesh"),
+                frozenset(table.uplinks),
+                self._tunnel.tunnel,
+                table.holds("tunnel"),
             ),
             host=Host(tuple(interfaces.values()), tuple(found.foreign)),
             problems=tuple(table.problems),
             table=table.present,
+            filtered=table.filtered,
             strays=tuple(found.strays),
             metric=self._metric,
+            others=table.others,
+            shape=self._shape,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -148,6 +169,22 @@ class Linux:
         except OSError as error:
             return dict.fromkeys(steps, str(error))
 
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        # Known beforehand, so that what we hear of our own writing is no news.
+        expected = after(self._tunnel.tunnel, steps)
+        self._tunnel = attrs.evolve(self._tunnel, tunnel=expected)
+        try:
+            index, refused = vxlan.write(self._route, self._tunnel.index, steps)
+        except OSError as error:
+            return dict.fromkeys(steps, str(error))
+        self._found(attrs.evolve(self._tunnel, index=index))
+        return refused
+
+    def _found(self, found: vxlan.Found) -> None:
+        if found.index != self._tunnel.index and self._entries is not None:
+            vxlan.listen_to(self._entries, found.index)
+        self._tunnel = found
+
     def drop_flows(self, step: FlowStep) -> str | None:
         try:
             conntrack.drop(self._filter, step)
@@ -163,12 +200,23 @@ class Linux:
             _subscribe(NETFILTER, member=nftables.GROUP) as tables,
             send,
             receive,
+            ExitStack() as more,
         ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, routes, rtnetlink.describe, send)
                 nursery.start_soon(self._watch, tables, nftables.describe, send)
+                if self._tunnelled:
+                    entries = more.enter_context(_subscribe(ROUTE, member=vxlan.GROUP))
+                    with self._turn:
+                        vxlan.listen_to(entries, self._tunnel.index)
+                        self._entries = entries
+                    more.callback(setattr, self, "_entries", None)
+                    nursery.start_soon(self._watch, entries, self._describe_entry, send)
                 yield receive
                 nursery.cancel_scope.cancel()
+
+    def _describe_entry(self, part: Part) -> str | None:
+        return vxlan.describe(part, self._tunnel)
 
     async def _watch(
         self,

@@ -6,10 +6,11 @@ what an administrator, another daemon or a cable can do to a kernel while meshd 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+import attrs
 import trio
 
 from meshd.kernel.executor import carry_out
@@ -17,23 +18,26 @@ from meshd.kernel.plan import (
     AddElement,
     AddGuard,
     AddRoute,
+    AddUplink,
     BuildTable,
     Failure,
     Flow,
     FlowStep,
     Plan,
     RemoveElement,
+    RemoveFilter,
     RemoveGuard,
     RemoveRoute,
     RemoveStray,
     RemoveTable,
+    RemoveUplink,
     ReplaceRoute,
     RouteStep,
-    SetName,
     TableStep,
     diff,
 )
 from meshd.kernel.port import Change
+from meshd.kernel.shape import FILTER, SetName, shape
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
@@ -45,6 +49,15 @@ from meshd.kernel.state import (
     Reading,
     Stray,
 )
+from meshd.kernel.tunnel import (
+    DEVICE,
+    AddDevice,
+    AddForward,
+    Tunnel,
+    TunnelStep,
+    after,
+    in_the_way,
+)
 from protocol.address import Prefix
 
 _PENDING: Final = 64
@@ -52,7 +65,16 @@ _PENDING: Final = 64
 _Key = tuple[Prefix, int]
 """What a kernel knows a route by: prefix and metric."""
 _Sets = Mapping[SetName, frozenset[Prefix]]
-_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset()}
+_EMPTY: Final[_Sets] = {"local": frozenset(), "mesh": frozenset(), "tunnel": frozenset()}
+
+
+def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
+    """The routes that a kernel makes for the addresses of interfaces that are up."""
+    for interface in interfaces:
+        for own in interface.addresses:
+            if interface.up and own.network.prefixlen < own.network.max_prefixlen:
+                metric = 0 if own.version == 4 else 256
+                yield ForeignRoute(own.network, None, interface.name, 2, metric)
 
 
 class _Refused(Exception):
@@ -69,10 +91,15 @@ class Memory:
         interfaces: Iterable[Interface] = (),
         foreign: Iterable[ForeignRoute] = (),
         metric: int = ROUTE_METRIC,
+        nat: str = "exempt",
+        tunnel_port: int = 0,
     ) -> None:
         self.flows: list[Flow] = []
         self.dropped: list[Flow] = []
         self._metric = metric
+        self._shape = shape(nat, tunnel_port)
+        self._tunnel: Tunnel | None = None
+        self._uplinks: frozenset[str] = frozenset()
         self._interfaces = {interface.name: interface for interface in interfaces}
         self._foreign = list(foreign)
         self._routes: dict[_Key, NextHops | None] = {}
@@ -99,12 +126,25 @@ class Memory:
                 strays.append(Stray(prefix, metric))
         sets = self._sets or _EMPTY
         return Reading(
-            state=KernelState(routes, frozenset(guards), sets["local"], sets["mesh"]),
-            host=Host(tuple(self._interfaces.values()), tuple(self._foreign)),
+            state=KernelState(
+                routes,
+                frozenset(guards),
+                sets["local"],
+                sets["mesh"],
+                self._uplinks,
+                self._tunnel,
+                sets["tunnel"],
+            ),
+            host=Host(
+                tuple(self._interfaces.values()),
+                (*connected(self._interfaces.values()), *self._foreign),
+            ),
             problems=self._damage,
             table=self._sets is not None,
+            filtered=self._sets is not None and any(c.name == FILTER for c in self._shape.chains),
             strays=tuple(strays),
             metric=self._metric,
+            shape=self._shape,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:
@@ -142,14 +182,51 @@ class Memory:
         refused: dict[TableStep, str] = {}
         after = self._sets
         for step in steps:
+            if isinstance(step, AddUplink | RemoveUplink):
+                self._uplinks ^= {step.device}
+                continue
             try:
                 after = _write_table(after, step)
             except _Refused as refusal:
                 refused[step] = str(refusal)
-        if any(isinstance(step, BuildTable | RemoveTable) for step in steps):
-            self._damage = ()
+        for step in steps:
+            if isinstance(step, BuildTable | RemoveTable):
+                self._damage = ()
+                self._uplinks = step.uplinks if isinstance(step, BuildTable) else frozenset()
         self._sets = after
         return refused
+
+    def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        refused: dict[TunnelStep, str] = {}
+        for step in steps:
+            try:
+                self._write_tunnel(step)
+            except _Refused as refusal:
+                refused[step] = str(refusal)
+        return refused
+
+    def _write_tunnel(self, step: TunnelStep) -> None:
+        if isinstance(step, AddDevice):
+            if DEVICE in self._interfaces:
+                raise _Refused(in_the_way(""))
+        elif self._tunnel is None:
+            raise _Refused(f"there is no device {DEVICE} of ours")
+        elif isinstance(step, AddForward) and (
+            step.forward.address.version != self._tunnel.device.local.version
+        ):
+            raise _Refused("Address family not supported by protocol")
+        self._put(after(self._tunnel, [step]))
+
+    def _put(self, tunnel: Tunnel | None) -> None:
+        """The device is as ``tunnel`` says, and among the interfaces."""
+        self._tunnel = tunnel
+        if tunnel is None:
+            self._drop(self._interfaces.pop(DEVICE))
+            return
+        device = tunnel.device
+        self._interfaces[DEVICE] = Interface(DEVICE, 1000, device.up, mtu=device.mtu)
+        if not device.up:
+            self._drop(self._interfaces[DEVICE])
 
     def drop_flows(self, step: FlowStep) -> str | None:
         takes = step.takes()
@@ -197,7 +274,13 @@ class Memory:
                 raise _Refused(f"there is no device {hop.device}")
             if prefix.version == 6 and hop.address.version == 4:
                 raise _Refused("an IPv6 route cannot have an IPv4 next hop")
-            near = hop.onlink or any(hop.address in own.network for own in interface.addresses)
+            near = hop.onlink or any(
+                route.device == hop.device
+                and route.next_hop is None
+                and hop.address in route.prefix
+                for route in (*connected([interface]), *self._foreign)
+            )
+            near |= hop.address.version == 6 and hop.address.is_link_local
             if not interface.up or not near:
                 raise _Refused(hops.not_on_link())
         everywhere = {own.ip for i in self._interfaces.values() for own in i.addresses}
@@ -213,7 +296,7 @@ class Memory:
 
     def flush_ruleset(self) -> None:
         """``nft flush ruleset``."""
-        self._sets, self._damage = None, ()
+        self._sets, self._damage, self._uplinks = None, (), frozenset()
         self._tell("table inet meshd: table deleted")
 
     def damage_table(self, problem: str) -> None:
@@ -226,13 +309,24 @@ class Memory:
         lead nowhere else; where they do, its next hops stay, dead."""
         self._interfaces[interface.name] = interface
         if not interface.up:
-            up = {each.name for each in self._interfaces.values() if each.up}
-            self._routes = {
-                key: hops
-                for key, hops in self._routes.items()
-                if hops is None or any(hop.device in up for hop in hops.hops)
-            }
+            self._drop(interface)
         self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
+
+    def set_tunnel(self, tunnel: Tunnel | None) -> None:
+        """Somebody deletes our device, changes it, or takes entries away. Down or deleted, its
+        routes go; down, its neighbours do."""
+        if tunnel is not None and not tunnel.device.up:
+            tunnel = attrs.evolve(tunnel, neighbours={})
+        self._put(tunnel)
+        self._tell(f"{DEVICE} {'deleted' if tunnel is None else 'changed'}")
+
+    def _drop(self, gone: Interface) -> None:
+        up = {each.name for each in self._interfaces.values() if each.up} - {gone.name}
+        self._routes = {
+            key: hops
+            for key, hops in self._routes.items()
+            if hops is None or any(hop.device in up for hop in hops.hops)
+        }
 
     def add_foreign(self, route: ForeignRoute) -> None:
         self._foreign.append(route)
@@ -248,12 +342,15 @@ class Memory:
                 listener.send_nowait(Change(what))
 
 
-def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
+def _write_table(
+    sets: _Sets | None,
+    step: BuildTable | RemoveTable | RemoveFilter | AddElement | RemoveElement,
+) -> _Sets | None:
     if isinstance(step, BuildTable):
         built = _EMPTY
-        both: tuple[tuple[SetName, frozenset[Prefix]], ...]
-        both = (("local", step.local), ("mesh", step.mesh))
-        for name, prefixes in both:
+        all_three: tuple[tuple[SetName, frozenset[Prefix]], ...]
+        all_three = (("local", step.local), ("mesh", step.mesh), ("tunnel", step.admitted))
+        for name, prefixes in all_three:
             for prefix in prefixes:
                 built = _write_element(built, AddElement(name, prefix))
         return built
@@ -261,6 +358,8 @@ def _write_table(sets: _Sets | None, step: TableStep) -> _Sets | None:
         raise _Refused("No such file or directory")
     if isinstance(step, RemoveTable):
         return None
+    if isinstance(step, RemoveFilter):
+        return {**sets, "tunnel": frozenset()}
     return _write_element(sets, step)
 
 

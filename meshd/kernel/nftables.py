@@ -12,13 +12,15 @@ INTERVAL_END behind its last address.  Every other table is none of our business
 from __future__ import annotations
 
 import ipaddress
+import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
 import attrs
 
+from meshd.kernel.expressions import listed, u32
 from meshd.kernel.netlink import (
     APPEND,
     CREATE,
@@ -30,18 +32,29 @@ from meshd.kernel.netlink import (
     Refusal,
     attribute,
     attributes,
-    each_attribute,
     nested,
 )
 from meshd.kernel.plan import (
     AddElement,
+    AddUplink,
     BuildTable,
     RemoveElement,
+    RemoveFilter,
     RemoveTable,
-    SetName,
+    RemoveUplink,
     TableStep,
 )
-from meshd.kernel.state import interned, order
+from meshd.kernel.shape import (
+    FILTER,
+    OWN_CHAINS,
+    OWN_SETS,
+    UPLINKS,
+    Chain,
+    NamedSet,
+    SetName,
+    Shape,
+)
+from meshd.kernel.state import interned
 from protocol.address import Prefix
 
 GROUP: Final = 7
@@ -54,36 +67,22 @@ _BATCH_BEGIN, _BATCH_END = 16, 17
 (_NEW_ELEMENTS, _GET_ELEMENTS, _DEL_ELEMENTS, _NEW_GENERATION, _GET_GENERATION) = range(12, 17)
 
 _INET: Final = 1  # NFPROTO_INET
-_FAMILY: Final = {4: 2, 6: 10}
 _TABLE: Final = attribute(1, b"meshd\0")
 """The table's name is attribute 1 in every message about a table or what is in it."""
-_CHAIN_NAME: Final = b"exempt\0"
 
 _INTERVAL: Final = 4  # NFT_SET_INTERVAL
 _END: Final = 1  # NFT_SET_ELEM_INTERVAL_END
-_KEY_TYPE: Final = {4: 7, 6: 8}  # nft's datatypes ipv4_addr and ipv6_addr
-_BIG_ENDIAN_KEYS: Final = bytes([0, 4]) + struct.pack("=I", 2)
-"""NFTNL_UDATA_SET_KEYBYTEORDER: how nft is to print the keys."""
+_TYPES: Final = {"ipv4_addr": (7, 4), "ipv6_addr": (8, 16), "ifname": (41, 16)}
+"""nft's datatypes: number and size in octets."""
+_BYTE_ORDER: Final = {
+    interval: bytes([0, 4]) + struct.pack("=I", 2 if interval else 1) for interval in (True, False)
+}
+"""NFTNL_UDATA_SET_KEYBYTEORDER: how nft is to print the keys. Names are in the host's order."""
 
-_POSTROUTING: Final = 4  # NF_INET_POST_ROUTING
-_PRIORITY: Final = 99
-"""NF_IP_PRI_NAT_SRC - 1: the first chain that sets a mapping wins, and Docker's, libvirt's
-and Incus's chains stand at 100."""
+_HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _ACCEPT: Final = 1
-_REGISTER: Final = 1  # NFT_REG_1
-
-_SETS: Final[tuple[tuple[SetName, int], ...]] = (
-    ("local", 4),
-    ("mesh", 4),
-    ("local", 6),
-    ("mesh", 6),
-)
 
 _ATTRIBUTE: Final = struct.Struct("=HH")
-
-
-def _u32(number: int) -> bytes:
-    return struct.pack(">I", number)
 
 
 @attrs.define(eq=False)
@@ -92,63 +91,17 @@ class Table:
 
     present: bool = False
     problems: list[str] = attrs.field(factory=list)
-    local: set[Prefix] = attrs.field(factory=set)
-    mesh: set[Prefix] = attrs.field(factory=set)
+    prefixes: dict[str, set[Prefix]] = attrs.field(factory=dict)
+    """Name of a set to what it holds, such as ``local4``."""
+    uplinks: set[str] = attrs.field(factory=set)
+    filtered: bool = False
+    """The chain before the tunnel is there."""
+    others: bool = False
+    """Something is in it that is not ours, and that the shape lets be there."""
 
-
-@attrs.frozen
-class _Expression:
-    """One expression of a rule. ``shown`` is what the kernel adds when it lists the rule."""
-
-    name: str
-    sent: Mapping[int, bytes] = {}
-    shown: Mapping[int, bytes] = {}
-
-    def encode(self) -> bytes:
-        data = b"".join(attribute(kind, value) for kind, value in self.sent.items())
-        return nested(1, attribute(1, self.name.encode() + b"\0"), nested(2, data))
-
-    def matches(self, name: str, data: Mapping[int, bytes]) -> bool:
-        """Whether the kernel lists it as written. Attributes unknown to us are a newer
-        kernel's own; a changed or a missing one is damage."""
-        return (
-            name == self.name
-            and all(data.get(kind) == value for kind, value in self.sent.items())
-            and all(data.get(kind, value) == value for kind, value in self.shown.items())
-        )
-
-
-def _rule(version: int) -> tuple[_Expression, ...]:
-    """``ip saddr @local4 ip daddr @mesh4 counter snat ip to ip saddr``, or its IPv6 twin."""
-    source, destination, size = (12, 16, 4) if version == 4 else (8, 24, 16)
-    register = _u32(_REGISTER)
-
-    def load(offset: int) -> _Expression:  # base 1: the network header
-        return _Expression("payload", {1: register, 2: _u32(1), 3: _u32(offset), 4: _u32(size)})
-
-    def lookup(name: SetName) -> _Expression:
-        # Attribute 5 holds the flags: 1 would be "is not in".
-        return _Expression("lookup", {1: f"{name}{version}\0".encode(), 2: register}, {5: _u32(0)})
-
-    family = bytes([_FAMILY[version]])
-    return (
-        _Expression("meta", {1: register, 2: _u32(15)}),  # NFT_META_NFPROTO
-        _Expression("cmp", {1: register, 2: _u32(0), 3: attribute(1, family)}),
-        load(source),
-        lookup("local"),
-        load(destination),
-        lookup("mesh"),
-        _Expression("counter"),
-        load(source),
-        _Expression(
-            "nat",
-            {1: _u32(0), 2: _u32(_FAMILY[version]), 3: register},
-            {4: register, 7: _u32(1)},  # the same register as maximum; NF_NAT_RANGE_MAP_IPS
-        ),
-    )
-
-
-_RULES: Final = (_rule(4), _rule(6))
+    def holds(self, name: SetName) -> frozenset[Prefix]:
+        """What both families' sets of a name hold."""
+        return frozenset().union(*(self.prefixes.get(f"{name}{v}", ()) for v in (4, 6)))
 
 
 def _message(kind: int, flags: int, *body: bytes) -> Message:
@@ -159,18 +112,35 @@ def _edge(kind: int) -> Message:
     return Message(kind, 0, bytes([0, 0]) + struct.pack(">H", _SUBSYSTEM))
 
 
-def read(channel: Channel) -> Table:
-    """The table as it is; ``Refusal`` when the kernel has no nf_tables or forbids it."""
+def read(channel: Channel, shape: Shape) -> Table:
+    """The table as it is, and how it differs from ``shape``; ``Refusal`` when the kernel has no
+    nf_tables or forbids it."""
     table = Table()
     part = channel.get(*_ask(_GET_TABLE))
     if part is None:
         return table
     table.present = True
-    if attributes(part.data, part.at + 4, part.end).get(2, _u32(0)) != _u32(0):
-        table.problems.append("table inet meshd is dormant")
-    _check_chain(channel, table)
-    for name, version in _SETS:
-        _read_set(channel, table, name, version)
+    about = attributes(part.data, part.at + 4, part.end)
+    ours, usable = 0, True
+    for each in shape.sets:
+        there, right = _read_set(channel, table, each)
+        ours, usable = ours + there, usable and right
+    for chain in shape.chains:
+        there = _check_chain(channel, table, chain)
+        ours += there
+        table.filtered |= there and chain.name == FILTER
+    # How many sets, chains and other objects the table has.
+    foreign = int.from_bytes(about.get(3, b""), "big") - ours
+    if shape.shared:
+        for name, _ in _leftovers(channel, shape):
+            foreign -= 1
+            table.problems.append(f"{name} is of another mode of nat")
+        table.others = foreign > 0 and usable
+    elif shape.sets:
+        if foreign > 0:
+            table.problems.append("something in table inet meshd is not meshd's")
+        if about.get(2, u32(0)) != u32(0):  # flags
+            table.problems.append("table inet meshd is dormant")
     return table
 
 
@@ -179,60 +149,87 @@ def _ask(kind: int, *body: bytes) -> tuple[int, bytes]:
     return message.kind, message.body
 
 
-def _check_chain(channel: Channel, table: Table) -> None:
-    part = channel.get(*_ask(_GET_CHAIN, attribute(3, _CHAIN_NAME)))
+def _named(name: str) -> bytes:
+    return name.encode() + b"\0"
+
+
+def _leftovers(channel: Channel, shape: Shape) -> Iterator[tuple[str, Message]]:
+    """What is ours and not of ``shape``, in words, and what deletes it; chains before sets."""
+    present = {each.name for each in shape.sets} | {each.name for each in shape.chains}
+    for names, attribute_of, get, delete, word in (
+        (OWN_CHAINS, 3, _GET_CHAIN, _DEL_CHAIN, "chain"),
+        (OWN_SETS, 2, _GET_SET, _DEL_SET, "set"),
+    ):
+        for name in names:
+            called = attribute(attribute_of, _named(name))
+            if name not in present and channel.get(*_ask(get, called)):
+                yield f"{word} {name}", _message(delete, 0, _TABLE, called)
+
+
+def _check_chain(channel: Channel, table: Table, chain: Chain) -> bool:
+    """Whether it is there; what is wrong with it goes into ``table``."""
+    called = _named(chain.name)
+    part = channel.get(*_ask(_GET_CHAIN, attribute(3, called)))
     if part is None:
-        table.problems.append("chain exempt is missing")
-        return
-    chain = attributes(part.data, part.at + 4, part.end)
-    hook = attributes(chain.get(4, b""))
-    expected = (_u32(_POSTROUTING), _u32(_PRIORITY), _u32(_ACCEPT), b"nat\0")
-    if (hook.get(1), hook.get(2), chain.get(5), chain.get(7)) != expected:
-        table.problems.append("chain exempt is not nat postrouting at srcnat - 1")
+        table.problems.append(f"chain {chain.name} is missing")
+        return False
+    found = attributes(part.data, part.at + 4, part.end)
+    hook = attributes(found.get(4, b""))
+    wanted = (u32(_HOOKS[chain.hook]), _priority(chain), u32(_ACCEPT), _named(chain.kind))
+    if (hook.get(1), hook.get(2), found.get(5), found.get(7)) != wanted:
+        table.problems.append(
+            f"chain {chain.name} is not {chain.kind} {chain.hook} at {chain.shown}"
+        )
     rules = []
-    for part in channel.dump(*_ask(_GET_RULE, attribute(2, _CHAIN_NAME))):
+    for part in channel.dump(*_ask(_GET_RULE, attribute(2, called))):
         rule = attributes(part.data, part.at + 4, part.end)
         # Some kernels filter by table only, older ones not at all.
-        if rule.get(1) == b"meshd\0" and rule.get(2) == _CHAIN_NAME:
-            rules.append(list(_expressions(rule.get(4, b""))))
-    intact = len(rules) == len(_RULES) and all(
-        len(rule) == len(written)
-        and all(e.matches(name, data) for e, (name, data) in zip(written, rule, strict=True))
-        for written, rule in zip(_RULES, rules, strict=True)
+        if rule.get(1) == b"meshd\0" and rule.get(2) == called:
+            rules.append(list(listed(rule.get(4, b""))))
+    intact = len(rules) == len(chain.rules) and all(
+        len(there) == len(rule.expressions)
+        and all(e.matches(*data) for e, data in zip(rule.expressions, there, strict=True))
+        for rule, there in zip(chain.rules, rules, strict=True)
     )
     if not intact:
-        table.problems.append("the rules of chain exempt are not meshd's")
+        table.problems.append(f"the rules of chain {chain.name} are not meshd's")
+    return True
 
 
-def _expressions(data: bytes) -> Iterator[tuple[str, dict[int, bytes]]]:
-    for _, element in each_attribute(data):
-        expression = attributes(element)
-        name = expression.get(1, b"").rstrip(b"\0").decode("ascii", "replace")
-        yield name, attributes(expression.get(2, b""))
+def _priority(chain: Chain) -> bytes:
+    return struct.pack(">i", chain.priority)
 
 
-def _read_set(channel: Channel, table: Table, name: SetName, version: int) -> None:
-    called = f"{name}{version}"
-    part = channel.get(*_ask(_GET_SET, attribute(2, called.encode() + b"\0")))
+def _read_set(channel: Channel, table: Table, wanted: NamedSet) -> tuple[bool, bool]:
+    """Whether it is there, and whether it can be used as it is or be mended."""
+    name = wanted.name
+    part = channel.get(*_ask(_GET_SET, attribute(2, _named(name))))
     if part is None:
-        table.problems.append(f"set {called} is missing")
-        return
+        table.problems.append(f"set {name} is missing")
+        return False, True
     about = attributes(part.data, part.at + 4, part.end)
-    size = 4 if version == 4 else 16
-    expected = (_u32(_INTERVAL), _u32(_KEY_TYPE[version]), _u32(size))
-    if (about.get(3, _u32(0)), about.get(4), about.get(5)) != expected:
-        table.problems.append(f"set {called} is not an interval set of ipv{version}_addr")
-        return
-    edges: list[tuple[int, bool]] = []
-    for part in channel.dump(*_ask(_GET_ELEMENTS, attribute(2, called.encode() + b"\0"))):
-        elements = attributes(part.data, part.at + 4, part.end).get(3, b"")
-        edges += _edges(elements, size)
-    found = table.local if name == "local" else table.mesh
+    number, size = _TYPES[wanted.kind]
+    expected = (u32(_INTERVAL if wanted.interval else 0), u32(number), u32(size))
+    if (about.get(3, u32(0)), about.get(4), about.get(5)) != expected:
+        what = f"an interval set of {wanted.kind}" if wanted.interval else f"a set of {wanted.kind}"
+        table.problems.append(f"set {name} is not {what}")
+        return True, False
+    dumped = [
+        attributes(part.data, part.at + 4, part.end).get(3, b"")
+        for part in channel.dump(*_ask(_GET_ELEMENTS, attribute(2, _named(name))))
+    ]
+    edges = [edge for elements in dumped for edge in _edges(elements, size)]
+    if not wanted.interval:
+        keys = (key.to_bytes(size, "big") for key, _ in edges)
+        table.uplinks.update(os.fsdecode(key.rstrip(b"\0")) for key in keys)
+        return True, True
+    found = table.prefixes[name] = set()
     for prefix in _prefixes(edges, size):
         if prefix is None:
-            table.problems.append(f"set {called} holds what is no prefix")
-            return
+            table.problems.append(f"set {name} holds what is no prefix")
+            break
         found.add(prefix)
+    return True, True
 
 
 def _edges(elements: bytes, size: int) -> Iterator[tuple[int, bool]]:
@@ -281,10 +278,10 @@ def write(channel: Channel, steps: Sequence[TableStep]) -> dict[TableStep, str]:
     bad element keeps no other out.  Returns the refused, in words.
     """
     refused: dict[TableStep, str] = {}
-    present = channel.get(*_ask(_GET_TABLE)) is not None
+    doomed = _doomed(channel, steps)
     left = list(steps)
     while left:
-        messages, origins = _encode(left, present=present)
+        messages, origins = _encode(left, doomed)
         answers = _transact(channel, [*messages, _edge(_BATCH_END)])
         if not answers:
             break
@@ -296,10 +293,19 @@ def write(channel: Channel, steps: Sequence[TableStep]) -> dict[TableStep, str]:
     return refused
 
 
-def rehearse(channel: Channel, *, present: bool) -> Refusal | None:
+def _doomed(channel: Channel, steps: Sequence[TableStep]) -> list[Message]:
+    """What must go before the table is built: all of it, or where it is kept the leftovers."""
+    for step in steps:
+        if isinstance(step, BuildTable) and step.keep:
+            return [deletion for _, deletion in _leftovers(channel, step.shape)]
+    return [_message(_DEL_TABLE, 0, _TABLE)] if channel.get(*_ask(_GET_TABLE)) else []
+
+
+def rehearse(channel: Channel, shape: Shape) -> Refusal | None:
     """Build the table without committing, as ``nft --check`` does; why it cannot be."""
     some = frozenset[Prefix]({ipaddress.IPv4Network("192.0.2.0/24")})
-    messages, _ = _encode([BuildTable(some, some, ())], present=present)
+    step = BuildTable(shape, some, some)
+    messages, _ = _encode([step], _doomed(channel, [step]))
     return next(iter(_transact(channel, messages).values()), None)
 
 
@@ -310,87 +316,104 @@ def _transact(channel: Channel, messages: Sequence[Message]) -> dict[int, Refusa
 
 
 def _encode(
-    steps: Sequence[TableStep], *, present: bool
+    steps: Sequence[TableStep], doomed: Sequence[Message]
 ) -> tuple[list[Message], dict[int, TableStep]]:
     messages: list[Message] = []
     origins: dict[int, TableStep] = {}
     for step in steps:
-        for message in _requests(step, present=present):
+        for message in _requests(step, doomed):
             origins[len(messages)] = step
             messages.append(message)
     return messages, origins
 
 
-def _requests(step: TableStep, *, present: bool) -> Iterator[Message]:
+def _requests(step: TableStep, doomed: Sequence[Message]) -> Iterator[Message]:
     match step:
         case AddElement(name=name, prefix=prefix):
-            yield _elements(_NEW_ELEMENTS, CREATE | EXCL, name, prefix)
+            yield _elements(_NEW_ELEMENTS, CREATE | EXCL, f"{name}{prefix.version}", _ends(prefix))
         case RemoveElement(name=name, prefix=prefix):
-            yield _elements(_DEL_ELEMENTS, 0, name, prefix)
+            yield _elements(_DEL_ELEMENTS, 0, f"{name}{prefix.version}", _ends(prefix))
+        case AddUplink(device=device):
+            yield _elements(_NEW_ELEMENTS, CREATE | EXCL, UPLINKS, [_element(_device(device))])
+        case RemoveUplink(device=device):
+            yield _elements(_DEL_ELEMENTS, 0, UPLINKS, [_element(_device(device))])
         case RemoveTable():
             yield _message(_DEL_TABLE, 0, _TABLE)
-        case BuildTable(local=local, mesh=mesh):
-            if present:
-                yield _message(_DEL_TABLE, 0, _TABLE)
-            yield _message(_NEW_TABLE, CREATE | EXCL, _TABLE)
-            for identifier, (name, version) in enumerate(_SETS, 1):
-                yield _new_set(f"{name}{version}", version, identifier)
-            yield _new_chain()
-            for rule in _RULES:
-                expressions = [expression.encode() for expression in rule]
-                yield _message(
-                    _NEW_RULE,
-                    CREATE | APPEND,
-                    _TABLE,
-                    attribute(2, _CHAIN_NAME),
-                    nested(4, *expressions),
-                )
-            both: tuple[tuple[SetName, frozenset[Prefix]], ...] = (("local", local), ("mesh", mesh))
-            for name, prefixes in both:
-                for prefix in sorted(prefixes, key=order):
-                    yield _elements(_NEW_ELEMENTS, CREATE | EXCL, name, prefix)
+        case RemoveFilter():
+            yield _message(_DEL_CHAIN, 0, _TABLE, attribute(3, _named(FILTER)))
+            for version in (4, 6):
+                yield _message(_DEL_SET, 0, _TABLE, attribute(2, _named(f"tunnel{version}")))
+        case BuildTable(shape=shape, keep=keep):
+            yield from doomed
+            flags = CREATE if keep else CREATE | EXCL
+            yield _message(_NEW_TABLE, flags, _TABLE)
+            for identifier, each in enumerate(shape.sets, 1):
+                yield _new_set(each, identifier, flags)
+                if keep:  # Without elements: all that it has.
+                    yield _message(_DEL_ELEMENTS, 0, _TABLE, attribute(2, _named(each.name)))
+            for chain in shape.chains:
+                yield from _new_chain(chain)
+            for each in shape.sets:
+                for element in step.elements(each.name):
+                    ends = (
+                        [_element(_device(element))] if isinstance(element, str) else _ends(element)
+                    )
+                    yield _elements(_NEW_ELEMENTS, CREATE | EXCL, each.name, ends)
 
 
-def _new_set(name: str, version: int, identifier: int) -> Message:
+def _new_set(wanted: NamedSet, identifier: int, flags: int) -> Message:
+    number, size = _TYPES[wanted.kind]
     return _message(
         _NEW_SET,
-        CREATE | EXCL,
+        flags,
         _TABLE,
-        attribute(2, name.encode() + b"\0"),
-        attribute(3, _u32(_INTERVAL)),
-        attribute(4, _u32(_KEY_TYPE[version])),
-        attribute(5, _u32(4 if version == 4 else 16)),
-        attribute(10, _u32(identifier)),
-        attribute(13, _BIG_ENDIAN_KEYS),
+        attribute(2, _named(wanted.name)),
+        attribute(3, u32(_INTERVAL if wanted.interval else 0)),
+        attribute(4, u32(number)),
+        attribute(5, u32(size)),
+        attribute(10, u32(identifier)),
+        attribute(13, _BYTE_ORDER[wanted.interval]),
     )
 
 
-def _new_chain() -> Message:
-    return _message(
+def _new_chain(chain: Chain) -> Iterator[Message]:
+    yield _message(
         _NEW_CHAIN,
         CREATE | EXCL,
         _TABLE,
-        attribute(3, _CHAIN_NAME),
-        nested(4, attribute(1, _u32(_POSTROUTING)), attribute(2, _u32(_PRIORITY))),
-        attribute(5, _u32(_ACCEPT)),
-        attribute(7, b"nat\0"),
+        attribute(3, _named(chain.name)),
+        nested(4, attribute(1, u32(_HOOKS[chain.hook])), attribute(2, _priority(chain))),
+        attribute(5, u32(_ACCEPT)),
+        attribute(7, _named(chain.kind)),
     )
+    for rule in chain.rules:
+        expressions = [expression.encode() for expression in rule.expressions]
+        about = attribute(2, _named(chain.name)), nested(4, *expressions)
+        yield _message(_NEW_RULE, CREATE | APPEND, _TABLE, *about)
 
 
-def _elements(kind: int, flags: int, name: SetName, prefix: Prefix) -> Message:
+def _elements(kind: int, flags: int, name: str, elements: Sequence[bytes]) -> Message:
+    listing = attribute(3 | NESTED, b"".join(elements))
+    return _message(kind, flags, _TABLE, attribute(2, _named(name)), listing)
+
+
+def _device(name: str) -> bytes:
+    return os.fsencode(name).ljust(16, b"\0")  # IFNAMSIZ
+
+
+def _ends(prefix: Prefix) -> list[bytes]:
     size = prefix.max_prefixlen // 8
     first = int(prefix.network_address)
     behind = first + (1 << (prefix.max_prefixlen - prefix.prefixlen))
     ends = [_element(first.to_bytes(size, "big"))]
     if behind >> prefix.max_prefixlen == 0:  # else it reaches the end of the space
         ends.append(_element(behind.to_bytes(size, "big"), _END))
-    called = attribute(2, f"{name}{prefix.version}\0".encode())
-    return _message(kind, flags, _TABLE, called, attribute(3 | NESTED, b"".join(ends)))
+    return ends
 
 
 def _element(key: bytes, flags: int = 0) -> bytes:
     value = nested(1, attribute(1, key))
-    return nested(1, attribute(3, _u32(flags)), value) if flags else nested(1, value)
+    return nested(1, attribute(3, u32(flags)), value) if flags else nested(1, value)
 
 
 def describe(part: Part) -> str | None:

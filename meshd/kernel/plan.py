@@ -3,23 +3,26 @@
 The order is the point, for traffic flows while a plan is carried out:
 
 1. guards that are new, so that nothing of a prefix can leak to a default route;
-2. routes that go, so that only the guard takes their traffic;
+2. routes that go, so that only the guard takes their traffic, and a tunnel that goes;
 3. the exclusion sets, removals and additions in one nftables transaction;
-4. routes that come or change their next hop, now that their traffic is excluded from NAT;
-5. connection tracking: entries that carry the decision of before;
-6. guards that go.
+4. a tunnel that comes, behind its filter in 3, and who is behind it;
+5. routes that come or change their next hop, now that their traffic is excluded from NAT;
+6. connection tracking: entries that carry the decision of before;
+7. who is behind the tunnel no more, and guards that go.
 
-Adding a prefix walks 1, 3, 4, 5 and removing one 2, 3, 5, 6.  A step prints as the command
+Adding a prefix walks 1, 3, 4, 5, 6 and removing one 2, 3, 6, 7.  A step prints as the command
 that a person would type for it.  Nothing here touches a kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
+from meshd.kernel import tunnel
+from meshd.kernel.shape import FILTER, UPLINKS, SetName, Shape
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_PROTOCOL,
@@ -29,9 +32,8 @@ from meshd.kernel.state import (
     Stray,
     order,
 )
+from meshd.kernel.tunnel import DEVICE, TunnelStep
 from protocol.address import Address, Prefix
-
-SetName = Literal["local", "mesh"]
 
 
 class Flow(NamedTuple):
@@ -161,32 +163,60 @@ class RemoveElement:
 
 
 @attrs.frozen
+class AddUplink:
+    """Traffic of ours that leaves by ``device`` is translated from now on."""
+
+    device: str
+
+    def __str__(self) -> str:
+        return f'nft add element inet meshd {UPLINKS} {{ "{self.device}" }}'
+
+
+@attrs.frozen
+class RemoveUplink:
+    """``device`` leads to no default gateway any more."""
+
+    device: str
+
+    def __str__(self) -> str:
+        return f'nft delete element inet meshd {UPLINKS} {{ "{self.device}" }}'
+
+
+@attrs.frozen
 class BuildTable:
     """Our table anew with these elements, in place of whatever bears its name."""
 
+    shape: Shape
     local: frozenset[Prefix]
     mesh: frozenset[Prefix]
-    problems: tuple[str, ...]
+    uplinks: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
     """Why the table that is there will not do. Empty when there is none."""
+    keep: bool = False
+    """What others have in it stays: only what is ours is written anew."""
+    admitted: frozenset[Prefix] = frozenset()
+
+    def elements(self, name: str) -> list[Prefix] | list[str]:
+        """What the set of that name is to hold, sorted."""
+        if name == UPLINKS:
+            return sorted(self.uplinks)
+        prefixes = {"local": self.local, "mesh": self.mesh, "tunnel": self.admitted}[name[:-1]]
+        return sorted((p for p in prefixes if p.version == int(name[-1])), key=order)
 
     def __str__(self) -> str:
-        lines = [f"nft delete table inet meshd  # {problem}" for problem in self.problems[:1]]
-        lines += ["nft add table inet meshd {"]
-        for version in (4, 6):
-            for name, prefixes in (("local", self.local), ("mesh", self.mesh)):
-                found = sorted((p for p in prefixes if p.version == version), key=order)
-                elements = f" elements = {{ {', '.join(map(str, found))} }}" if found else ""
-                lines.append(
-                    f"  set {name}{version} {{ type ipv{version}_addr; flags interval;{elements} }}"
-                )
-        lines += [
-            "  chain exempt { type nat hook postrouting priority srcnat - 1;",
-            "    ip saddr @local4 ip daddr @mesh4 counter snat ip to ip saddr",
-            "    ip6 saddr @local6 ip6 daddr @mesh6 counter snat ip6 to ip6 saddr",
-            "  }",
-            "}",
-        ]
-        return "\n".join(lines)
+        sets = {
+            each.name: [
+                f'"{element}"' if isinstance(element, str) else element
+                for element in self.elements(each.name)
+            ]
+            for each in self.shape.sets
+        }
+        text = f"nft add {self.shape.text(sets)}"
+        if self.keep:
+            flushed = "; ".join(f"flush set inet meshd {name}" for name in sets)
+            return f"nft {flushed}  # {'; '.join(self.problems)}\n{text}"
+        gone = [f"nft delete table inet meshd  # {problem}\n" for problem in self.problems[:1]]
+        return "".join([*gone, text])
 
 
 @attrs.frozen
@@ -195,6 +225,15 @@ class RemoveTable:
 
     def __str__(self) -> str:
         return "nft delete table inet meshd"
+
+
+@attrs.frozen
+class RemoveFilter:
+    """Take the chain before the tunnel away, with its sets, and leave what others have there."""
+
+    def __str__(self) -> str:
+        gone = (f"chain inet meshd {FILTER}", "set inet meshd tunnel4", "set inet meshd tunnel6")
+        return f"nft {'; '.join(f'delete {each}' for each in gone)}"
 
 
 @attrs.frozen
@@ -234,10 +273,12 @@ class DropFlows:
         return _conntrack("delete flows", self.ours, "<->", self.theirs)
 
 
-TableStep = BuildTable | RemoveTable | AddElement | RemoveElement
+TableStep = (
+    BuildTable | RemoveTable | RemoveFilter | AddElement | RemoveElement | AddUplink | RemoveUplink
+)
 RouteStep = AddGuard | RemoveGuard | AddRoute | ReplaceRoute | RemoveRoute | RemoveStray
 FlowStep = DropTranslated | DropFlows
-Step = TableStep | RouteStep | FlowStep
+Step = TableStep | RouteStep | FlowStep | TunnelStep
 
 
 @attrs.frozen
@@ -279,8 +320,8 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     """What leads from ``actual`` to ``desired``; nothing when they agree.
 
     Every route of ``desired`` lies in an element of its ``mesh``.  Every route gets a guard,
-    asked for or not.  The table exists as long as a set of
-    ``desired`` holds something, so the empty state plans a complete removal.  ``recheck``
+    asked for or not.  The table exists as long as a prefix set of ``desired`` holds something
+    or it has a tunnel, so the empty state plans a complete removal.  ``recheck``
     looks at the connections of everything excluded and not of what changes only: due at
     the first plan of a process, whose predecessor may have died before its step 5, and
     after a step 5 that failed.
@@ -290,12 +331,19 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     # Sets of prefixes keep their hashes, and a prefix is slow to hash.
     routes, there = frozenset(desired.routes), frozenset(state.routes)
     guards = desired.guards | routes
-    wanted = bool(desired.local or desired.mesh)
+    behind = tunnel.steps(desired.tunnel, state.tunnel)
+    # Routes through a device that is made anew are made anew behind it.
+    kept = there
+    if behind.removal:
+        kept = frozenset(p for p in there if not _leads_through(state.routes[p], DEVICE))
+    holds = desired.local or desired.mesh or desired.tunnel is not None
+    wanted = bool(reading.shape.sets and holds)
 
-    added = sorted(routes - there, key=order)
-    removed = sorted(there - routes, key=order)
+    added = sorted(routes - kept, key=order)
+    removed = sorted(there - (routes & kept), key=order)
     moved = sorted(
-        (p for p, hops in desired.routes.items() if state.routes.get(p, hops) != hops), key=order
+        (p for p, hops in desired.routes.items() if p in kept and state.routes[p] != hops),
+        key=order,
     )
     strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
     guards_gone = sorted(state.guards - guards, key=order)
@@ -304,16 +352,26 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     steps += [AddGuard(prefix) for prefix in sorted(guards - state.guards, key=order)]
     steps += [RemoveRoute(prefix, state.routes[prefix], metric) for prefix in removed]
     steps += [RemoveStray(stray) for stray in strays if stray.prefix not in desired.routes]
+    steps += behind.removal
 
     rebuilt = wanted and bool(reading.problems or not reading.table)
     if rebuilt:
-        steps.append(BuildTable(desired.local, desired.mesh, reading.problems))
-    elif wanted:
+        sets = (desired.local, desired.mesh, desired.uplinks)
+        about = (reading.problems, reading.others, desired.admitted)
+        steps.append(BuildTable(reading.shape, *sets, *about))
+    elif wanted or reading.others:
         steps += _elements("local", desired.local, state.local)
         steps += _elements("mesh", desired.mesh, state.mesh)
+        if wanted or not reading.filtered:
+            steps += _elements("tunnel", desired.admitted, state.admitted)
+        else:
+            steps.append(RemoveFilter())
+        steps += [RemoveUplink(name) for name in sorted(state.uplinks - desired.uplinks)]
+        steps += [AddUplink(name) for name in sorted(desired.uplinks - state.uplinks)]
     elif reading.table:
         steps.append(RemoveTable())
 
+    steps += behind.making
     steps += [AddRoute(prefix, desired.routes[prefix], metric) for prefix in added]
     steps += [ReplaceRoute(prefix, desired.routes[prefix], metric) for prefix in moved]
     steps += [RemoveStray(stray) for stray in strays if stray.prefix in desired.routes]
@@ -326,12 +384,17 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     )
     # Also for a guard that goes: its element may have gone in a plan that was cut short.
     steps += _leftover(desired, state, state.mesh - desired.mesh | set(guards_gone))
+    steps += behind.sweeping
     steps += [RemoveGuard(prefix) for prefix in guards_gone]
     return Plan(tuple(steps))
 
 
+def _leads_through(hops: NextHops, device: str) -> bool:
+    return any(hop.device == device for hop in hops.hops)
+
+
 def _plain(state: KernelState) -> Reading:
-    return Reading(state=state, table=bool(state.local or state.mesh))
+    return Reading(state=state, table=bool(state.local or state.mesh or state.tunnel is not None))
 
 
 def _elements(

@@ -83,9 +83,10 @@ _CLONED: Final = 0x200  # RTM_F_CLONED
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC = 1, 4, 5, 6, 7  # RTA_*
 _MULTIPATH, _TABLE, _VIA = 9, 15, 18
 _ONLINK: Final = 4  # RTNH_F_ONLINK
-_IF_NAME, _EXT_MASK, _SKIP_STATS = 3, 29, 1 << 3  # IFLA_*, RTEXT_FILTER_SKIP_STATS
-_IF_UP: Final = 1
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IF_NAME, _IF_MTU, _EXT_MASK, _SKIP_STATS = 3, 4, 29, 1 << 3  # IFLA_*, RTEXT_FILTER_SKIP_STATS
+_IF_UP, _IF_RUNNING = 0x1, 0x40  # IFF_*
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_NOT_TO_BE_USED: Final = 0x40 | 0x08  # IFA_F_TENTATIVE, IFA_F_DADFAILED
 
 
 @attrs.define(eq=False)
@@ -102,12 +103,14 @@ class Routes:
 
 def read_interfaces(channel: Channel) -> dict[int, Interface]:
     """Index to interface, with addresses, in the kernel's order."""
-    names: dict[int, tuple[str, bool]] = {}
+    links: dict[int, tuple[str, int, int]] = {}
     ask = _LINK.pack(0, 0, 0, 0, 0) + attribute(_EXT_MASK, _U32.pack(_SKIP_STATS))
     for part in channel.dump(GET_LINK, ask):
         _, _, index, flags, _ = _LINK.unpack_from(part.data, part.at)
         found = attributes(part.data, part.at + _LINK.size, part.end)
-        names[index] = os.fsdecode(found[_IF_NAME].rstrip(b"\0")), bool(flags & _IF_UP)
+        name = os.fsdecode(found[_IF_NAME].rstrip(b"\0"))
+        links[index] = name, flags, _U32.unpack(found[_IF_MTU])[0]
+    tentative: dict[int, set[Address]] = {}
     addresses: dict[int, list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]] = {}
     for part in channel.dump(GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0)):
         family, length, _, _, index = _ADDRESS.unpack_from(part.data, part.at)
@@ -118,9 +121,19 @@ def read_interfaces(channel: Channel) -> dict[int, Interface]:
         packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
         own = ipaddress.ip_interface((packed, length))
         addresses.setdefault(index, []).append(own)
+        if _U32.unpack(found[_IFA_FLAGS])[0] & _NOT_TO_BE_USED:
+            tentative.setdefault(index, set()).add(own.ip)
     return {
-        index: Interface(name, index, up, tuple(addresses.get(index, ())))
-        for index, (name, up) in names.items()
+        index: Interface(
+            name,
+            index,
+            bool(flags & _IF_UP),
+            tuple(addresses.get(index, ())),
+            frozenset(tentative.get(index, ())),
+            bool(flags & _IF_RUNNING),
+            mtu,
+        )
+        for index, (name, flags, mtu) in links.items()
     }
 
 

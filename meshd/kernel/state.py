@@ -5,7 +5,8 @@ marks that the kernel keeps, so a restarted daemon needs no file to know it agai
 
 * routes: protocol 142 in the main table, whatever their metric; of several IPv6 next hops on
   one prefix and metric those of weight 142, for the kernel tells one protocol for all;
-* NAT exclusion: all of ``table inet meshd``.
+* NAT exclusion: all of ``table inet meshd``;
+* the tunnel: the VXLAN device ``meshd0`` with our alias, and all that is on it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Final
 
 import attrs
 
+from meshd.kernel.shape import SHAPES, Shape
+from meshd.kernel.tunnel import Tunnel
 from protocol.address import Address, Family, Prefix, unpack_prefixes
 from protocol.errors import Rejected
 
@@ -119,20 +122,30 @@ class KernelState:
     """What this node announces: the source side of the exclusion."""
     mesh: frozenset[Prefix] = frozenset()
     """What the mesh announces: its destination side. No element of a set lies in another."""
+    uplinks: frozenset[str] = frozenset()
+    """Interfaces by which ``local`` leaves translated; empty unless we are the NAT."""
+    tunnel: Tunnel | None = None
+    """To members that are not on-link."""
+    admitted: frozenset[Prefix] = frozenset()
+    """Addresses, as /32 and /128, from which the tunnel's UDP port takes anything."""
 
     def __str__(self) -> str:
         lines = [
             f"route {p} {self.routes[p].words(p.version)}" for p in sorted(self.routes, key=order)
         ]
-        for name, prefixes in (("guard", self.guards), ("local", self.local), ("mesh", self.mesh)):
+        sets = ("guard", self.guards), ("local", self.local), ("mesh", self.mesh)
+        for name, prefixes in (*sets, ("admitted", self.admitted)):
             lines += [f"{name} {prefix}" for prefix in sorted(prefixes, key=order)]
+        if self.tunnel is not None:
+            lines.append(str(self.tunnel))
+        lines += [f"uplink {name}" for name in sorted(self.uplinks)]
         return "\n".join(lines)
 
 
 @attrs.frozen
 class Interface:
-    """A network interface. ``up`` is the administrator's switch (IFF_UP), not the carrier:
-    the kernel takes routes through a device that is up and has no carrier."""
+    """A network interface. ``up`` is the administrator's switch (IFF_UP): the kernel takes
+    routes through a device that is up, with a carrier or without."""
 
     name: str
     index: int
@@ -140,6 +153,13 @@ class Interface:
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     """Own addresses with the prefix length; the far end of a point-to-point pair shows as
     a foreign route without next hop."""
+    tentative: frozenset[Address] = frozenset()
+    """Those of them that nothing may be sent from: their uniqueness is not known, or not given
+    (RFC 4862 section 5.4). On a link without carrier that lasts."""
+    carrier: bool = True
+    """It can send now (IFF_RUNNING): a cable is in, a bridge has a port that can."""
+    mtu: int = 1500
+    """Octets of the largest IP packet (IFLA_MTU). Ethernet's where nothing else is said."""
 
 
 @attrs.frozen
@@ -187,6 +207,12 @@ class Reading:
     """How our table differs from what we write. One is enough to rebuild it."""
     table: bool = False
     """Whether our table is there at all."""
+    filtered: bool = False
+    """Whether its chain before the tunnel is there."""
+    others: bool = False
+    """Others have chains in our table, as its shape lets them: it is not ours to delete."""
     strays: tuple[Stray, ...] = ()
     metric: int = ROUTE_METRIC
     """The metric that the backend takes for ours."""
+    shape: Shape = SHAPES["exempt"]
+    """What the backend takes for the shape of our table."""

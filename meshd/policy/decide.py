@@ -25,6 +25,7 @@ from meshd.policy.limits import within_limits
 from meshd.policy.origin import Origin
 from meshd.policy.prefixes import Nets, covers, outermost
 from meshd.policy.refusal import Refusal, Rule
+from meshd.policy.tunnel import Terms, Tunnelling
 from protocol import identity
 from protocol.address import Address, Prefix
 
@@ -52,6 +53,8 @@ class Route:
     state: RouteState
     reason: str
     rule: Rule = ""
+    device: str | None = None
+    """Where the next hop is on-link."""
     until: float | None = None
     """Held back until then, in the seconds of ``decide``'s ``now``, unless it flaps again."""
     winner: Winner | None = None
@@ -89,6 +92,8 @@ def decide(
     now: float = 0.0,
     filters: Filters = OPEN,
     previous: Decision = NOTHING,
+    multipath: bool = False,
+    tunnel: Terms | None = None,
     revoked: Container[bytes] = frozenset(),
     expelled: bool = False,
 ) -> Decision:
@@ -96,9 +101,11 @@ def decide(
 
     ``local`` is what this node announces itself; ``unix_now``, in seconds, ends grants unless
     ``Decision.clock_off`` says that it cannot be right; ``now``, in seconds of any clock that
-    only goes forward, is for damping.  ``revoked`` holds the keys that are, and ``expelled``
-    says that ours is: then nothing is imported.  The store has dropped these already, and this
-    is the last door before the kernel.
+    only goes forward, is for damping.  ``multipath``: all origins that are as
+    good as the best carry a prefix, not one of them.  ``tunnel``: how members are reached that
+    are on no link of ours; None, not at all.  ``revoked`` holds the keys that are, and
+    ``expelled`` says that ours is: then nothing is imported.  The store has dropped these
+    already, and this is the last door before the kernel.
     """
     local = tuple(local)
     present = sorted((each for each in origins if _is_present(each)), key=lambda each: each.key)
@@ -106,8 +113,9 @@ def decide(
     dated = unix_now if clock_off is None else None
     outright = {each.key: _unauthorised(each, dated, revoked, expelled) for each in present}
     # Who may not be where it says it is shall not keep others' prefixes out by it.
-    members = [(o.name, o.announcement.endpoints) for o in present if outright[o.key] is None]
-    ground = Ground(local, host, members)
+    members = [each for each in present if outright[each.key] is None]
+    ground = Ground(local, host, [(o.name, o.announcement.endpoints) for o in members])
+    tunnelling = Tunnelling(tunnel, host, ground.fib, members)
     judges = {each.key: _Judge(each, outright[each.key], ground, filters) for each in present}
     in_force, over = within_limits(
         present, previous.in_force, filters, lambda each, prefix: judges[each.key].welcomes(prefix)
@@ -138,8 +146,12 @@ def decide(
         against = Winner(winner.origin.key, winner.prefix)
         rows.append(_row(loser.prefix, loser.origin, None, "refused", why, winner=against))
     routes: dict[Prefix, NextHops] = {}
+    chooser = _Chooser(ground, tunnelling, unstable, now, multipath=multipath)
     for prefix, group in winners.items():
-        rows += _choose(prefix, group, ground, routes, unstable, now)
+        hops, told = chooser.choose(prefix, group)
+        rows += told
+        if hops is not None:
+            routes[prefix] = hops
     # What is held back keeps its guard, announced or not: its traffic must not leak meanwhile.
     carried = Nets(winners)
     guards = {
@@ -156,6 +168,8 @@ def decide(
         guards=frozenset((*winners, *guards)),
         local=outermost(local),
         mesh=outermost((*winners, *guards)),
+        tunnel=tunnelling.wanted(routes.values()),
+        admitted=tunnelling.admitted,
     )
     ordered = tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node)))
     return Decision(desired, ordered, clock_off, look_again, in_force, failed, damping)
@@ -170,15 +184,17 @@ def _is_present(origin: Origin) -> bool:
 def _row(
     prefix: Prefix,
     origin: Origin,
-    hop: Address | None,
+    hop: NextHop | None,
     state: RouteState,
     why: Refusal,
     *,
     until: float | None = None,
     winner: Winner | None = None,
 ) -> Route:
-    name = origin.name
-    return Route(prefix, origin.key, name, hop, state, why.reason, why.rule, until, winner)
+    address, device = (hop.address, hop.device) if hop is not None else (None, None)
+    return Route(
+        prefix, origin.key, origin.name, address, state, why.reason, why.rule, device, until, winner
+    )
 
 
 GRACE: Final = 86_400.0
@@ -283,52 +299,83 @@ def _gone(
             yield node, None
 
 
-def _choose(
-    prefix: Prefix,
-    claims: Iterable[Claim],
-    ground: Ground,
-    routes: dict[Prefix, NextHops],
-    unstable: Mapping[bytes, float],
-    now: float,
-) -> Iterator[Route]:
-    """Among equal origins: alive, reached by us, stable, highest preference, lowest key."""
-    ranked = sorted(
-        claims,
-        key=lambda claim: (
-            claim.origin.state == "failed",
-            not claim.origin.reachable,
-            claim.origin.key in unstable,
-            -claim.origin.announcement.preference,
-            claim.origin.key,
-        ),
-    )
-    carrier = ""
-    for claim in ranked:
-        origin = claim.origin
-        hop = ground.next_hop(origin.announcement.endpoints, prefix)
-        address = hop.address if isinstance(hop, NextHop) else None
-        if isinstance(hop, str):
-            yield _row(prefix, origin, None, "refused", Refusal("next-hop", hop))
-        elif not origin.seen:
-            why = Refusal("unseen", "not seen since we started")
-            yield _row(prefix, origin, address, "standby", why)
-        elif not origin.usable:
-            why = Refusal("failed", f"{origin.state}: {origin.why}")
-            yield _row(prefix, origin, address, "unreachable", why)
-        elif carrier:
-            why, until = Refusal("standby", f"{carrier} carries it"), None
-            if origin.key in unstable:
-                why = Refusal("unstable", f"{carrier} carries it: this one failed again and again")
-                until = now + unstable[origin.key]
-            yield _row(prefix, origin, address, "standby", why, until=until)
-        else:
-            carrier, routes[prefix] = origin.name, NextHops((hop,), ground.preferred_source(prefix))
-            metric = ground.foreign.get(prefix)
-            if metric is not None:
-                reason = f"a foreign route for the same prefix has metric {metric}"
-                yield _row(prefix, origin, address, "shadowed", Refusal("shadowed", reason))
+class _Chooser:
+    """Who carries a prefix, of those that may have it."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        tunnelling: Tunnelling,
+        unstable: Mapping[bytes, float],
+        now: float,
+        *,
+        multipath: bool,
+    ) -> None:
+        """``unstable``: nodes that fail again and again, and for how long they count as such."""
+        self._ground, self._tunnelling = ground, tunnelling
+        self._unstable, self._now = unstable, now
+        self._multipath = multipath
+
+    def choose(
+        self, prefix: Prefix, claims: Iterable[Claim]
+    ) -> tuple[NextHops | None, list[Route]]:
+        """Among equal origins: alive, reached by us, stable, highest preference, lowest key."""
+        rows: list[Route] = []
+        carriers: list[Claim] = []
+        hops: list[NextHop] = []
+        for claim in sorted(claims, key=lambda each: (self._rank(each), each.origin.key)):
+            origin = claim.origin
+            near = self._ground.next_hop(origin.announcement.endpoints, prefix)
+            found = self._tunnelling.next_hop(origin, prefix, near)
+            if isinstance(found, str):
+                rows.append(_row(prefix, origin, None, "refused", Refusal("next-hop", found)))
+            elif not origin.seen:
+                why = Refusal("unseen", "not seen since we started")
+                rows.append(_row(prefix, origin, found, "standby", why))
+            elif not origin.usable:
+                why = Refusal("failed", f"{origin.state}: {origin.why}")
+                rows.append(_row(prefix, origin, found, "unreachable", why))
+            elif carriers and not self._share(carriers[0], claim):
+                rows.append(self._standby(prefix, origin, found, carriers))
             else:
-                yield _row(prefix, origin, address, "installed", _note(claim))
+                carriers.append(claim)
+                hops.append(found)
+                rows.append(self._carries(prefix, claim, found))
+        if not hops:
+            return None, rows
+        return NextHops(tuple(hops), self._ground.preferred_source(prefix)), rows
+
+    def _rank(self, claim: Claim) -> tuple[bool, bool, bool, int]:
+        """The lowest is the best; whoever has nothing against it begins with three noes."""
+        origin = claim.origin
+        return (
+            origin.state == "failed",
+            not origin.reachable,
+            origin.key in self._unstable,
+            -origin.announcement.preference,
+        )
+
+    def _share(self, one: Claim, other: Claim) -> bool:
+        rank = self._rank(one)
+        return self._multipath and not any(rank[:3]) and rank == self._rank(other)
+
+    def _standby(
+        self, prefix: Prefix, origin: Origin, hop: NextHop, carriers: Sequence[Claim]
+    ) -> Route:
+        names = ", ".join(each.origin.name for each in carriers)
+        carry = f"{names} {'carries' if len(carriers) == 1 else 'carry'} it"
+        if origin.key not in self._unstable:
+            return _row(prefix, origin, hop, "standby", Refusal("standby", carry))
+        why = Refusal("unstable", f"{carry}: this one failed again and again")
+        until = self._now + self._unstable[origin.key]
+        return _row(prefix, origin, hop, "standby", why, until=until)
+
+    def _carries(self, prefix: Prefix, claim: Claim, hop: NextHop) -> Route:
+        foreign = self._ground.fib.exact(prefix)
+        if foreign is None:
+            return _row(prefix, claim.origin, hop, "installed", _note(claim))
+        reason = f"a foreign route for the same prefix has metric {foreign.metric}"
+        return _row(prefix, claim.origin, hop, "shadowed", Refusal("shadowed", reason))
 
 
 def _note(claim: Claim) -> Refusal:

@@ -11,13 +11,11 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from meshd.kernel.state import Host, Interface, NextHop
+from meshd.kernel.state import Host, NextHop
+from meshd.policy.fib import SHORTEST, Fib
 from meshd.policy.prefixes import Nets, overlaps
 from meshd.policy.refusal import Refusal, Rule
 from protocol.address import Address, Endpoint, Prefix
-
-SHORTEST: Final = {4: 8, 6: 16}
-"""Anything shorter is a piece of a default route, not a subnet."""
 
 BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
     (ipaddress.ip_network(text), what)
@@ -82,13 +80,16 @@ class Ground:
             _Precious(address.version, int(address), address, rule, what)
             for address, rule, what in precious
         )
-        self.interfaces: tuple[Interface, ...] = host.interfaces
-        self.foreign = {
-            route.prefix: route.metric
-            for route in sorted(host.foreign, key=lambda each: -each.metric)
-        }
-        """The lowest metric of each prefix that somebody else has a route for."""
-        self._own: set[Address] = {a.ip for i in host.interfaces for a in i.addresses}
+        self.fib = Fib(host)
+        self._sources: list[Address] = sorted(
+            {
+                address.ip
+                for interface in host.interfaces
+                for address in interface.addresses
+                if address.ip not in interface.tentative
+            },
+            key=lambda each: (each.version, int(each)),
+        )
         self._announced = local
 
     def refuses(self, prefix: Prefix) -> Refusal | None:
@@ -110,17 +111,15 @@ class Ground:
         return None
 
     def next_hop(self, endpoints: Iterable[Endpoint], prefix: Prefix) -> NextHop | str:
-        """The on-link next hop for ``prefix`` at one of ``endpoints``, or why there is none."""
-        same = [where for where in endpoints if where.family == prefix.version]
-        if not same:
+        """The on-link next hop for ``prefix`` at one of ``endpoints``, or why there is none.
+
+        An IPv4 prefix of a node that announces no IPv4 address goes through its IPv6 one.
+        """
+        found = {where.family: where.address for where in endpoints}
+        address = found.get(prefix.version) or (found.get(6) if prefix.version == 4 else None)
+        if address is None:
             return f"its node announces no IPv{prefix.version} address to be the next hop"
-        address = same[0].address
-        if address in self._own:
-            return f"its next hop {address} is our own address"
-        for interface in self.interfaces:
-            if interface.up and any(address in own.network for own in interface.addresses):
-                return NextHop(address, interface.name)
-        return f"its next hop {address} is not on-link"
+        return self.fib.resolve(address)
 
     def preferred_source(self, prefix: Prefix) -> Address | None:
         """Our own address inside what we announce: the far side has a route back to it.
@@ -129,7 +128,7 @@ class Ground:
         address the kernel takes the uplink's.
         """
         for net in self._announced:
-            for address in sorted(self._own, key=lambda each: (each.version, int(each))):
+            for address in self._sources:
                 if net.version == prefix.version and address in net:
                     return address
         return None

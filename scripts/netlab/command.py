@@ -75,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--second-uplink", action="store_true", help="default routes on a network of their own"
     )
+    up.add_argument(
+        "--routed",
+        action="store_true",
+        help="half of the zones on another switch, a router between",
+    )
     up.set_defaults(command=_up)
 
     status = commands.add_parser("status", help="show the labs on this machine, or one")
@@ -105,6 +110,7 @@ def _up(options: argparse.Namespace) -> None:
         "nat": options.nat,
         "loss": options.loss,
         "second_uplink": options.second_uplink,
+        "routed": options.routed,
     }
     lab = Lab(name=options.name, **wanted)
     lab.up()

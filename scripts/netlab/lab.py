@@ -7,7 +7,11 @@
 Routers forward, have their default route through `internet`, and translate what leaves them by a
 foreign masquerade rule. `internet` knows no private subnet, so what leaks arrives there and goes no
 further. With a second uplink the default route lies on an interface and a switch of its own, as on
-a router between two networks, and survives when the mesh's uplink goes down.
+a router between two networks, and survives when the mesh's uplink goes down. In a routed lab the
+second half of the zones is on a switch of its own, and `internet` a plain router between the two:
+
+    private 1 -- router 1 --+
+    private 2 -- router 2 --+-- switch -- internet -- switch --+-- router 3 -- private 3
 
 Every object lives in a namespace whose name begins with the lab's, so `down` needs no record of
 what `up` did, and leaves nothing behind also when `up` was cut short.
@@ -59,6 +63,8 @@ INSIDE = "lan0"
 UPLINK = "net0"
 SECOND = "net1"
 """A router's interfaces: to its private zone, to the mesh's switch, to the second switch."""
+BEYOND = "net2"
+"""Of `internet`, to the switch that the second half of a routed lab's zones is on."""
 
 # In force before any interface is made, since an interface starts with the defaults of its time.
 _HOST = {
@@ -105,6 +111,8 @@ class Zone:
     number: int
     nat: str
     """The kind of foreign masquerade on its uplink; one of masquerade.CHOICES."""
+    segment: Segment
+    """The network of its uplink to the mesh."""
     router: Namespace
     private: Namespace
     uplink4: IPv4Interface
@@ -138,6 +146,7 @@ class Lab:
     nat: kinds of foreign masquerade (see masquerade.CHOICES), given to the zones in turn.
     loss: percentage of frames that the mesh's switch loses, each way.
     second_uplink: the default route lies on another interface than the mesh's uplink.
+    routed: the second half of the zones is on another switch, and `internet` forwards between.
 
     Raises ValueError for arguments that make no lab, CommandError where the kernel refuses.
     """
@@ -150,6 +159,7 @@ class Lab:
         nat: Sequence[str] = KINDS,
         loss: float = 0,
         second_uplink: bool = False,
+        routed: bool = False,
     ) -> None:
         if not 1 <= zones <= MAX_ZONES:
             raise ValueError(f"a lab has 1 to {MAX_ZONES} zones, not {zones}")
@@ -160,6 +170,7 @@ class Lab:
         self.name = name
         self.loss = loss
         self.second_uplink = second_uplink
+        self.routed = routed
         large = zones > 250  # a /24 for documentation is too small: RFC 2544's benchmark range
         self.segment = Segment(
             "mesh",
@@ -171,6 +182,13 @@ class Lab:
             IPv4Network("198.19.0.0/16" if large else "203.0.113.0/24"),
             IPv6Network("2001:db8:617a::/64"),
         )
+        # RFC 6598's shared addresses: no documentation prefix is left.
+        self.far_segment = Segment(
+            "far",
+            IPv4Network("100.64.0.0/16" if large else "100.64.0.0/24"),
+            IPv6Network("2001:db8:617b::/64"),
+        )
+        self._near = (zones + 1) // 2 if routed else zones
         self.switch = self._namespace("switch")
         self.internet = self._namespace("internet")
         self.zones = tuple(
@@ -182,13 +200,15 @@ class Lab:
         return Namespace(f"{PREFIX}{self.name}-{place}")
 
     def _zone(self, number: int, nat: str) -> Zone:
+        segment = self.segment if number <= self._near else self.far_segment
         return Zone(
             number,
             nat,
+            segment,
             self._namespace(f"r{number}"),
             self._namespace(f"p{number}"),
-            self.segment.host4(number),
-            self.segment.host6(number),
+            segment.host4(number),
+            segment.host6(number),
             IPv4Network((PRIVATE4[(number % 256 << 16) + (number // 256 << 8)], 24)),
             IPv6Network((PRIVATE6[number << 80], 64)),
         )
@@ -217,8 +237,21 @@ class Lab:
         pairs = ((zone.router, zone.private) for zone in self.zones)
         return [self.switch, self.internet, *itertools.chain.from_iterable(pairs)]
 
-    def segments(self) -> list[Segment]:
-        return [self.segment, self.second_segment][: 1 + self.second_uplink]
+    def _segments(self) -> dict[str, Segment]:
+        """All that there are, by the interface of `internet` that is in each."""
+        found = {UPLINK: self.segment}
+        if self.routed:
+            found[BEYOND] = self.far_segment
+        if self.second_uplink:
+            found[SECOND] = self.second_segment
+        return found
+
+    def _uplinks(self, zone: Zone) -> dict[str, Segment]:
+        """The segments that a router is in, by its interfaces."""
+        found = {UPLINK: zone.segment}
+        if self.second_uplink:
+            found[SECOND] = self.second_segment
+        return found
 
     # Up and down
 
@@ -251,7 +284,7 @@ class Lab:
     def _make(self) -> None:
         _batch([f"netns add {namespace.name}" for namespace in self.namespaces()])
         self.switch.sysctl(_SWITCH)
-        self.internet.sysctl(_HOST)
+        self.internet.sysctl(_ROUTER if self.routed else _HOST)
         for zone in self.zones:
             zone.router.sysctl(_ROUTER)
             zone.private.sysctl(_HOST)
@@ -276,22 +309,24 @@ class Lab:
             return f"link add {here} index {next(indices)} type veth peer name {there}"
 
         lines = [link(INSIDE, zone.router, UPLINK, zone.private) for zone in self.zones]
-        for device, segment in zip((UPLINK, SECOND), self.segments(), strict=False):
+        for device, segment in self._segments().items():
             lines.append(link(device, self.internet, f"{segment.bridge}0", self.switch))
-            for zone in self.zones:
+        for zone in self.zones:
+            for device, segment in self._uplinks(zone).items():
                 port = f"{segment.bridge}{zone.number}"
                 lines.append(link(device, zone.router, port, self.switch))
         return lines
 
     def _switch_lines(self) -> list[str]:
         lines = []
-        for segment in self.segments():
+        for segment in self._segments().values():
             # Without snooping: it would hold back neighbour discovery until it has seen a querier.
             lines += [
                 f"link add {segment.bridge} type bridge mcast_snooping 0",
                 f"link set {segment.bridge} up",
             ]
-            for number in range(len(self.zones) + 1):
+            there = [z.number for z in self.zones if segment in self._uplinks(z).values()]
+            for number in [0, *there]:
                 lines.append(f"link set {segment.bridge}{number} master {segment.bridge} up")
         return lines
 
@@ -301,7 +336,7 @@ class Lab:
             f"addr add {OUTSIDE4}/32 dev lo",
             f"addr add {OUTSIDE6}/128 dev lo",
         ]
-        for device, segment in zip((UPLINK, SECOND), self.segments(), strict=False):
+        for device, segment in self._segments().items():
             lines += [
                 f"addr add {segment.gateway4}/{segment.prefix4.prefixlen} dev {device}",
                 f"addr add {segment.gateway6}/{segment.prefix6.prefixlen} dev {device}",
@@ -316,13 +351,19 @@ class Lab:
             f"addr add {zone.router6}/{zone.prefix6.prefixlen} dev {INSIDE}",
             f"link set {INSIDE} up",
         ]
-        for device, segment in zip((UPLINK, SECOND), self.segments(), strict=False):
+        for device, segment in self._uplinks(zone).items():
             lines += [
                 f"addr add {segment.host4(zone.number)} dev {device}",
                 f"addr add {segment.host6(zone.number)} dev {device}",
                 f"link set {device} up",
             ]
-        default = self.segments()[-1]
+        default = self.second_segment if self.second_uplink else zone.segment
+        if self.routed and self.second_uplink:
+            other = self.far_segment if zone.segment is self.segment else self.segment
+            lines += [
+                f"route add {other.prefix4} via {zone.segment.gateway4}",
+                f"route add {other.prefix6} via {zone.segment.gateway6}",
+            ]
         return [
             *lines,
             f"route add default via {default.gateway4}",
@@ -333,21 +374,26 @@ class Lab:
 
     def cut(self, number: int) -> None:
         """Take the far end of a zone's mesh uplink down, as when a cable is pulled."""
-        self.switch.configure([f"link set {self.segment.bridge}{number} down"])
+        self.switch.configure([f"link set {self._port(number)} down"])
 
     def heal(self, number: int) -> None:
         """Undo `cut`."""
-        self.switch.configure([f"link set {self.segment.bridge}{number} up"])
+        self.switch.configure([f"link set {self._port(number)} up"])
+
+    def _port(self, number: int) -> str:
+        """The switch's end of a zone's uplink to the mesh."""
+        return f"{self.zone(number).segment.bridge}{number}"
 
     def set_loss(self, percent: float) -> None:
-        """Lose so many of a hundred frames that enter the mesh's switch; 0 ends it."""
+        """Lose so many of a hundred frames that enter a switch of the mesh; 0 ends it."""
         rules = "add table bridge loss\ndelete table bridge loss\n"
         if percent:
             rules += f"""\
 table bridge loss {{
     chain frames {{
         type filter hook prerouting priority -300; policy accept;
-        iifname "{self.segment.bridge}*" numgen random mod 10000 < {round(percent * 100)} drop
+        iifname {{ "{self.segment.bridge}*", "{self.far_segment.bridge}*" }} \
+            numgen random mod 10000 < {round(percent * 100)} drop
     }}
 }}
 """

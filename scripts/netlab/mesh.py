@@ -59,6 +59,11 @@ class Member:
         """What a command prints with `--json`."""
         return json.loads(self.command(*arguments, "--json").stdout)
 
+    def configure(self, lines: str) -> None:
+        """Add `lines` to its config, for its next start or reload."""
+        with (self.directory / "meshd.toml").open("a", encoding="ascii") as config:
+            config.write(lines)
+
     def start(self, *options: str, log_format: str = "json") -> None:
         """Start the daemon and return at once; `wait` tells when it is where it should be."""
         if self.running:
@@ -132,6 +137,8 @@ class Mesh:
         self.lab = lab
         self.directory = directory
         self.log_format = log_format
+        self.config = ""
+        """Lines for the config of every member that comes from now on."""
         self.members: dict[int, Member] = {}
         """By the number of their zone, in the order in which they came."""
 
@@ -166,6 +173,7 @@ class Mesh:
         member = self._member(number)
         announced = self._announce(member.zone, announce)
         member.command("init", "--name", member.name, *announced, *options)
+        member.configure(self.config)
         self.members[number] = member
         member.start(log_format=self.log_format)
         member.wait("--peers", "0")
@@ -192,6 +200,7 @@ class Mesh:
         member = self._member(number)
         announced = self._announce(member.zone, announce)
         member.command("join", "-", *announced, *options, stdin=token or self.invite(number))
+        member.configure(self.config)
         self.members[number] = member
         if run is not None:
             member.start(*run, log_format=self.log_format)

@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from meshd.kernel.memory import connected
 from meshd.kernel.state import Host as Surroundings
 from meshd.kernel.state import Interface
 from meshd.policy import decide as policy
@@ -39,7 +40,8 @@ def decision(host: Host) -> policy.Decision:
         )
         for member in node.members.values()
     ]
-    return policy.decide(origins, node.prefixes, Surroundings((uplink,), ()), host.wall())
+    around = Surroundings((uplink,), tuple(connected([uplink])))
+    return policy.decide(origins, node.prefixes, around, host.wall())
 
 
 @attrs.define(eq=False)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from vectorset.rules import MESH, boot_public, digest, key_id, mesh_id, public, seed, slot_id
+from vectorset.rules import (
+    MESH,
+    OTHER_MESH,
+    boot_public,
+    digest,
+    hardware_address,
+    key_id,
+    link_local,
+    mesh_id,
+    network_identifier,
+    public,
+    seed,
+    slot_id,
+)
 
 P = 2**255 - 19
 Y8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
@@ -113,5 +126,16 @@ def make() -> dict[str, Any]:
         "successor_slot_ids": [
             {"generation": number, "slot": slot_id("successor", bytes([number])).hex()}
             for number in (1, 2, 64)
+        ],
+        "network_identifiers": [
+            {"mesh_id": mesh.hex(), "vni": network_identifier(mesh)} for mesh in (MESH, OTHER_MESH)
+        ],
+        "hardware_addresses": [
+            {
+                "node": public(name).hex(),
+                "hardware": hardware_address(public(name)).hex(":"),
+                "link_local": link_local(hardware_address(public(name))),
+            }
+            for name in ("authority", "a", "b")
         ],
     }

@@ -35,7 +35,7 @@ GRANT: list[Value] = [
     prefixes("192.0.2.0/24"), prefixes("2001:db8::/32"), 1000, 1_900_000_000,
 ]  # fmt: skip
 ANNOUNCEMENT: list[Value] = [
-    public("a"), 1_700_000_000_123, boot_public("a boot"), 0, 100,
+    public("a"), 1_700_000_000_123, boot_public("a boot"), 0, 100, 6180,
     [endpoint("2001:db8::1", 6179), endpoint("192.0.2.1", 6179)],
     prefixes("10.1.0.0/24", "10.1.1.0/25"), prefixes("fd00:1::/64"), [],
 ]  # fmt: skip
@@ -93,13 +93,13 @@ def _accepted() -> list[dict[str, Any]]:
         public("a"), 0, 2**63 - 1, "x" * 63, 2**63 - 1, prefixes("0.0.0.0/0"), prefixes("::/0"),
         prefixes("0.0.0.0/0"), prefixes("::/0"), 2**64 - 1, 2**64 - 1,
     ]  # fmt: skip
-    left: list[Value] = [*ANNOUNCEMENT[:3], 1, 255, [], b"", b"", []]
-    named: list[Value] = [*ANNOUNCEMENT[:6], b"", b"", [*SHARDS[:24]]]
-    one_named: list[Value] = [*ANNOUNCEMENT[:6], b"", b"", [*SHARDS[:1]]]
+    left: list[Value] = [*ANNOUNCEMENT[:3], 1, 255, 0, [], b"", b"", []]
+    named: list[Value] = [*ANNOUNCEMENT[:7], b"", b"", [*SHARDS[:24]]]
+    one_named: list[Value] = [*ANNOUNCEMENT[:7], b"", b"", [*SHARDS[:1]]]
     four_first = [*ANNOUNCEMENT]
-    four_first[5] = [endpoint("10.0.0.1", 6179), endpoint("fd00::1", 6179)]
+    four_first[6] = [endpoint("10.0.0.1", 6179), endpoint("fd00::1", 6179)]
     one: list[Value] = [endpoint("192.0.2.1", 6179)]
-    full: list[Value] = [*ANNOUNCEMENT[:5], one, prefixes(*_many(132)), b"", []]
+    full: list[Value] = [*ANNOUNCEMENT[:5], 0, one, prefixes(*_many(132)), b"", []]
     with_refusal: list[Value] = [*ACCUSATION[:3], 1]
     hyphen: list[Value] = [*GRANT[:3], "r-1.x", *GRANT[4:]]
     never: list[Value] = [public("b"), 0, 0]
@@ -251,44 +251,46 @@ def _announcements() -> list[tuple[str, bytes, str]]:
         ("sequence 2^64 - 1", _with(kind, 1, 2**64 - 1), "sequence of 2^63 or more"),
         ("state 2", _with(kind, 3, 2), "announcement in no known state"),
         ("preference 256", _with(kind, 4, 256), "preference above 255"),
-        ("two IPv4 endpoints", _with(kind, 5, [four, endpoint("192.0.2.2", 1)]), two),
-        ("three endpoints", _with(kind, 5, [four, six, six]), two),
-        ("an endpoint of 5 bytes", _with(kind, 5, [four[:5]]), two),
-        ("endpoints descending", _with(kind, 5, [four, six]), "endpoints not ascending"),
-        ("an endpoint as text", _with(kind, 5, ["192.0.2.1"]), TYPE),
-        ("an endpoint as an array", _with(kind, 5, [[four]]), "arrays nested too deep"),
-        ("port 0", _with(kind, 5, [endpoint("192.0.2.1", 0)]), nowhere),
-        ("multicast", _with(kind, 5, [endpoint("ff02::1", 6179)]), nowhere),
-        ("prefix: host bits", _with(kind, 6, bytes([7, 11])), host),
-        ("prefix: length 33", _with(kind, 6, bytes([33]) + bytes(5)),
+        ("tunnel port 65536", _with(kind, 5, 65536), "tunnel port above 65535"),
+        ("tunnel as octets", _with(kind, 5, b"\x18\x24"), TYPE),
+        ("two IPv4 endpoints", _with(kind, 6, [four, endpoint("192.0.2.2", 1)]), two),
+        ("three endpoints", _with(kind, 6, [four, six, six]), two),
+        ("an endpoint of 5 bytes", _with(kind, 6, [four[:5]]), two),
+        ("endpoints descending", _with(kind, 6, [four, six]), "endpoints not ascending"),
+        ("an endpoint as text", _with(kind, 6, ["192.0.2.1"]), TYPE),
+        ("an endpoint as an array", _with(kind, 6, [[four]]), "arrays nested too deep"),
+        ("port 0", _with(kind, 6, [endpoint("192.0.2.1", 0)]), nowhere),
+        ("multicast", _with(kind, 6, [endpoint("ff02::1", 6179)]), nowhere),
+        ("prefix: host bits", _with(kind, 7, bytes([7, 11])), host),
+        ("prefix: length 33", _with(kind, 7, bytes([33]) + bytes(5)),
          "prefix longer than its family"),
-        ("prefix: length 129", _with(kind, 7, bytes([129]) + bytes(17)),
+        ("prefix: length 129", _with(kind, 8, bytes([129]) + bytes(17)),
          "prefix longer than its family"),
-        ("prefix: 0.0.0.0/0", _with(kind, 6, prefixes("0.0.0.0/0", "10.0.0.0/8")), default),
-        ("prefix: ::/0", _with(kind, 7, prefixes("::/0")), default),
-        ("prefix: unsorted", _with(kind, 6, prefix("10.2.0.0/16") + prefix("10.1.0.0/16")), order),
-        ("prefix: twice", _with(kind, 6, prefix("10.1.0.0/16") * 2), order),
-        ("prefix: cut short", _with(kind, 6, prefix("10.1.0.0/16")[:-1]), "prefix cut short"),
-        ("prefix: IPv4-mapped", _with(kind, 7, mapped), "IPv4-mapped prefix"),
+        ("prefix: 0.0.0.0/0", _with(kind, 7, prefixes("0.0.0.0/0", "10.0.0.0/8")), default),
+        ("prefix: ::/0", _with(kind, 8, prefixes("::/0")), default),
+        ("prefix: unsorted", _with(kind, 7, prefix("10.2.0.0/16") + prefix("10.1.0.0/16")), order),
+        ("prefix: twice", _with(kind, 7, prefix("10.1.0.0/16") * 2), order),
+        ("prefix: cut short", _with(kind, 7, prefix("10.1.0.0/16")[:-1]), "prefix cut short"),
+        ("prefix: IPv4-mapped", _with(kind, 8, mapped), "IPv4-mapped prefix"),
         ("25 shards", _shards(SHARDS), "more than 24 shards"),
         ("a shard twice", _shards([*SHARDS[:2], SHARDS[0]]), "a shard named twice"),
         ("a shard's hash of 15 bytes", _shards([b"x" * 15]), "shard's hash of wrong length"),
         ("a shard's hash of 17 bytes", _shards([b"x" * 17]), "shard's hash of wrong length"),
         ("a shard's hash as text", _shards(["x" * 16]), TYPE),
-        ("IPv4 beside shards", _with(kind, 8, SHARDS[:1]), "prefixes beside shards"),
+        ("IPv4 beside shards", _with(kind, 9, SHARDS[:1]), "prefixes beside shards"),
         ("IPv6 beside shards", _shards(SHARDS[:1], prefixes6=prefixes("fd00:1::/64")),
          "prefixes beside shards"),
         ("left, with prefixes", _with(kind, 3, 1), left),
         ("left, with shards", _shards(SHARDS[:1], state=1), left),
-        ("over 720 bytes", _with(kind, 6, prefixes(*_many(140))),
+        ("over 720 bytes", _with(kind, 7, prefixes(*_many(140))),
          "announcement longer than 720 bytes"),
     ]  # fmt: skip
 
 
 def _shards(named: list[Value], *, state: int = 0, prefixes6: bytes = b"") -> bytes:
-    head, endpoints = ANNOUNCEMENT[:3], ANNOUNCEMENT[5]
+    head, endpoints = ANNOUNCEMENT[:3], ANNOUNCEMENT[6]
     return envelope(
-        "announcement", "a", encode([*head, state, 100, endpoints, b"", prefixes6, named])
+        "announcement", "a", encode([*head, state, 100, 0, endpoints, b"", prefixes6, named])
     )
 
 

@@ -124,7 +124,7 @@ def announcement(
 ) -> bytes:
     listed = list(nets)
     fields: list[Value] = [
-        public(node), sequence, boot_public(f"{node} boot"), 0, 100, [*sorted(endpoints)],
+        public(node), sequence, boot_public(f"{node} boot"), 0, 100, 0, [*sorted(endpoints)],
         prefixes(*(net for net in listed if ":" not in net)),
         prefixes(*(net for net in listed if ":" in net)), [],
     ]  # fmt: skip
@@ -174,3 +174,21 @@ def slot_id(kind: str, subject: bytes) -> bytes:
 def key_id(mesh: bytes, node: bytes, boot_key: bytes) -> bytes:
     """Section 4.2."""
     return digest(b"meshd/1 boot\0", mesh, node, boot_key, size=8)
+
+
+def network_identifier(mesh: bytes) -> int:
+    """Section 9."""
+    return int.from_bytes(digest(b"meshd/1 vni\0", mesh, size=3), "big") or 1
+
+
+def hardware_address(node: bytes) -> bytes:
+    """Section 9."""
+    first, *rest = digest(b"meshd/1 mac\0", node, size=6)
+    return bytes([first & 0xFC | 0x02, *rest])
+
+
+def link_local(hardware: bytes) -> str:
+    """Section 9."""
+    first, *rest = hardware
+    interface = bytes([first ^ 0x02, *rest[:2], 0xFF, 0xFE, *rest[2:]])
+    return str(ipaddress.IPv6Address(bytes.fromhex("fe80000000000000") + interface))

@@ -97,7 +97,9 @@ def make_store() -> dict[str, Any]:
     twin = envelope(
         "announcement",
         "a",
-        encode([public("a"), 6, boot_public("c boot"), 0, 7, [], prefixes("10.2.0.0/24"), b"", []]),
+        encode(
+            [public("a"), 6, boot_public("c boot"), 0, 7, 0, [], prefixes("10.2.0.0/24"), b"", []]
+        ),
     )
     larger = max(new, twin, key=object_hash)
     gone = revocation("a")

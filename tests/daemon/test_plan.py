@@ -31,7 +31,9 @@ from meshd.kernel.plan import (
     diff,
     flow,
 )
+from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import Interface, KernelState, NextHops, Reading, Stray
+from meshd.kernel.tunnel import TunnelStep
 from protocol.address import Prefix
 
 
@@ -121,7 +123,7 @@ def test_a_stray_that_nothing_replaces_goes_with_the_routes_that_go() -> None:
 def test_a_missing_table_is_built_with_everything_in_it() -> None:
     plan = diff(JOINED, Reading(KernelState({TWO: B}, JOINED.guards)))
     assert list(plan) == [
-        BuildTable(JOINED.local, JOINED.mesh, ()),
+        BuildTable(SHAPES["exempt"], JOINED.local, JOINED.mesh),
         DropTranslated(JOINED.local, JOINED.mesh),
     ]
 
@@ -229,6 +231,9 @@ class Refusing:
         return {step: "no" for step in steps if self._refuses(step)}
 
     def write_table(self, steps: Iterable[TableStep]) -> dict[TableStep, str]:
+        return {step: "no" for step in steps if self._refuses(step)}
+
+    def write_tunnel(self, steps: Iterable[TunnelStep]) -> dict[TunnelStep, str]:
         return {step: "no" for step in steps if self._refuses(step)}
 
     def drop_flows(self, step: FlowStep) -> str | None:

@@ -10,11 +10,12 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from origins import GATEWAY, HOST, INSIDE, LOCAL, UPLINK, judge, net, origin, row
+from origins import GATEWAY, HOST, INSIDE, LOCAL, UPLINK, judge, net, origin, row, surroundings
 
 from meshd.kernel.state import ForeignRoute, Host, KernelState
+from meshd.policy.fib import SHORTEST
 from meshd.policy.filters import Filter, Filters
-from meshd.policy.ground import BOGONS, SHORTEST
+from meshd.policy.ground import BOGONS
 from meshd.policy.origin import Origin
 from meshd.policy.prefixes import outermost, overlaps
 from protocol.address import Prefix
@@ -317,9 +318,13 @@ def test_a_member_that_only_others_reach_is_used_for_want_of_another() -> None:
 @pytest.mark.parametrize(
     ("endpoints", "reason"),
     [
-        (("203.0.113.5",), "its next hop 203.0.113.5 is not on-link"),
+        (
+            ("203.0.113.5",),
+            "its next hop 203.0.113.5 is not on-link:"
+            " it resolves through the default gateway 192.0.2.254",
+        ),
         (("192.0.2.1",), "its next hop 192.0.2.1 is our own address"),
-        (("2001:db8::9",), "its node announces no IPv4 address to be the next hop"),
+        ((), "its node announces no IPv4 address to be the next hop"),
     ],
 )
 def test_a_next_hop_that_is_not_on_link_is_refused(endpoints: tuple[str, ...], reason: str) -> None:
@@ -329,15 +334,17 @@ def test_a_next_hop_that_is_not_on_link_is_refused(endpoints: tuple[str, ...], r
 
 
 def test_a_next_hop_behind_an_interface_that_is_down_is_refused() -> None:
-    down = Host((attrs.evolve(UPLINK, up=False), INSIDE))
+    down = surroundings(attrs.evolve(UPLINK, up=False), INSIDE)
     decision = judge(origin(0, "10.2.0.0/24"), host=down)
-    assert "not on-link" in row(decision, "10.2.0.0/24").reason
+    assert row(decision, "10.2.0.0/24").reason == "there is no route to its next hop 192.0.2.2"
     assert decision.desired.guards == {net("10.2.0.0/24")}
 
 
 def test_a_foreign_route_for_the_same_prefix_is_reported() -> None:
     foreign = ForeignRoute(net("10.2.0.0/24"), ipaddress.ip_address("192.0.2.99"), "net0", 3, 5)
-    decision = judge(origin(0, "10.2.0.0/24"), host=attrs.evolve(HOST, foreign=(GATEWAY, foreign)))
+    decision = judge(
+        origin(0, "10.2.0.0/24"), host=attrs.evolve(HOST, foreign=(*HOST.foreign, foreign))
+    )
     assert row(decision, "10.2.0.0/24").state == "shadowed"
     assert "metric 5" in row(decision, "10.2.0.0/24").reason
 

@@ -17,7 +17,7 @@ import trio
 from meshd.errors import Refused
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, Plan
-from meshd.kernel.state import Interface, KernelState, NextHops, Reading
+from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHops, Reading
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
 from meshd.reconciler import Reconciler
@@ -47,8 +47,8 @@ def wanted(*prefixes: str) -> KernelState:
 class Kernel(Memory):
     """Counts what is asked of it, and fails when told to."""
 
-    def __init__(self) -> None:
-        super().__init__([UPLINK])
+    def __init__(self, nat: str = "exempt") -> None:
+        super().__init__([UPLINK], nat=nat)
         self.plans: list[Plan] = []
         self.broken: OSError | None = None
 
@@ -246,19 +246,39 @@ async def test_looking_at_the_plan_changes_nothing() -> None:
         assert made.kernel.read().state.routes == {}
 
 
-@pytest.mark.parametrize("manages", [True, False])
-async def test_without_nat_the_sets_stay_empty(manages: bool) -> None:
-    output = io.StringIO()
-    kernel = Kernel()
-    reconciler = Reconciler(
-        kernel,
-        lambda reading: Decision(wanted("10.2.0.0/24"), ()),
-        log=EventLog(output, "json"),
-        settled=lambda: None,
-        manages_nat=manages,
-    )
-    async with trio.open_nursery() as nursery:
-        await nursery.start(reconciler.run)
-        nursery.cancel_scope.cancel()
-    assert bool(kernel.read().state.mesh) is manages
-    assert kernel.read().state.routes
+@pytest.mark.parametrize("nat", ["exempt", "set", "off"])
+async def test_without_nat_the_sets_stay_empty(nat: str) -> None:
+    kernel = Kernel(nat=nat)
+    async with bench(kernel=kernel) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+        assert bool(kernel.read().state.mesh) is (nat != "off")
+        assert kernel.read().state.routes
+
+
+async def test_where_meshd_is_the_nat_the_uplinks_follow_the_default_routes() -> None:
+    kernel = Kernel(nat="masquerade")
+    net1 = Interface("net1", 3, True, (ipaddress.ip_interface("203.0.113.1/24"),))
+    defaults = {
+        name: ForeignRoute(net("0.0.0.0/0"), ipaddress.ip_address(gateway), name, 3, 0)
+        for name, gateway in (("net0", "192.0.2.9"), ("net1", "203.0.113.9"))
+    }
+    async with bench(kernel=kernel) as made:
+
+        async def uplinks() -> frozenset[str]:
+            await quiet(made)
+            return kernel.read().state.uplinks
+
+        kernel.set_interface(net1)
+        kernel.add_foreign(defaults["net0"])
+        assert await uplinks() == {"net0"}
+        # While it flaps it stays: what begins in between would be untranslated for ever.
+        kernel.set_interface(attrs.evolve(UPLINK, up=False))
+        kernel.remove_foreign(defaults["net0"])
+        assert await uplinks() == {"net0"}
+        kernel.add_foreign(defaults["net1"])
+        assert await uplinks() == {"net0", "net1"}
+        kernel.set_interface(UPLINK)
+        assert await uplinks() == {"net1"}
+        kernel.flush_ruleset()
+        assert await uplinks() == {"net1"}

@@ -16,6 +16,7 @@ from netlab import (
     EchoServer,
     Flow,
     Lab,
+    PacedFlow,
     ping,
     source_seen,
     udp_source_seen,
@@ -50,6 +51,24 @@ def test_kinds_are_given_to_the_zones_in_turn(new_lab: NewLab) -> None:
     assert [zone.nat for zone in lab.zones] == ["docker", "none", "docker"]
     assert lab.router(1).nft("list", "tables") != []
     assert lab.router(2).nft("list", "tables") == []
+
+
+@pytest.mark.parametrize("second_uplink", [False, True])
+def test_the_halves_of_a_routed_lab_meet_in_a_plain_router_only(
+    new_lab: NewLab, second_uplink: bool
+) -> None:
+    lab = new_lab(3, routed=True, second_uplink=second_uplink)
+    first, second, third = lab.zones
+    assert first.segment is second.segment is not third.segment
+    with lab.capture(lab.internet, "icmp[0] == 8 or icmp6[0] == 128") as passed:
+        assert ping(first.router, second.uplink4.ip)
+        assert passed.packets == []
+        assert ping(first.router, third.uplink4.ip)
+        assert ping(third.router, first.uplink6.ip)
+    assert passed.packets == [
+        f"ICMP {first.uplink4.ip} > {third.uplink4.ip}",
+        f"ICMPv6 {third.uplink6.ip} > {first.uplink6.ip}",
+    ]
 
 
 def test_a_private_subnet_is_known_to_nobody_else(new_lab: NewLab) -> None:
@@ -118,6 +137,27 @@ def test_a_flow_carries_data_and_tells_its_source(new_lab: NewLab) -> None:
         flow.exchange(b"x" * 65_536)
     with pytest.raises(OSError, match="refused"):
         source_seen(zone.private, zone.router6)
+
+
+def test_a_paced_flow_counts_what_was_sent_came_was_lost_and_was_translated(
+    new_lab: NewLab,
+) -> None:
+    lab = new_lab(1, nat=["docker"])
+    zone, inside = lab.zone(1), lab.router(1)
+    with PacedFlow(lab.private(1), inside, zone.router4) as steady:
+        until(lambda: steady.received > 200, 5, "it runs")
+    assert (steady.lost, steady.translated) == (0, 0)
+    assert steady.sent == steady.received
+    with PacedFlow(lab.private(1), lab.internet, OUTSIDE6, rate=200) as broken:
+        until(lambda: broken.received > 20, 5, "it runs")
+        lab.set_loss(99)  # a cut link would be waited for: packets for a neighbour are queued
+        cut, before = broken.sent, broken.received
+        until(lambda: broken.sent > cut + 50, 5, "it is sent in vain")
+        lab.set_loss(0)
+        until(lambda: broken.received > before + 20, 5, "it runs again")
+    assert broken.translated == broken.received
+    assert broken.lost > 20
+    assert broken.outage_s > 0.02
 
 
 def test_a_capture_holds_all_that_came_and_matched(new_lab: NewLab) -> None:

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from ownnamespace import own_namespace, run
@@ -48,6 +49,28 @@ table inet meshd {
 }
 """
 """The table for JOINED, as the design has it and as a person would write it."""
+
+_WHERE, _RULES = TABLE.index("  chain"), TABLE.rindex("}")
+BY_HAND = {
+    "exempt": TABLE,
+    "masquerade": f"""{TABLE[:_WHERE]}
+  set uplinks {{ type ifname; elements = {{ "net1" }} }}
+{TABLE[_WHERE:_RULES]}
+  chain translate {{ type nat hook postrouting priority srcnat;
+    ip saddr @local4 oifname @uplinks counter masquerade
+    ip6 saddr fc00::/7 ip6 saddr @local6 oifname @uplinks counter masquerade
+  }}
+}}
+""",
+    "set": TABLE[:_WHERE] + "}",
+}
+"""The same for each mode of ``nat``."""
+
+MINE = """
+add chain inet meshd mine { type nat hook postrouting priority srcnat - 1; }
+add rule inet meshd mine ip saddr @local4 ip daddr @mesh4 counter snat ip to ip saddr
+"""
+"""A chain of the operator's, as config/meshd.toml teaches it for nat = "set"."""
 
 FOREIGN = """
 table ip docker {
@@ -142,10 +165,23 @@ def _plain(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def written_by_hand() -> list[Any]:
-    with own_namespace():
-        run("nft -f -", TABLE)
-        return ruleset("inet meshd")
+def by_hand() -> dict[str, list[Any]]:
+    """What nft makes of BY_HAND."""
+    found = {}
+    for mode, text in BY_HAND.items():
+        with own_namespace():
+            run("nft -f -", text)
+            found[mode] = ruleset("inet meshd")
+    return found
+
+
+@pytest.fixture
+def written_by_hand(by_hand: dict[str, list[Any]]) -> list[Any]:
+    return by_hand["exempt"]
+
+
+def wanted(mode: str) -> KernelState:
+    return attrs.evolve(JOINED, uplinks=frozenset({"net1"} if mode == "masquerade" else ()))
 
 
 def test_routes_and_guards_are_written_exactly(linux: Linux) -> None:
@@ -166,6 +202,38 @@ def test_the_table_is_what_nft_itself_would_write(linux: Linux, written_by_hand:
     run("nft flush ruleset")
     run("nft -f -", text)
     assert not diff(JOINED, linux.read())
+
+
+@pytest.mark.parametrize("mode", list(BY_HAND))
+def test_every_mode_writes_the_table_that_nft_itself_would_write(
+    linux: Linux, by_hand: dict[str, list[Any]], mode: str
+) -> None:
+    with closing(Linux(nat=mode)) as other:
+        reach(other, wanted(mode))
+        assert ruleset("inet meshd") == by_hand[mode]
+        assert not diff(wanted(mode), other.read())
+        # What the plan prints is what nft takes, and makes the same of.
+        run("nft delete table inet meshd")
+        (build,) = (step for step in diff(wanted(mode), other.read()) if "set" in str(step))
+        run("nft -f -", str(build).removeprefix("nft "))
+        assert ruleset("inet meshd") == by_hand[mode]
+
+
+@pytest.mark.parametrize("new", [*BY_HAND, "off"])
+@pytest.mark.parametrize("old", list(BY_HAND))
+def test_another_mode_takes_over_in_one_transaction(
+    linux: Linux, by_hand: dict[str, list[Any]], old: str, new: str
+) -> None:
+    with closing(Linux(nat=old)) as before, closing(Linux(nat=new)) as after:
+        reach(before, wanted(old))
+        desired = wanted(new)
+        if new == "off":
+            desired = attrs.evolve(desired, local=nets(), mesh=nets())
+        ear = Ear(Ear.TABLES)
+        reach(after, desired)
+        assert ear.heard().count(Ear.NEW_GENERATION) == (old != new)
+        assert ruleset() == by_hand.get(new, [])
+        assert not diff(desired, after.read())
 
 
 class Ear:
@@ -326,6 +394,122 @@ def test_a_damaged_table_can_be_purged(linux: Linux, damage: str) -> None:
     linux.purge()
     assert ruleset() == []
     assert routes() == []
+
+
+MODE_DAMAGE = {
+    "masquerade": {
+        "rules flushed": "flush chain inet meshd translate",
+        "chain deleted": "flush chain inet meshd translate\ndelete chain inet meshd translate",
+        "random ports": """
+            flush chain inet meshd translate
+            add rule inet meshd translate ip saddr @local4 oifname @uplinks counter masquerade
+            add rule inet meshd translate ip6 saddr fc00::/7 \\
+                ip6 saddr @local6 oifname @uplinks counter masquerade random
+        """,
+        "global addresses too": """
+            flush chain inet meshd translate
+            add rule inet meshd translate ip saddr @local4 oifname @uplinks counter masquerade
+            add rule inet meshd translate ip6 saddr @local6 oifname @uplinks counter masquerade
+        """,
+        "another chain": "add chain inet meshd mine",
+        "another set": "add set inet meshd mine { type inet_service; }",
+    },
+    "set": {
+        "a set deleted": "delete set inet meshd mesh6",
+        "range in a set": "add element inet meshd mesh4 { 10.7.0.1-10.7.0.5 }",
+        "a set of ports": """
+            delete set inet meshd mesh4
+            add set inet meshd mesh4 { type inet_service; }
+        """,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "damage"), [(mode, each) for mode, found in MODE_DAMAGE.items() for each in found]
+)
+def test_damage_is_seen_and_mended_and_can_be_purged_in_every_mode(
+    linux: Linux, by_hand: dict[str, list[Any]], mode: str, damage: str
+) -> None:
+    with closing(Linux(nat=mode)) as other:
+        reach(other, wanted(mode))
+        run("nft -f -", MODE_DAMAGE[mode][damage])
+        assert len(other.read().problems) > 0
+        reach(other, wanted(mode))
+        assert ruleset("inet meshd") == by_hand[mode]
+        assert not diff(wanted(mode), other.read())
+        run("nft -f -", MODE_DAMAGE[mode][damage])
+        other.purge()
+        assert (ruleset(), routes()) == ([], [])
+
+
+def test_an_uplink_taken_out_by_hand_comes_back_alone(linux: Linux) -> None:
+    with closing(Linux(nat="masquerade")) as other:
+        reach(other, wanted("masquerade"))
+        run('nft delete element inet meshd uplinks { "net1" }')
+        assert str(diff(wanted("masquerade"), other.read())).splitlines() == [
+            'nft add element inet meshd uplinks { "net1" }'
+        ]
+        reach(other, wanted("masquerade"))
+        assert other.read().state.uplinks == {"net1"}
+
+
+def mine() -> list[Any]:
+    return [entry for entry in ruleset() if "mine" in json.dumps(entry)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "delete element inet meshd mesh4 { 10.2.1.0/24 }",
+        "flush set inet meshd mesh4",
+        "add element inet meshd mesh4 { 10.7.0.1-10.7.0.5 }",
+        "delete set inet meshd mesh6",
+        "add chain inet meshd exempt { type nat hook postrouting priority srcnat - 1; }",
+    ],
+)
+def test_a_chain_of_the_operators_survives_the_mending_of_the_sets(
+    linux: Linux, damage: str
+) -> None:
+    with closing(Linux(nat="set")) as other:
+        reach(other, JOINED)
+        run("nft -f -", MINE)
+        assert not diff(JOINED, other.read())
+        chain, table = mine(), ruleset("inet meshd")
+        run("nft -f -", damage)
+        ear = Ear(Ear.TABLES)
+        reach(other, JOINED)
+        assert ear.heard().count(Ear.NEW_GENERATION) == 1
+        assert mine() == chain
+        assert sorted(map(str, ruleset("inet meshd"))) == sorted(map(str, table))
+
+
+def test_a_set_that_cannot_be_used_costs_the_operators_chain_and_the_plan_says_so(
+    linux: Linux,
+) -> None:
+    with closing(Linux(nat="set")) as other:
+        reach(other, JOINED)
+        run("nft -f -", "delete set inet meshd mesh6\nadd set inet meshd mesh6 { type mark; }")
+        run("nft -f -", MINE)
+        plan = str(diff(JOINED, other.read()))
+        said = "nft delete table inet meshd  # set mesh6 is not an interval set of ipv6_addr"
+        assert said in plan
+        reach(other, JOINED)
+        assert mine() == []
+
+
+def test_purge_leaves_the_operators_chain_with_empty_sets(linux: Linux) -> None:
+    with closing(Linux(nat="set")) as other:
+        reach(other, JOINED)
+        run("nft -f -", MINE)
+        chain = mine()
+        other.purge()
+        assert mine() == chain
+        assert [elements(name) for name in ("local4", "mesh4", "local6", "mesh6")] == [[]] * 4
+        assert other.purge() == []
+        run("nft delete chain inet meshd mine")
+        assert other.purge() == ["nft delete table inet meshd"]
+        assert ruleset() == []
 
 
 def test_an_element_taken_out_by_hand_comes_back_alone(linux: Linux) -> None:

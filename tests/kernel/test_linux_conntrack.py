@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 from itertools import count
 from typing import NamedTuple
@@ -32,6 +33,14 @@ pytestmark = [
 NUMBERS = count()
 TRANSLATED, DIRECT = 7, 9
 """The ports that the foreign rule does and does not masquerade."""
+
+FOREIGN = f"""
+table inet foreign {{
+  chain post {{ type nat hook postrouting priority srcnat; policy accept;
+    oifname "net0" udp dport {TRANSLATED} masquerade
+  }}
+}}
+"""
 
 SEND = """
 import socket, sys
@@ -110,6 +119,20 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
+    with _site("exempt") as made:
+        run("nft -f -", FOREIGN)
+        yield made
+
+
+@pytest.fixture
+def translating_site() -> Iterator[Site]:
+    """Nobody else translates: meshd is the NAT, or writes the sets for one."""
+    with _site("masquerade") as made:
+        yield made
+
+
+@contextmanager
+def _site(nat: str) -> Iterator[Site]:
     number = next(NUMBERS)
     client, far = (f"meshd-{os.getpid()}-{number}-{name}" for name in ("client", "far"))
     try:
@@ -133,17 +156,7 @@ def site() -> Iterator[Site]:
             for far_net in ("fd02::/64", "fd03::/64"):
                 run(f"ip route add {far_net} via 2001:db8::2")
             run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-            run(
-                "nft -f -",
-                f"""
-                table inet foreign {{
-                  chain post {{ type nat hook postrouting priority srcnat; policy accept;
-                    oifname "net0" udp dport {TRANSLATED} masquerade
-                  }}
-                }}
-                """,
-            )
-            linux = Linux()
+            linux = Linux(nat=nat)
             try:
                 yield Site(linux, client, far)
             finally:
@@ -256,3 +269,77 @@ def test_zones_of_connection_tracking_are_told_apart(site: Site) -> None:
     assert "zone=5" in run("conntrack -L -p udp")
     site.reach(joined(FOUR))
     assert site.entries(FOUR) == set()
+
+
+@pytest.mark.parametrize("family", [FOUR, SIX], ids=["IPv4", "IPv6"])
+def test_where_meshd_is_the_nat_a_flow_into_the_mesh_is_freed_and_one_to_the_outside_goes_on(
+    translating_site: Site, family: Family
+) -> None:
+    f, site = family, translating_site
+    uplinks = frozenset({"net0"})
+    site.reach(attrs.evolve(lone(f), uplinks=uplinks))
+    site.send(f.announced, 1001, f.far, DIRECT)
+    site.send(f.announced, 1002, f.elsewhere, DIRECT)
+    site.send(f.unannounced, 1003, f.elsewhere, DIRECT)
+    outside = {
+        Entry(f.announced, f.elsewhere, 1002, f.uplink),
+        Entry(f.unannounced, f.elsewhere, 1003, f.unannounced),
+    }
+    assert site.entries(f) == {Entry(f.announced, f.far, 1001, f.uplink)} | outside
+    site.reach(attrs.evolve(joined(f), uplinks=uplinks))
+    assert site.entries(f) == outside
+    site.send(f.announced, 1001, f.far, DIRECT)
+    site.send(f.announced, 1004, f.elsewhere, DIRECT)
+    inside = Entry(f.announced, f.far, 1001, f.announced)
+    outside |= {Entry(f.announced, f.elsewhere, 1004, f.uplink)}
+    assert site.entries(f) == {inside} | outside
+    site.reach(attrs.evolve(lone(f), uplinks=uplinks))
+    assert site.entries(f) == outside
+    site.send(f.announced, 1001, f.far, DIRECT)
+    assert site.entries(f) == {Entry(f.announced, f.far, 1001, f.uplink)} | outside
+
+
+def test_what_leaves_by_no_uplink_and_global_addresses_are_not_translated(
+    translating_site: Site,
+) -> None:
+    site = translating_site
+    wide = KernelState(
+        local=frozenset({ip_network("10.1.0.0/24"), ip_network("2001:db8:1::/64")}),
+        uplinks=frozenset({"net0"}),
+    )
+    _addresses("", "lan0", "2001:db8:1::1/64")
+    _addresses(site.client, "lan", "2001:db8:1::5/64")
+    site.reach(wide)
+    site.send("2001:db8:1::5", 1001, SIX.far, DIRECT)
+    assert {entry.reply_destination for entry in site.entries(SIX)} == {"2001:db8:1::5"}
+    site.send(FOUR.announced, 1002, "10.9.0.1", DIRECT)
+    site.reach(attrs.evolve(wide, uplinks=frozenset({"net7"})))
+    site.send(FOUR.announced, 1003, FOUR.elsewhere, DIRECT)
+    assert {entry.reply_destination for entry in site.entries(FOUR)} == {FOUR.announced}
+
+
+def test_with_rules_of_ones_own_over_the_sets_flows_are_freed_too_and_off_touches_none() -> None:
+    with _site("set") as site:
+        run("nft -f -", FOREIGN)
+        site.reach(lone(FOUR))
+        run(
+            "nft -f -",
+            """
+            add chain inet meshd mine { type nat hook postrouting priority srcnat - 1; }
+            add rule inet meshd mine ip saddr @local4 ip daddr @mesh4 snat ip to ip saddr
+            """,
+        )
+        site.send(FOUR.announced, 1001, FOUR.far, TRANSLATED)
+        site.send(FOUR.announced, 1002, FOUR.elsewhere, TRANSLATED)
+        outside = {Entry(FOUR.announced, FOUR.elsewhere, 1002, FOUR.uplink)}
+        site.reach(joined(FOUR))
+        assert site.entries(FOUR) == outside
+        site.send(FOUR.announced, 1001, FOUR.far, TRANSLATED)
+        inside = {Entry(FOUR.announced, FOUR.far, 1001, FOUR.announced)}
+        assert site.entries(FOUR) == inside | outside
+    with _site("off") as site:
+        run("nft -f -", FOREIGN)
+        site.send(FOUR.announced, 1001, FOUR.far, TRANSLATED)
+        site.reach(KernelState(guards=joined(FOUR).guards))
+        assert len(site.entries(FOUR)) == 1
+        assert "meshd" not in run("nft list ruleset")

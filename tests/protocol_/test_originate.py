@@ -90,3 +90,13 @@ def test_a_default_route_is_refused_in_shards_too() -> None:
     with pytest.raises(ValueError, match="default route announced"):
         node.announce(0.0, prefixes=[ipaddress.ip_network("0.0.0.0/0"), *nets(500)])
     assert node.announcement is None
+
+
+def test_the_tunnels_port_is_announced_and_stays_when_something_else_changes() -> None:
+    node = fresh()
+    node.announce(0.0, prefixes=nets(1), endpoints=WHERE, tunnel=6180)
+    node.announce(1.0, prefixes=nets(2))
+    assert node.announcement is not None
+    assert node.announcement.tunnel == 6180
+    node.announce(2.0, tunnel=0)
+    assert node.announcement.tunnel == 0

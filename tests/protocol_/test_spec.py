@@ -62,5 +62,5 @@ def test_every_vector_file_is_named_and_exists() -> None:
 
 
 def test_every_domain_string_stands_in_the_text() -> None:
-    for domain in ("mesh", "boot", "members", "seal", "shard", "slot"):
+    for domain in ("mesh", "boot", "members", "seal", "shard", "slot", "vni", "mac"):
         assert f'"meshd/1 {domain}\\0"' in TEXT

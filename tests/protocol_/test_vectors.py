@@ -28,6 +28,7 @@ from protocol.objects import Accusation, Announcement, Grant, Record, Revocation
 from protocol.session import Ends, Session, key_id
 from protocol.shards import Shard, join
 from protocol.store import Outcome, Store, slot_id, slot_of
+from protocol.tunnel import hardware_address, link_local, network_identifier
 
 KINDS = {kind.DOMAIN: kind.KIND for kind in (Grant, Revocation, Announcement)}
 
@@ -103,6 +104,18 @@ def test_a_slot_has_this_id(case: dict[str, str]) -> None:
 def test_a_successors_slot_has_this_id(case: dict[str, Any]) -> None:
     generation = bytes([case["generation"]])
     assert slot_id(Successor.KIND, generation) == octets(case["slot"])
+
+
+@pytest.mark.parametrize("case", cases("keys.json", "network_identifiers"))
+def test_a_mesh_has_this_network_identifier(case: dict[str, Any]) -> None:
+    assert network_identifier(octets(case["mesh_id"])) == case["vni"]
+
+
+@pytest.mark.parametrize("case", cases("keys.json", "hardware_addresses"))
+def test_a_node_has_this_hardware_address(case: dict[str, str]) -> None:
+    found = hardware_address(octets(case["node"]))
+    assert found.hex(":") == case["hardware"]
+    assert str(link_local(found)) == case["link_local"]
 
 
 # Bodies, prefixes, endpoints.
@@ -195,7 +208,8 @@ def fields_of(found: Record | Accusation) -> list[Any]:
             where = [pack_endpoint(each).hex() for each in found.endpoints]
             packed = [pack_prefixes(found.prefixes, family).hex() for family in (4, 6)]
             shards = [each.hex() for each in found.shards]
-            return [*first, str(found.state), str(found.preference), where, *packed, shards]
+            state = [str(each) for each in (found.state, found.preference, found.tunnel)]
+            return [*first, *state, where, *packed, shards]
         case Accusation():
             keys = [found.accuser.hex(), found.target.hex()]
             return [*keys, str(found.sequence), str(int(found.refused))]

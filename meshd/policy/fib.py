@@ -1,0 +1,83 @@
+"""Where an address leads by the routes of others, looked up as the kernel does. Pure.
+
+The longest prefix of the main table that holds the address, of those the lowest metric.  Our own
+routes are not among them: a next hop that is reached through the mesh would be reached through
+itself.  What is behind an interface that is down does not count, as the kernel does not use it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from meshd.kernel.state import ForeignRoute, Host, NextHop
+from protocol.address import Address, Prefix
+
+SHORTEST: Final = {4: 8, 6: 16}
+"""Anything shorter is a piece of a default route, not a subnet."""
+
+
+class Fib:
+    """The routes of one host, for as long as one decision takes."""
+
+    def __init__(self, host: Host) -> None:
+        self._own = {own.ip for interface in host.interfaces for own in interface.addresses}
+        self._best: dict[tuple[int, int], dict[int, ForeignRoute]] = {}
+        """Version and host bits, to the leading bits, to the route with the lowest metric."""
+        self._resolved: dict[Address, NextHop | str] = {}
+        up = {interface.name for interface in host.interfaces if interface.up}
+        for route in host.foreign:
+            if route.kind == "unicast" and route.device not in up:
+                continue
+            prefix = route.prefix
+            shift = prefix.max_prefixlen - prefix.prefixlen
+            among = self._best.setdefault((prefix.version, shift), {})
+            best = among.setdefault(int(prefix.network_address) >> shift, route)
+            if route.metric < best.metric:
+                among[int(prefix.network_address) >> shift] = route
+        self._lengths = sorted(self._best)
+
+    def exact(self, prefix: Prefix) -> ForeignRoute | None:
+        """The route for this very prefix."""
+        shift = prefix.max_prefixlen - prefix.prefixlen
+        among = self._best.get((prefix.version, shift), {})
+        return among.get(int(prefix.network_address) >> shift)
+
+    def lookup(self, address: Address) -> ForeignRoute | None:
+        """The route that a packet to ``address`` takes."""
+        value = int(address)
+        for version, shift in self._lengths:
+            if version == address.version:
+                found = self._best[version, shift].get(value >> shift)
+                if found is not None:
+                    return found
+        return None
+
+    def resolve(self, address: Address) -> NextHop | str:
+        """``address`` as a next hop on one of our links, or why it is none.
+
+        The kernel takes a gateway only where the route to it has none itself
+        (``fib_check_nh_v4_gw``, ``ip6_route_check_nh``).  A default route has none either on a
+        point-to-point link; what is sent there all the same ends at a provider.
+        """
+        if address not in self._resolved:
+            self._resolved[address] = self._judge(address)
+        return self._resolved[address]
+
+    def _judge(self, address: Address) -> NextHop | str:
+        if address in self._own:
+            return f"its next hop {address} is our own address"
+        found = self.lookup(address)
+        if found is None:
+            return f"there is no route to its next hop {address}"
+        if found.kind != "unicast":
+            return f"the route to its next hop {address} is {found.kind} {found.prefix}"
+        gateway, device, prefix = found.next_hop, found.device, found.prefix
+        through = f"its next hop {address} is not on-link: it resolves through"
+        if gateway is not None and prefix.prefixlen == 0:
+            return f"{through} the default gateway {gateway}"
+        if gateway is not None:
+            return f"{through} {gateway}, the gateway of {prefix}"
+        if prefix.prefixlen < SHORTEST[prefix.version]:
+            return f"{through} {prefix} at {device}, a default route"
+        assert device is not None
+        return NextHop(address, device)

@@ -1,0 +1,199 @@
+"""Which members are reached through the tunnel, and what it must consist of for that. Pure.
+
+A member that is not on-link, or any where the operator says so, is reached by a route into our
+VXLAN device.  Its next hop there is an address whose hardware address we know without asking:
+IPv4 prefixes take the member's own underlay address, so that a host without IPv6 can do it;
+IPv6 prefixes the link-local address that follows from its key, since the kernel refuses a global
+one that a route leads to by another device (``ip6_route_check_nh_onlink``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+import attrs
+
+from meshd.kernel.state import Host, NextHop, NextHops
+from meshd.kernel.tunnel import DEVICE, OVERHEAD, Device, Forward, Tunnel
+from meshd.policy.fib import Fib
+from meshd.policy.origin import SENIORITY, Origin, seniority
+from protocol.address import Address, Endpoint, Prefix
+from protocol.tunnel import hardware_address, link_local
+
+ETHERNET: Final = 1500
+"""The underlay's MTU while no member is known to whom a route leads."""
+
+
+@attrs.frozen
+class Terms:
+    """What the operator decided, and what follows from our mesh, our key and where we are."""
+
+    port: int
+    """UDP, where we listen."""
+    always: bool
+    """Also to members that are on-link."""
+    identifier: int
+    """VNI"""
+    hardware: bytes
+    endpoints: tuple[Endpoint, ...] = ()
+    """Those that we announce."""
+
+    @property
+    def local(self) -> Address | None:
+        """Our end: a VXLAN device sends and takes one family only (``vxlan_open``)."""
+        return _underlay(self.endpoints)
+
+
+def _underlay(endpoints: Iterable[Endpoint]) -> Address | None:
+    """Where a node's tunnel ends that has these: at its IPv4 address if it announces one."""
+    found = {where.family: where.address for where in endpoints}
+    return found.get(4) or found.get(6)
+
+
+@lru_cache(maxsize=8192)  # as many as a mesh has members
+def _derived(node: bytes) -> tuple[bytes, Address]:
+    hardware = hardware_address(node)
+    return hardware, link_local(hardware)
+
+
+@attrs.frozen
+class _Peer:
+    """A member as the tunnel reaches it."""
+
+    hardware: bytes
+    link_local: Address
+    address: Address
+    port: int
+
+    def next_hop(self, prefix: Prefix) -> NextHop:
+        if prefix.version == 4 and self.address.version == 4:
+            return NextHop(self.address, DEVICE, onlink=True)
+        return NextHop(self.link_local, DEVICE)
+
+
+class Tunnelling:
+    """The tunnel as policy sees it, for as long as one decision takes."""
+
+    def __init__(
+        self, terms: Terms | None, host: Host, fib: Fib, members: Sequence[Origin]
+    ) -> None:
+        """``terms``: None where there is to be no tunnel; ``members``: those that may be routed
+        to at all, alive or not."""
+        self._terms, self._fib = terms, fib
+        self._mtu = {interface.name: interface.mtu for interface in host.interfaces}
+        self._own = {own.ip for interface in host.interfaces for own in interface.addresses}
+        self._peers: Mapping[bytes, _Peer | str] = {}
+        self._behind: dict[Address, _Peer] = {}
+        """Next hops to whose they are, of members that a route may lead through."""
+        self.admitted: frozenset[Prefix] = frozenset()
+        """Addresses from which the tunnel's port is to take anything."""
+        if terms is not None and self._why_none(terms) is None:
+            self._peers = self._meet(terms, members)
+            self.admitted = self._admit(terms, members)
+
+    def next_hop(self, origin: Origin, prefix: Prefix, near: NextHop | str) -> NextHop | str:
+        """How ``prefix`` of ``origin`` is reached, or why it is not; ``near`` is the answer that
+        our links give."""
+        terms = self._terms
+        on_link = isinstance(near, NextHop)
+        if terms is None:
+            if not on_link and origin.announcement.tunnel:
+                return f'{near}; its node has a tunnel: set tunnel = "vxlan" here too'
+            return near
+        if on_link and not terms.always:
+            return near
+        if any(where.address in self._own for where in origin.announcement.endpoints):
+            return near
+        found = self._why_none(terms) or self._peers.get(origin.key) or "it may not be routed to"
+        if isinstance(found, _Peer):
+            return found.next_hop(prefix)
+        return found if on_link else f"{near}; {found}"
+
+    def wanted(self, routes: Iterable[NextHops]) -> Tunnel | None:
+        """The tunnel that carries ``routes``, with those entries that they need and no others."""
+        terms = self._terms
+        if terms is None or terms.local is None or self._why_none(terms) is not None:
+            return None
+        used = {
+            hop.address: self._behind[hop.address]
+            for hops in routes
+            for hop in hops.hops
+            if hop.device == DEVICE
+        }
+        device = Device(
+            terms.identifier,
+            terms.port,
+            terms.local,
+            terms.hardware,
+            self._path_mtu() - OVERHEAD[terms.local.version],
+        )
+        return Tunnel(
+            device,
+            {address: each.hardware for address, each in used.items()},
+            frozenset(Forward(each.hardware, each.address, each.port) for each in used.values()),
+        )
+
+    def _why_none(self, terms: Terms) -> str | None:
+        """Why there can be no tunnel here, whoever is to be reached."""
+        if terms.local is None:
+            return "this host announces no address to have a tunnel at: advertise one"
+        if terms.local not in self._own:
+            return f"{terms.local}, which this host announces, is not on it: a tunnel must end here"
+        return None
+
+    def _meet(self, terms: Terms, members: Sequence[Origin]) -> dict[bytes, _Peer | str]:
+        """Every member to its place behind the tunnel, or to why it has none."""
+        claimed: dict[bytes | Address, str] = {terms.hardware: "this host"}
+        met: dict[bytes, _Peer | str] = {}
+        # What is gone claims nothing: a host that was made anew sits where its former self did.
+        for origin in sorted(members, key=lambda o: (not o.usable, seniority(o.grant), o.key)):
+            found = self._peer(terms, origin)
+            if isinstance(found, _Peer) and origin.usable:
+                what = {"hardware address": found.hardware, "address": found.address}
+                for word, value in what.items():
+                    if value in claimed:
+                        holder = f"{claimed[value]} has the same {word}, and the lower {SENIORITY}"
+                        found = f"it gets no tunnel: {holder}"
+                        break
+                else:
+                    claimed |= dict.fromkeys(what.values(), origin.name)
+                    self._behind |= {found.address: found, found.link_local: found}
+            met[origin.key] = found
+        return met
+
+    def _peer(self, terms: Terms, origin: Origin) -> _Peer | str:
+        announced = origin.announcement
+        address = _underlay(announced.endpoints)
+        if not announced.tunnel:
+            return 'its node has no tunnel: set tunnel = "vxlan" there'
+        if address is None:
+            return "its node announces no address"
+        assert terms.local is not None
+        if address.version != terms.local.version:
+            ends = f"its end of a tunnel is IPv{address.version}, ours IPv{terms.local.version}"
+            return f"{ends}: both must announce an IPv4 address, or neither"
+        route = self._fib.lookup(address)
+        if route is None or route.kind != "unicast":
+            return f"there is no route to its address {address}"
+        if route.device == DEVICE:
+            return f"the route to its address {address} leads into the tunnel itself"
+        return _Peer(*_derived(origin.key), address, announced.tunnel)
+
+    def _admit(self, terms: Terms, members: Sequence[Origin]) -> frozenset[Prefix]:
+        """Also of members that are silent now: they may be back before we hear of it."""
+        assert terms.local is not None
+        found = (_underlay(o.announcement.endpoints) for o in members if o.announcement.tunnel)
+        return frozenset(
+            ipaddress.ip_network(address)
+            for address in found
+            if address is not None and address.version == terms.local.version
+        )
+
+    def _path_mtu(self) -> int:
+        """The smallest of the devices by which members are reached."""
+        routes = (self._fib.lookup(each.address) for each in self._behind.values())
+        devices = {route.device for route in routes if route is not None}
+        return min((self._mtu[d] for d in devices if d in self._mtu), default=ETHERNET)
