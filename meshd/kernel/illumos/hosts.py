@@ -100,11 +100,14 @@ def _own(line: str) -> IPv4Interface | IPv6Interface | None:
 
 
 def on_link(interfaces: Iterable[Interface], address: Address) -> str | None:
-    """The interface whose subnet has ``address``, of those that are up."""
-    for interface in interfaces:
-        if interface.up and any(address in own.network for own in interface.addresses):
-            return interface.name
-    return None
+    """The interface that is up and whose subnet has ``address``; of several the smallest one."""
+    found = [
+        (own.network.prefixlen, -number, interface.name)
+        for number, interface in enumerate(interfaces)
+        for own in interface.addresses
+        if interface.up and address in own.network
+    ]
+    return max(found)[2] if found else None
 
 
 class Events:

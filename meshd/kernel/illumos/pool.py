@@ -154,7 +154,12 @@ def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters
 
     ``maps``: what ``nat.listed`` found; ``filters``: what ``ipfstat -o`` printed.
     """
-    mine = [each for each in maps if isinstance(each, Map) and each.translates(source)]
+    # Lines of the other form, which are ours, are on their way out.
+    mine = [
+        each
+        for each in maps
+        if isinstance(each, Map) and not each.generation and each.translates(source)
+    ]
     plain = [each for each in mine if not each.tag]
     if plain:
         return [f'the map line "{plain[0]}" has no tag, so it translates the mesh too: add a tag']
