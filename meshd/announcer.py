@@ -1,21 +1,26 @@
-"""What this node announces: the config's list, what was changed at run time, where it sits.
+"""What this node announces: what the operator wants, what is there of it, where it sits.
 
-Each change is all or nothing: checked against the grant and the mesh, written to the state
-directory, announced; when the announcement cannot be made, the file is as it was.
+Each change that an operator makes is all or nothing: checked against the grant and the mesh,
+written to the state directory, announced; when the announcement cannot be made, the file is as it
+was.  What changes by itself (interfaces, addresses, health) is followed, and never fatal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from meshd.advertise import advertised
 from meshd.config import Config
 from meshd.errors import Refused, UsageError
 from meshd.kernel.state import Host
+from meshd.local.health import Health
+from meshd.local.selection import Selection, candidates, select
 from meshd.log import EventLog
 from meshd.policy.prefixes import overlaps
 from meshd.startup import check_announced
 from meshd.state import RuntimeChanges, StateDirectory
+from meshd.values import Announced, Followed
 from protocol.address import Endpoint, Prefix
 from protocol.errors import SequenceUnavailable
 from protocol.node import Node
@@ -23,7 +28,7 @@ from protocol.objects import Grant
 
 
 class Announcer:
-    """Keeps ``node``'s announcement as config, run-time changes and addresses want it."""
+    """Keeps ``node``'s announcement as config, run-time changes, interfaces and checks want it."""
 
     def __init__(
         self,
@@ -40,16 +45,21 @@ class Announcer:
         """``clock`` gives the node's ``now``; ``changed`` tells of something to send."""
         self.seeds: tuple[Endpoint, ...] = ()
         """Where they resolve to now: the address towards them is the one to advertise."""
+        self.selection = Selection()
+        """What is announced of what is wanted."""
+        self.health = Health(log, host=lambda: self._host, changed=self.follow)
         self._node, self._first_grant = node, grant
         self._config, self._state = config, state
         self._host, self._log, self._clock, self._changed = host, log, clock, changed
         self._changes = state.read_changes()
-        self.behind = False
-        """Where we are could not be announced: ``follow`` is to be called again."""
+        self._granted = self.grant
+        """What was selected by last."""
+        self._behind = False
+        """What changed here could not be announced."""
 
     @property
-    def prefixes(self) -> tuple[Prefix, ...]:
-        """What is to be announced."""
+    def wanted(self) -> tuple[Announced, ...]:
+        """What is to be announced, by the operator's word."""
         return self._changes.apply(self._config.announce)
 
     @property
@@ -59,79 +69,149 @@ class Announcer:
 
     def start(self) -> None:
         """The first announcement of this life, or ``UsageError``."""
-        check_announced(self.grant, self.prefixes, "announce")
+        check_announced(self.grant, self.wanted, "announce")
         try:
-            self._node.announce(
-                self._clock(),
-                prefixes=self.prefixes,
-                endpoints=self._endpoints(),
-                preference=self._config.preference,
-                tunnel=self._config.vxlan_port,
-            )
+            self._declare()
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None
 
-    def announce(self, prefixes: Iterable[Prefix]) -> None:
+    def announce(self, wanted: Iterable[Announced]) -> None:
         """Announce these too. ``UsageError`` outside the grant, ``Refused`` if another's."""
-        prefixes = tuple(prefixes)
-        changes = self._changes.announce(prefixes)
+        wanted = tuple(wanted)
+        changes = self._changes.announce(wanted)
         check_announced(self.grant, changes.apply(self._config.announce), "announce")
-        for prefix in prefixes:
-            self._refuse_if_taken(prefix)
+        for item in wanted:
+            if not isinstance(item, Followed):
+                self._refuse_if_taken(item)
         self._apply(changes, self._config)
 
-    def withdraw(self, prefixes: Iterable[Prefix]) -> None:
+    def withdraw(self, unwanted: Iterable[Announced]) -> None:
         """Announce these no more. ``Refused`` if one is not announced."""
-        prefixes = tuple(prefixes)
-        for prefix in prefixes:
-            if prefix not in self.prefixes:
-                listed = ", ".join(map(str, self.prefixes)) or "nothing"
-                raise Refused(f"{prefix} is not announced here; announced: {listed}")
-        self._apply(self._changes.withdraw(prefixes), self._config)
+        unwanted = tuple(unwanted)
+        for item in unwanted:
+            if item in self.wanted:
+                continue
+            source = None if isinstance(item, Followed) else self.selection.prefixes.get(item)
+            if source is not None:
+                raise Refused(f"{item} comes from {source}: withdraw that")
+            listed = ", ".join(map(str, self.wanted)) or "nothing"
+            raise Refused(f"{item} is not announced here; announced: {listed}")
+        self._apply(self._changes.withdraw(unwanted), self._config)
 
     def reload(self, config: Config) -> None:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""
         self._apply(self._changes.settle(config.announce), config)
 
-    def _apply(self, changes: RuntimeChanges, config: Config) -> None:
-        prefixes = changes.apply(config.announce)
-        before = self._changes
-        if changes != before:
-            self._state.write_changes(changes)
-        if prefixes != self.prefixes or config.preference != self._config.preference:
-            try:
-                self._node.announce(self._clock(), prefixes=prefixes, preference=config.preference)
-            except (SequenceUnavailable, ValueError) as error:
-                self._state.write_changes(before)
-                raise UsageError(str(error)) from None
-        self._changes, self._config = changes, config
-        self.follow()  # what may be advertised depends on what is announced
-        self._changed()
+    def look(self, host: Host) -> bool:
+        """Follow, if ``host`` or our grant is not what it was; whether all of it is announced."""
+        if self._behind or host != self._host or self.grant != self._granted:
+            self._host = host
+            self.follow()
+        return not self._behind
 
-    def follow(self, host: Host | None = None) -> None:
-        """Advertise where we are now: after a change of addresses, seeds or prefixes."""
-        self._host = host or self._host
-        own, wanted = self._node.announcement, self._endpoints()
-        if own is None or own.has_left or not wanted or set(wanted) == set(own.endpoints):
-            self.behind = False
+    def follow(self) -> None:
+        """Announce what is here now: after a change of host, grant, health or seeds."""
+        own = self._node.announcement
+        if own is None or own.has_left:
+            self._behind = False
             return
         try:
-            self._node.announce(self._clock(), endpoints=wanted)
+            self._declare()
         except (SequenceUnavailable, ValueError) as error:
-            if not self.behind:
-                self._log.emit("error", reason=f"our new address is not announced: {error}")
-            self.behind = True
-            return
-        self.behind = False
-        self._log.emit("moved", endpoints=[str(where) for where in wanted])
+            if not self._behind:
+                self._log.emit("error", reason=f"what changed here is not announced: {error}")
+            self._behind = True
+        else:
+            self._behind = False
+
+    def told(self, now: float) -> list[dict[str, Any]]:
+        """What ``status --json`` says of each thing that is wanted, at trio's ``now``."""
+        return [
+            {
+                "announce": str(item),
+                "prefixes": [str(p) for p, by in self.selection.prefixes.items() if by == item],
+                "left_out": [
+                    {"prefix": str(each.prefix) if each.prefix else None, "reason": each.reason}
+                    for each in self.selection.left_out
+                    if each.source == item
+                ],
+                "health": self.health.told(item, now),
+            }
+            for item in self.wanted
+        ]
+
+    def _apply(self, changes: RuntimeChanges, config: Config) -> None:
+        before = self._changes, self._config
+        changes.apply(config.announce)  # Before anything is written: it may refuse.
+        if changes != self._changes:
+            self._state.write_changes(changes)
+        self._changes, self._config = changes, config
+        try:
+            self._declare()
+        except (SequenceUnavailable, ValueError) as error:
+            self._changes, self._config = before
+            self._state.write_changes(self._changes)
+            self._watch()
+            raise UsageError(str(error)) from None
+
+    def _declare(self) -> None:
+        """Say all of it; a node that says so already says nothing."""
+        own, wanted = self._node.announcement, self.wanted
+        self._granted = self.grant
+        self._watch()
+        current = own.endpoints if own is not None else ()
+        possible = candidates(wanted, self._host)
+        config = self._config
+        endpoints = advertised(
+            config.advertise, self.seeds, self._host, possible, config.port, current
+        )
+        if not endpoints or set(endpoints) == set(current):
+            endpoints = current
+        selection = select(
+            wanted,
+            self._host,
+            self.grant,
+            reached_at=[where.address for where in endpoints],
+            unhealthy=self.health.unhealthy,
+        )
+        self._node.announce(
+            self._clock(),
+            prefixes=tuple(selection.prefixes),
+            endpoints=endpoints,
+            preference=config.preference,
+            tunnel=config.vxlan_port,
+        )
+        before, self.selection = self.selection, selection
+        self._tell(before, first=own is None)
+        if own is not None and endpoints != current:
+            self._log.emit("moved", endpoints=[str(where) for where in endpoints])
         self._changed()
 
-    def _endpoints(self) -> tuple[Endpoint, ...]:
-        config, own = self._config, self._node.announcement
-        current = own.endpoints if own is not None else ()
-        return advertised(
-            config.advertise, self.seeds, self._host, self.prefixes, config.port, current
-        )
+    def _watch(self) -> None:
+        """Ask the checks of what is wanted, and no others."""
+        wanted = {*self.wanted, *candidates(self.wanted, self._host)}
+        checks = self._config.health
+        self.health.want({target: checks[target] for target in checks if target in wanted})
+
+    def _tell(self, before: Selection, *, first: bool) -> None:
+        """What is new about the selection; the first one stands in ``listening``."""
+        for event, one, other in (
+            ("announced", self.selection, before),
+            ("withdrawn", before, self.selection),
+        ):
+            sources: dict[Announced, list[Prefix]] = {}
+            for prefix, source in one.prefixes.items():
+                if prefix not in other.prefixes and not first:
+                    sources.setdefault(source, []).append(prefix)
+            for source, prefixes in sources.items():
+                followed = {"source": str(source)} if isinstance(source, Followed) else {}
+                self._log.emit(event, prefixes=[str(prefix) for prefix in prefixes], **followed)
+        known = set(before.left_out)
+        for each in self.selection.left_out:
+            if each not in known and not each.unhealthy:  # of health its checks tell
+                item, found = str(each.source), each.prefix
+                what = {"prefix": str(found)} if found not in (None, each.source) else {}
+                self._log.emit("left-out", announce=item, **what, reason=each.reason)
 
     def _refuse_if_taken(self, prefix: Prefix) -> None:
         """``Refused`` when another's prefix overlaps and the grants do not share it."""

@@ -147,7 +147,12 @@ def _list_option(parser: argparse.ArgumentParser, name: str, metavar: str, words
 
 
 def _announce_option(parser: argparse.ArgumentParser) -> None:
-    _list_option(parser, "--announce", "P", "a subnet behind this router; may be repeated")
+    _list_option(
+        parser,
+        "--announce",
+        "P",
+        "a subnet behind this router, or interface:NAME for those it has; may be repeated",
+    )
 
 
 def _advertise_option(parser: argparse.ArgumentParser) -> None:
@@ -292,7 +297,12 @@ def _explain_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prefixes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prefixes", metavar="P", nargs="+", help="a subnet, such as 10.7.0.0/24")
+    parser.add_argument(
+        "prefixes",
+        metavar="P",
+        nargs="+",
+        help="a subnet, such as 10.7.0.0/24, or interface:NAME for those that it has",
+    )
 
 
 def _wait_options(parser: argparse.ArgumentParser) -> None:
@@ -477,7 +487,8 @@ COMMANDS: Final = (
         _prefixes,
         "announce subnets behind this router, from now on",
         "Kept beside the config, so it survives a restart. Returns when the change is on its way.\n"
-        "\nexample:\n  meshd announce 10.7.0.0/24 fd00:7::/64",
+        "Of an interface only what the grant allows is announced; what is left out is told.\n"
+        "\nexample:\n  meshd announce 10.7.0.0/24 fd00:7::/64 interface:incusbr0",
     ),
     _Command(
         "withdraw",

@@ -81,7 +81,7 @@ def init(options: argparse.Namespace, paths: Paths) -> int:
         paths,
         world(),
         name=options.name,
-        announce=read("--announce", values.prefix, options.announce),
+        announce=read("--announce", values.announced, options.announce),
         pool=read("--pool", values.prefix, options.pool),
         advertise=read("--advertise", values.advertised, options.advertise),
         terms=terms(options),
@@ -112,7 +112,7 @@ def join(options: argparse.Namespace, paths: Paths) -> int:
         paths,
         world(),
         _read_token() if options.token == "-" else options.token,
-        announce=read("--announce", values.prefix, options.announce),
+        announce=read("--announce", values.announced, options.announce),
         advertise=read("--advertise", values.advertised, options.advertise),
     )
     print(
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
 
     additions = Additions(
         tuple(read("--seed", values.seed, options.seed)),
-        tuple(read("--announce", values.prefix, options.announce)),
+        tuple(read("--announce", values.announced, options.announce)),
         tuple(read("--advertise", values.advertised, options.advertise)),
     )
     return run(prepare(paths, additions, options.log_format, time.time))
@@ -220,6 +220,8 @@ def change(method: str) -> Callable[[argparse.Namespace, Paths], int]:
     def run(options: argparse.Namespace, paths: Paths) -> int:
         result = client.call(paths, method, {"prefixes": options.prefixes}, CHANGE_TIMEOUT)
         print("this node announces:", text.field(result["local"]).replace(",", " "))
+        for line in (line for each in result.get("asked", ()) for line in text.left_out(each)):
+            print(f"left out: {line}", file=sys.stderr)
         return DONE
 
     return run

@@ -21,8 +21,9 @@ import attrs
 from meshd import values
 from meshd.errors import UsageError
 from meshd.files import failure
+from meshd.local.check import Check
 from meshd.policy.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
-from meshd.values import Seed
+from meshd.values import Announced, Seed
 from protocol.address import MAX_PORT, Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Mesh, check_public_key
@@ -53,7 +54,7 @@ class Config:
     authority: bytes = b""
     next_authority_hash: bytes = b""
     seeds: tuple[Seed, ...] = ()
-    announce: tuple[Prefix, ...] = ()
+    announce: tuple[Announced, ...] = ()
     advertise: tuple[Endpoint, ...] = ()
     """At most one a family; empty: found out, and followed when it changes."""
     port: int = values.PORT
@@ -77,6 +78,8 @@ class Config:
     """lan, wan: whose timers the protocol keeps, ``Tuning.lan`` or ``Tuning.wan``."""
     imports: Filters = OPEN
     """The table ``[import]``."""
+    health: Mapping[Announced, Check] = attrs.field(factory=dict)
+    """The tables ``[health."..."]``, by what they gate."""
 
     @property
     def vxlan_port(self) -> int:
@@ -84,13 +87,13 @@ class Config:
         return self.tunnel_port if self.tunnel != "off" else 0
 
     def with_additions(
-        self, seeds: Iterable[Seed], announce: Iterable[Prefix], advertise: Iterable[Endpoint]
+        self, seeds: Iterable[Seed], announce: Iterable[Announced], advertise: Iterable[Endpoint]
     ) -> Config:
         """With what the command line adds. ``UsageError`` if it contradicts the file."""
         return attrs.evolve(
             self,
             seeds=tuple(dict.fromkeys((*self.seeds, *seeds))),
-            announce=values.distinct((*self.announce, *announce)),
+            announce=values.distinct_announced((*self.announce, *announce)),
             advertise=values.one_a_family((*self.advertise, *advertise)),
         )
 
@@ -122,6 +125,8 @@ def parse(text: str, where: str) -> Config:
     found = _read(table, _OPTIONS, where)
     if "import" in table:
         found["imports"] = _filters(table["import"], where)
+    if "health" in table:
+        found["health"] = _checks(table["health"], where)
     config = Config(**found)
     if config.tunnel != "off" and config.tunnel_port == config.port:
         raise UsageError(
@@ -185,6 +190,24 @@ def _filter(label: str, table: object, where: str) -> Filter:
                 f' quotes: [import.node."{dotted}"]'
             )
     return Filter(**_read(table, _NODE, where, f"{name}."))
+
+
+def _checks(value: object, where: str) -> dict[Announced, Check]:
+    """The tables under ``[health]``, each named by what it gates."""
+    found: dict[Announced, Check] = {}
+    for label, inner in _table(value, where, "health").items():
+        name = f"health.{_toml(label) if label.isascii() else values.shown(label)}"
+        try:
+            target = values.announced(label)
+        except UsageError as error:
+            told = f'{error}; write [health."10.1.0.0/24"] or [health."interface:br0"]'
+            raise UsageError(f"{where}: {name}: {told}") from None
+        given = _read(_table(inner, where, name), _HEALTH, where, f"{name}.")
+        if sum(key in given for key in ("command", "tcp", "interface")) != 1:
+            told = "give exactly one of command, tcp and interface"
+            raise UsageError(f"{where}: {name}: {told}")
+        found[target] = Check(**given)
+    return found
 
 
 def _table(value: object, where: str, name: str) -> dict[str, Any]:
@@ -268,6 +291,42 @@ def _prefixes(value: object, _found: dict[str, Any]) -> tuple[Prefix, ...]:
     return values.distinct(values.prefix(text) for text in _texts(value))
 
 
+def _announced(value: object, _found: dict[str, Any]) -> tuple[Announced, ...]:
+    return values.distinct_announced(values.announced(text) for text in _texts(value))
+
+
+def _command(value: object, _found: dict[str, Any]) -> tuple[str, ...]:
+    words = _texts(value)
+    if not words or not words[0].startswith("/"):
+        raise UsageError('begin with the whole path of a program: ["/usr/local/bin/check", "-q"]')
+    if any("\0" in word for word in words):
+        raise UsageError("no program can be given a NUL; leave it out")
+    return tuple(words)
+
+
+def _service(value: object, _found: dict[str, Any]) -> Endpoint:
+    where = values.advertised(_text(value), 0)
+    if where.port == 0:
+        raise UsageError("without a port; write ADDR:PORT or [IPv6]:PORT")
+    return where
+
+
+def _interface(value: object, _found: dict[str, Any]) -> str:
+    return values.interface(_text(value))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError('write it in quotes: "..."')
+    return value
+
+
+def _seconds(value: object, _found: dict[str, Any]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 3600:
+        raise UsageError("give seconds, from 0.1 to 3600")
+    return float(value)
+
+
 def _nets(value: object, _found: dict[str, Any]) -> tuple[Prefix, ...]:
     """Prefixes that may overlap: lists of filters come from many hands."""
     return tuple(dict.fromkeys(values.prefix(text) for text in _texts(value)))
@@ -306,7 +365,7 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "authority": _authority,
     "next_authority_hash": _hex32,
     "seeds": _seeds,
-    "announce": _prefixes,
+    "announce": _announced,
     "port": _number(1, MAX_PORT),
     "advertise": _endpoints,
     "preference": _number(0, 255),
@@ -320,6 +379,7 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "tunnel_port": _number(1, MAX_PORT),
     "network": _choice(NETWORK),
     "import": None,
+    "health": None,
 }
 
 _IMPORT: Final[dict[str, _Reader | None]] = {
@@ -335,4 +395,14 @@ _NODE: Final[dict[str, _Reader | None]] = {
     "deny": _nets,
     "limit": _number(1, PER_NODE),
     "refuse": _flag,
+}
+
+_HEALTH: Final[dict[str, _Reader | None]] = {
+    "command": _command,
+    "tcp": _service,
+    "interface": _interface,
+    "interval": _seconds,
+    "timeout": _seconds,
+    "rise": _number(1, 100),
+    "fall": _number(1, 100),
 }

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import SystemRandom
 from typing import Any, Final
 
@@ -25,16 +25,18 @@ from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
-from meshd.kernel.state import Host, Reading
+from meshd.kernel.state import Reading
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
 from meshd.policy.decide import Decision
 from meshd.reconciler import Reconciler
+from meshd.seeds import Resolving
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
-from protocol.address import Endpoint, endpoint
+from meshd.values import Announced
+from protocol.address import Endpoint
 from protocol.errors import SequenceUnavailable
 from protocol.events import (
     Converged,
@@ -55,9 +57,6 @@ ALONE: Final = 30.0
 """Seconds before a node without seeds that knows nobody believes it: the restart window, for
 which others hold its routes while they try to reach it."""
 
-RESOLVE_PERIOD: Final = 30.0
-"""Seconds between two resolutions of the seeds' names, for life."""
-
 DEPARTURE: Final = 3.0
 """Seconds at most that ``leave`` waits for live members to show that they know: a member
 that is silent for longer is failing, and reads it when it comes back."""
@@ -69,7 +68,7 @@ TABLE_EVENTS: Final = (
 
 RELOADED: Final = {
     "seeds": "seeds", "announce": "announce", "advertise": "advertise", "pool": "pool",
-    "preference": "preference", "multipath": "multipath", "import": "imports",
+    "preference": "preference", "multipath": "multipath", "import": "imports", "health": "health",
 }  # fmt: skip
 """Options that ``reload`` can change, to what ``Config`` calls them."""
 
@@ -127,7 +126,6 @@ class Daemon:
     def __init__(self, options: RunOptions, log: EventLog, kernel: Any, sockets: Sockets) -> None:
         self._options, self._log, self._kernel, self._sockets = options, log, kernel, sockets
         self._config = options.config
-        self._host: Host = kernel.read().host
         self._started = trio.current_time()
         self._transmit = trio.Event()
         self._departed = trio.Event()
@@ -152,11 +150,12 @@ class Daemon:
             options.grant,
             options.config,
             options.state,
-            host=self._host,
+            host=kernel.read().host,
             log=log,
             clock=self._now,
             changed=self._wake_transmit,
         )
+        self._seeds = Resolving(options.config.seeds, log, self._join)
         self._narrator = Narrator(log, self._name_of)
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
@@ -172,6 +171,7 @@ class Daemon:
             self._decide,
             log=log,
             settled=self._kernel_settled,
+            reached=self._importer.reached,
         )
 
     # Life.
@@ -183,7 +183,7 @@ class Daemon:
         if self._node.grant is None:
             reason = membership.why_ended(self._node, self._options.identity.public)
             self._log.emit("warning", reason=f"{reason}: nobody takes routes from it")
-        self._announcer.seeds = self._literal_seeds()
+        self._announcer.seeds = self._seeds.literal()
         self._announcer.start()
         with self._quit:
             async with trio.open_nursery() as nursery:
@@ -200,7 +200,8 @@ class Daemon:
                 self._join(self._announcer.seeds)
                 nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
                 nursery.start_soon(self._transmit_forever)
-                nursery.start_soon(self._resolve_forever)
+                nursery.start_soon(self._seeds.run)
+                nursery.start_soon(self._announcer.health.run)
                 nursery.start_soon(self._keeper.run)
                 nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
@@ -317,52 +318,19 @@ class Daemon:
 
     # Seeds and addresses.
 
-    def _literal_seeds(self) -> tuple[Endpoint, ...]:
-        found = []
-        for seed in self._config.seeds:
-            try:
-                found.append(endpoint(seed.host, seed.port))
-            except ValueError:
-                continue  # a name: it is resolved in the background
-        return tuple(found)
-
     def _join(self, seeds: tuple[Endpoint, ...]) -> None:
         self._announcer.seeds = seeds
         self._node.join(seeds, self._now())
         self._announcer.follow()
         self._transmit.set()
 
-    async def _resolve_forever(self) -> None:
-        lost: set[str] = set()
-        while True:
-            found: dict[Endpoint, None] = {}
-            for seed in self._config.seeds:
-                try:
-                    infos = await trio.socket.getaddrinfo(
-                        seed.host, seed.port, type=trio.socket.SOCK_DGRAM
-                    )
-                except OSError as error:
-                    if str(seed) not in lost:
-                        lost.add(str(seed))
-                        self._log.emit("error", seed=str(seed), reason=error.strerror)
-                    continue
-                lost.discard(str(seed))
-                for info in infos:
-                    found[endpoint(str(info[4][0]).partition("%")[0], int(info[4][1]))] = None
-            if found and tuple(found) != self._announcer.seeds:
-                self._join(tuple(found))
-            await trio.sleep(RESOLVE_PERIOD)
-
     # The kernel.
 
     def _decide(self, reading: Reading) -> Decision:
-        if reading.host != self._host or self._announcer.behind:
-            self._host = reading.host
-            self._announcer.follow(reading.host)
-            if self._announcer.behind:
-                trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
+        if not self._announcer.look(reading.host):
+            trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
         now = trio.current_time()
-        decision = self._importer.decide(self._host, self._reconciler.decision, now)
+        decision = self._importer.decide(reading.host, self._reconciler.decision, now)
         self._narrator.clock(decision.clock_off)
         self._narrator.decided(decision.routes, now)
         self._membership.look(time.time() if decision.clock_off is None else None)
@@ -411,6 +379,7 @@ class Daemon:
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
         found["clock_off_s"] = self._reconciler.decision.clock_off
         me = self._options.identity.public
+        found["announce"] = self._announcer.told(trio.current_time())
         found["membership"] = membership.standing(self._node, me, time.time())
         uptime = trio.current_time() - self._started
         counters = {**self._node.counters, **self._sockets.counters}
@@ -439,15 +408,21 @@ class Daemon:
         return {"steps": steps, "in_sync": not steps}
 
     async def _announce(self, given: dict[str, Any]) -> object:
-        self._announcer.announce(params.prefixes(given))
-        return self._announced()
+        wanted = params.announced(given)
+        self._announcer.announce(wanted)
+        return self._announced(wanted)
 
     async def _withdraw(self, given: dict[str, Any]) -> object:
-        self._announcer.withdraw(params.prefixes(given))
+        self._announcer.withdraw(params.announced(given))
         return self._announced()
 
-    def _announced(self) -> object:
-        return {"local": [str(prefix) for prefix in self._node.prefixes]}
+    def _announced(self, asked: Iterable[Announced] = ()) -> object:
+        names = {str(item) for item in asked}
+        told = self._announcer.told(trio.current_time())
+        return {
+            "local": [str(prefix) for prefix in self._node.prefixes],
+            "asked": [each for each in told if each["announce"] in names],
+        }
 
     async def _reload(self, given: dict[str, Any]) -> object:
         fresh = self._options.reload(self._announcer.grant)
@@ -461,7 +436,8 @@ class Daemon:
         self._importer.filters, self._importer.multipath = fresh.imports, fresh.multipath
         self._reconciler.wake()
         if "seeds" in changed:
-            self._join(self._literal_seeds())
+            self._seeds.seeds = fresh.seeds
+            self._join(self._seeds.literal())
         self._log.emit("reloaded", changed=changed)
         return {"changed": changed}
 

@@ -149,7 +149,8 @@ def _holding(prefix: Prefix, reading: Reading) -> Json:
 
 
 def _foreign(route: ForeignRoute) -> str:
-    words = [f"via {route.next_hop}"] if route.next_hop is not None else []
+    words = [route.kind] if route.kind != "unicast" else []
+    words += [f"via {route.next_hop}"] if route.next_hop is not None else []
     words += [f"dev {route.device}"] if route.device is not None else []
     return " ".join([*words, f"proto {route.protocol}", f"metric {route.metric}"])
 

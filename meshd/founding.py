@@ -47,7 +47,7 @@ def init(
     world: World,
     *,
     name: str,
-    announce: Iterable[Prefix] = (),
+    announce: Iterable[values.Announced] = (),
     pool: Iterable[Prefix] = (),
     advertise: Iterable[Endpoint] = (),
     terms: GrantTerms | None = None,
@@ -60,7 +60,7 @@ def init(
     config = Config(
         authority=mesh.authority,
         next_authority_hash=mesh.next_hash,
-        announce=values.distinct(announce),
+        announce=values.distinct_announced(announce),
         advertise=values.one_a_family(advertise),
         pool=values.distinct(pool) or POOL,
     )
@@ -98,7 +98,7 @@ def join(
     world: World,
     token: str,
     *,
-    announce: Iterable[Prefix] = (),
+    announce: Iterable[values.Announced] = (),
     advertise: Iterable[Endpoint] = (),
 ) -> Invitation:
     """Make this host the member that ``token`` was made for: with the key in the token, or,
@@ -116,7 +116,7 @@ def join(
         authority=invitation.mesh.authority,
         next_authority_hash=invitation.mesh.next_hash,
         seeds=invitation.seeds,
-        announce=values.distinct(announce),
+        announce=values.distinct_announced(announce),
         advertise=values.one_a_family(advertise),
     )
     check_announced(grant, config.announce, "--announce")

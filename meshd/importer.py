@@ -7,7 +7,7 @@ and until when its routes wait for it to come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import attrs
@@ -83,6 +83,13 @@ class Importer:
         if self._tunnel is None:
             return None
         return attrs.evolve(self._tunnel, endpoints=own.endpoints if own is not None else ())
+
+    def reached(self) -> Iterable[Address]:
+        """Where the members are reached, and our resolvers: what no route of others may hide."""
+        for member in self._node.members.values():
+            for where in member.announcement.endpoints:
+                yield where.address
+        yield from self._resolvers()
 
     def open_window(self, member: Member, now: float) -> float | None:
         """``member``'s daemon is gone and its host answers: when its restart window ends, if one

@@ -11,18 +11,17 @@ from typing import Any
 from meshd import values
 from meshd.authority.knowledge import Word
 from meshd.errors import UsageError
-from protocol.address import Prefix
 from protocol.errors import Rejected
 from protocol.merkle import SLOT_SIZE
 from protocol.objects import Grant, Revocation, Successor, decode
 
 
-def prefixes(params: dict[str, Any]) -> tuple[Prefix, ...]:
-    """Those to announce or withdraw, one at least."""
+def announced(params: dict[str, Any]) -> tuple[values.Announced, ...]:
+    """What to announce or withdraw, one at least."""
     texts = params.get("prefixes")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise UsageError('params must hold "prefixes", a list of text')
-    return tuple(values.prefix(text) for text in texts)
+    return tuple(values.announced(text) for text in texts)
 
 
 def words(params: dict[str, Any]) -> list[Word]:

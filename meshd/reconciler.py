@@ -1,7 +1,9 @@
 """Keeps the kernel as it should be: read, decide, diff, apply; again when anything changed.
 
 A change is carried out at once when nothing is under way; what comes meanwhile is taken
-together in the next round.  Nothing is deleted before the table is known to be in sync: a
+together in the next round.  After each round the kernel's own notices wait for as long as it
+cost, several times over, so that nobody who flaps routes makes us read without end; what the
+mesh wants does not wait.  Nothing is deleted before the table is known to be in sync: a
 restarted daemon adopts what its predecessor left, and stopping leaves everything in place
 (fail static).
 """
@@ -16,32 +18,18 @@ from typing import Any, Final
 import attrs
 import trio
 
+from meshd import repairs
 from meshd.errors import Refused
-from meshd.kernel.plan import (
-    AddElement,
-    AddGuard,
-    AddRoute,
-    AddUplink,
-    BuildTable,
-    Failure,
-    FlowStep,
-    Plan,
-    RemoveElement,
-    RemoveGuard,
-    RemoveRoute,
-    RemoveUplink,
-    ReplaceRoute,
-    Step,
-    diff,
-)
-from meshd.kernel.port import Backend
+from meshd.interest import Interest
+from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff
+from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import KernelState, Reading
 from meshd.kernel.tunnel import adopted
 from meshd.log import EventLog
-from meshd.policy.decide import Decision
+from meshd.policy.decide import NOTHING, Decision
 from meshd.policy.prefixes import outermost
 from meshd.uplinks import uplinks
-from protocol.address import Prefix
+from protocol.address import Address, Prefix
 
 SWEEP: Final = 60.0
 """Seconds between readings when nothing is heard (ip-masq-agent's; Calico has 90)."""
@@ -54,8 +42,13 @@ IN_LINE: Final = 64
 """Plans of at most this many steps without connection tracking are applied in the event
 loop: about 20 us a step, less than a thread costs."""
 
-SHOWN: Final = 5
-"""Steps named in one log line; the rest are counted."""
+REST: Final = 4.0
+REST_MAX: Final = 0.5
+"""What a round took times REST, at most so many seconds: a fifth of one processor for repairs at
+most, and each still done within a second."""
+
+HEARD: Final = 64
+"""Notices remembered for the report of a round."""
 
 
 @attrs.define(eq=False)
@@ -66,6 +59,7 @@ class KernelStatus:
     error: str | None = None
     failed: dict[Prefix, str] = attrs.field(factory=dict)
     """Prefix to why its last step was not done."""
+    repairs: repairs.Tally = attrs.field(factory=repairs.Tally)
 
 
 class Reconciler:
@@ -78,30 +72,41 @@ class Reconciler:
         *,
         log: EventLog,
         settled: Callable[[], None],
+        reached: Callable[[], Iterable[Address]] = tuple,
     ) -> None:
+        """``decide`` says what a kernel that was read so should hold; ``settled`` is called after
+        each round; ``reached`` gives the addresses where the mesh is reached."""
         self.status = KernelStatus()
-        self.decision = Decision(KernelState(), ())
+        self.decision = NOTHING
         self._backend, self._decide, self._log = backend, decide, log
-        self._settled = settled
+        self._settled, self._reached = settled, reached
         self._adopting = True
         self._stopped = False
         self._turn = trio.Lock()
         """Read, decide and apply are one thing: nobody else uses the backend meanwhile."""
-        self._dirty = trio.Event()
-        self._heard: list[str] = []
+        self._dirty, self._asked = trio.Event(), trio.Event()
+        """Something is to be looked at; the mesh wants it, so at once."""
+        self._rested = -math.inf
+        """When notices of the kernel count again, in trio's seconds."""
+        self._heard: list[Change] = []
+        self._told: set[str] = set()
+        """What failed in the round before: it is not said again."""
+        self._interest: Interest | None = None
         self._recheck = True
         self._last: KernelState | None = None
+        self._refused: frozenset[Step] = frozenset()
         self._delay = RETRY_FIRST
         self._alarms: list[float] = []
 
     def wake(self) -> None:
         """The table, the configuration or the time have changed what is desired."""
+        self._asked.set()
         self._dirty.set()
 
     def wake_at(self, when: float) -> None:
         """Look again at ``when`` (trio's clock) at the latest."""
         self._alarms.append(when)
-        self._dirty.set()
+        self.wake()
 
     def in_sync_with_mesh(self) -> None:
         """The table is complete: from now on what nobody announces may go."""
@@ -117,13 +122,15 @@ class Reconciler:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reconcile until cancelled; started when the kernel has been read once."""
-        async with self._backend.changes() as changes, trio.open_nursery() as nursery:
+        async with self._backend.changes(self._concerns) as changes, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, changes)
             wait = await self.round()
             task_status.started()
             while True:
                 with trio.move_on_after(wait):
                     await self._dirty.wait()
+                    with trio.move_on_at(self._rested):
+                        await self._asked.wait()
                 wait = await self.round()
 
     async def read(self) -> Reading:
@@ -142,36 +149,48 @@ class Reconciler:
 
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
         async for change in changes:
-            if len(self._heard) < SHOWN:
-                self._heard.append(change.what)
+            if len(self._heard) < HEARD:
+                self._heard.append(change)
             self._dirty.set()
+
+    def _concerns(self, version: int, first: int, last: int) -> bool:
+        """Whether somebody else's route to these addresses can bear on the mesh."""
+        if self._interest is None:
+            ours, rows = self.decision.desired, self.decision.routes
+            prefixes = {*ours.guards, *ours.local, *(row.prefix for row in rows)}
+            self._interest = Interest(prefixes, self._reached())
+        return self._interest.meets(version, first, last)
 
     async def round(self) -> float:
         """One look at the kernel and what follows; seconds until the next is due."""
-        self._dirty = trio.Event()
+        retry = not self._dirty.is_set()
+        self._dirty, self._asked = trio.Event(), trio.Event()
         heard, self._heard = self._heard, []
         async with self._turn:
-            return await self._look_and_act(heard)
+            if self._stopped:
+                return math.inf
+            began = time.monotonic()
+            wait = await self._look_and_act(heard, began, retry=retry)
+            rest = min(REST_MAX, REST * (time.monotonic() - began))
+        self._rested = trio.current_time() + rest
+        return wait
 
-    async def _look_and_act(self, heard: list[str]) -> float:
-        if self._stopped:
-            return math.inf
-        began = time.monotonic()
+    async def _look_and_act(self, heard: list[Change], began: float, *, retry: bool) -> float:
         try:
             reading = await trio.to_thread.run_sync(self._backend.read)
-            self.decision = self._decide(reading)
+            self.decision, self._interest = self._decide(reading), None
             desired = self._wanted(self.decision.desired, reading)
             plan = diff(desired, reading, recheck=self._recheck)
             failures = await self._apply(plan)
         except OSError as error:
             self._fail(error)
-            return self._backoff()
+            return self._backoff(retry=retry)
         # Connections that could not be forgotten are looked for again, all of them.
         self._recheck = any(isinstance(failure.step, FlowStep) for failure in failures)
-        self._report(plan, failures, heard, desired, time.monotonic() - began)
-        self._last = None if failures else desired
+        await self._report(plan, failures, heard, reading, desired, began)
+        self._settled()
         if failures:
-            return self._backoff()
+            return self._backoff(retry=retry)
         self._delay = RETRY_FIRST
         now = trio.current_time()
         self._alarms = [when for when in self._alarms if when > now]
@@ -203,8 +222,11 @@ class Reconciler:
             return self._backend.apply(plan)
         return await trio.to_thread.run_sync(self._backend.apply, plan)
 
-    def _backoff(self) -> float:
-        delay, self._delay = self._delay, min(2 * self._delay, RETRY_MAX)
+    def _backoff(self, *, retry: bool) -> float:
+        """Longer each time, but not for rounds that had another reason than to try again."""
+        delay = self._delay
+        if retry:
+            self._delay = min(2 * self._delay, RETRY_MAX)
         return delay
 
     def _fail(self, error: OSError) -> None:
@@ -213,81 +235,64 @@ class Reconciler:
             self._log.emit("kernel-error", reason=reason)
         self.status.in_sync, self.status.error = False, reason
 
-    def _report(
+    async def _report(
         self,
         plan: Plan,
         failures: list[Failure],
-        heard: list[str],
+        heard: list[Change],
+        reading: Reading,
         desired: KernelState,
-        seconds: float,
+        began: float,
     ) -> None:
-        failed = {f.prefix: f.reason for f in failures if f.prefix is not None}
         for failure in failures:
             known = failure.prefix is not None and failure.prefix in self.status.failed
-            if not known:
+            if not known and str(failure) not in self._told:
                 self._log.emit("kernel-error", step=str(failure.step), reason=failure.reason)
-        self.status.failed = failed
+        self._told = {str(failure) for failure in failures}
+        self.status.failed = {f.prefix: f.reason for f in failures if f.prefix is not None}
         self.status.in_sync = not failures
         self.status.error = str(failures[0]) if failures else None
-        refused = {failure.step for failure in failures}
-        done = [step for step in plan if step not in refused]
+        before, self._refused = self._refused, frozenset(failure.step for failure in failures)
+        done = [step for step in plan if step not in self._refused]
+        # Nothing else was wanted than what once was there: somebody took it away.
+        mended = [step for step in done if not isinstance(step, FlowStep) and step not in before]
+        repaired = bool(mended) and desired == self._last
+        self._last = desired
         # A retry in vain changes nothing, though it looks through the connections again.
-        if done and not (failures and all(isinstance(step, FlowStep) for step in done)):
-            # Nothing else was wanted than what once was there: somebody took it away.
-            repaired = desired == self._last
-            self._log.emit(
-                "kernel-repaired" if repaired else "kernel-changed",
-                **_summary(done),
-                routes=len(desired.routes),
-                steps=len(done),
-                **({"failed": len(failures)} if failures else {}),
-                took_ms=round(1000 * seconds, 1),
-                **({"after": heard} if heard else {}),
-            )
-        self._settled()
+        if not done or (failures and all(isinstance(step, FlowStep) for step in done)):
+            return
+        fields: dict[str, object] = {
+            **repairs.summary(done),
+            "routes": len(desired.routes),
+            "steps": len(done),
+        }
+        if failures:
+            fields["failed"] = len(failures)
+        fields["took_ms"] = round(1000 * (time.monotonic() - began), 1)
+        if heard:
+            fields["after"] = repairs.told(heard)
+        if repaired:
+            await self._tell_repair(repairs.found(mended, reading), heard, fields)
+        else:
+            self._log.emit("kernel-changed", **fields)
+
+    async def _tell_repair(
+        self, found: list[str], heard: list[Change], fields: dict[str, object]
+    ) -> None:
+        by = repairs.suspected(heard)
+        untold = self.status.repairs.count(by, time.monotonic())
+        if untold is None:
+            return
+        about: dict[str, object] = {"found": found[: repairs.SHOWN]}
+        if len(found) > repairs.SHOWN:
+            about["more"] = len(found) - repairs.SHOWN
+        about["by"] = by[: repairs.SHOWN] or None
+        if not by:
+            about["hints"] = await trio.to_thread.run_sync(self._backend.hints)
+        if untold:
+            about["untold"] = untold
+        self._log.emit("kernel-repaired", **about, **fields)
 
 
 def _silent(error: OSError) -> str:
     return f"the kernel does not answer: {error.strerror or error}"
-
-
-def _summary(steps: Iterable[Step]) -> dict[str, list[str]]:
-    """The prefixes of steps by what was done for them; a table that is made anew is named.
-
-    A route brings its guard and its exclusion along, and takes them away: said once.
-    """
-    done: dict[str, dict[str, None]] = {}
-
-    def note(word: str, prefix: object) -> None:
-        done.setdefault(word, {})[str(prefix)] = None
-
-    for step in steps:
-        match step:
-            case BuildTable():
-                note("table", "; ".join(step.problems) or "made")
-            case AddRoute():
-                note("added", step.prefix)
-            case ReplaceRoute():
-                note("moved", step.prefix)
-            case RemoveRoute():
-                note("removed", step.prefix)
-            case AddGuard():
-                note("guarded", step.prefix)
-            case RemoveGuard():
-                note("unguarded", step.prefix)
-            case AddUplink():
-                note("uplinks_added", step.device)
-            case RemoveUplink():
-                note("uplinks_removed", step.device)
-            case AddElement():
-                note(f"{step.name}_added", step.prefix)
-            case RemoveElement():
-                note(f"{step.name}_removed", step.prefix)
-            case _:
-                pass
-    for word, others in (("added", ("guarded", "mesh_added")),
-                         ("removed", ("unguarded", "mesh_removed"))):  # fmt: skip
-        for other in others:
-            for prefix in done.get(word, {}):
-                done.get(other, {}).pop(prefix, None)
-    return {word: list(prefixes) for word, prefixes in done.items() if prefixes}

@@ -48,7 +48,12 @@ def status(
             "local": [str(prefix) for prefix in node.prefixes],
             "remote": len({row.prefix for row in routes if row.state != "refused"}),
         },
-        "kernel": {"backend": backend, "in_sync": kernel.in_sync, "error": kernel.error},
+        "kernel": {
+            "backend": backend,
+            "in_sync": kernel.in_sync,
+            "error": kernel.error,
+            "repairs": {"total": kernel.repairs.total, "by": dict(kernel.repairs.by)},
+        },
         "authority": authority(node.store),
     }
 

@@ -19,7 +19,7 @@ from meshd.errors import UsageError
 from meshd.paths import Paths
 from meshd.sequence import Sequence
 from meshd.state import NODE_KEY, OWN_GRANT, Lock, StateDirectory
-from meshd.values import Seed
+from meshd.values import Announced, Followed, Seed
 from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import Identity, Mesh
@@ -45,7 +45,7 @@ class Additions:
     """What the command line adds to the config, also again at each reload."""
 
     seeds: tuple[Seed, ...] = ()
-    announce: tuple[Prefix, ...] = ()
+    announce: tuple[Announced, ...] = ()
     advertise: tuple[Endpoint, ...] = ()
 
 
@@ -166,15 +166,16 @@ def own_grant(
 
 def check_announced(
     grant: Grant,
-    prefixes: Iterable[Prefix],
+    announced: Iterable[Announced],
     where: str,
     remedy: str = "ask the authority for a wider grant",
 ) -> None:
-    """``UsageError`` when ``grant`` does not let its node announce all of ``prefixes``.
+    """``UsageError`` when ``grant`` does not let its node announce all that is named outright.
 
-    ``where`` names the file or option that asks for it.
+    ``where`` names the file or option that asks for it.  What an interface has changes by itself:
+    it is judged whenever it does.
     """
-    wanted = tuple(prefixes)
+    wanted = tuple(item for item in announced if not isinstance(item, Followed))
     for prefix in wanted:
         if not any(_inside(prefix, allowed) for allowed in grant.allow):
             allowed_text = ", ".join(map(str, grant.allow)) or "nothing"

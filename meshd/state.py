@@ -23,8 +23,7 @@ import attrs
 from meshd import records
 from meshd.errors import StateError, UsageError
 from meshd.files import failure, replace_file
-from meshd.values import distinct, prefix
-from protocol.address import Prefix
+from meshd.values import Announced, announced, distinct_announced
 from protocol.identity import Identity
 
 NODE_KEY: Final = "node.key"
@@ -48,26 +47,26 @@ KEY_FILE_SIZE: Final = 65
 class RuntimeChanges:
     """What ``announce`` and ``withdraw`` changed beside the config's list."""
 
-    added: tuple[Prefix, ...] = ()
-    withdrawn: tuple[Prefix, ...] = ()
+    added: tuple[Announced, ...] = ()
+    withdrawn: tuple[Announced, ...] = ()
 
-    def announce(self, prefixes: Iterable[Prefix]) -> RuntimeChanges:
-        """With ``prefixes`` announced, whatever the config says."""
-        new = tuple(dict.fromkeys(prefixes))
+    def announce(self, wanted: Iterable[Announced]) -> RuntimeChanges:
+        """With ``wanted`` announced, whatever the config says."""
+        new = tuple(dict.fromkeys(wanted))
         return RuntimeChanges(
             (*(old for old in self.added if old not in new), *new),
             tuple(old for old in self.withdrawn if old not in new),
         )
 
-    def withdraw(self, prefixes: Iterable[Prefix]) -> RuntimeChanges:
-        """With ``prefixes`` not announced, whatever the config says."""
-        gone = tuple(dict.fromkeys(prefixes))
+    def withdraw(self, unwanted: Iterable[Announced]) -> RuntimeChanges:
+        """With ``unwanted`` not announced, whatever the config says."""
+        gone = tuple(dict.fromkeys(unwanted))
         return RuntimeChanges(
             tuple(old for old in self.added if old not in gone),
             (*(old for old in self.withdrawn if old not in gone), *gone),
         )
 
-    def settle(self, configured: Iterable[Prefix]) -> RuntimeChanges:
+    def settle(self, configured: Iterable[Announced]) -> RuntimeChanges:
         """Without what ``configured`` says anyway, so that a later edit of the config
         is not overruled by a withdrawal that nobody remembers."""
         listed = set(configured)
@@ -76,10 +75,10 @@ class RuntimeChanges:
             tuple(item for item in self.withdrawn if item in listed),
         )
 
-    def apply(self, configured: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    def apply(self, configured: Iterable[Announced]) -> tuple[Announced, ...]:
         """What is to be announced; ``UsageError`` when two of it overlap."""
         wanted = (*configured, *self.added)
-        return distinct(item for item in wanted if item not in self.withdrawn)
+        return distinct_announced(item for item in wanted if item not in self.withdrawn)
 
 
 @attrs.frozen
@@ -208,8 +207,8 @@ class StateDirectory:
             if any(line[0] not in "+-" for line in lines):
                 raise UsageError("a line starts with neither + nor -")
             return RuntimeChanges(
-                tuple(prefix(line[1:]) for line in lines if line[0] == "+"),
-                tuple(prefix(line[1:]) for line in lines if line[0] == "-"),
+                tuple(announced(line[1:]) for line in lines if line[0] == "+"),
+                tuple(announced(line[1:]) for line in lines if line[0] == "-"),
             )
         except StateError:
             raise
@@ -219,7 +218,7 @@ class StateDirectory:
             ) from None
 
     def write_changes(self, changes: RuntimeChanges) -> None:
-        """Keep ``changes`` beside the config's list, one prefix a line."""
+        """Keep ``changes`` beside the config's list, one a line."""
         lines = [f"+{item}\n" for item in changes.added]
         lines += [f"-{item}\n" for item in changes.withdrawn]
         self.write("announced", "".join(lines).encode())

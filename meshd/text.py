@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 Json = Mapping[str, Any]
@@ -21,7 +21,8 @@ _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
     "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
     "warning": "33", "clock-wrong": "31", "revoked": "31", "succession": "33",
-    "grant-ending": "33", "grant-ended": "31",
+    "grant-ending": "33", "grant-ended": "31", "left-out": "33", "health-up": "32",
+    "health-down": "31",
 }  # fmt: skip
 """SGR codes (ECMA-48 section 8.3.117): green is good, yellow to be watched, red is bad."""
 
@@ -94,6 +95,7 @@ def status(result: Json) -> str:
         ("root", result.get("root")),
         ("peers", ", ".join(counts)),
         ("announced", prefixes.get("local")),
+        *_announce(result),
         ("learned", _count(prefixes.get("remote", 0), "prefix", "prefixes")),
         ("kernel", f"{_cell(kernel.get('backend'))}, {error or in_sync}"),
     ]
@@ -104,6 +106,25 @@ def status(result: Json) -> str:
     if "uptime_s" in result:
         rows.append(("up", f"{since(result['uptime_s'])}, pid {result.get('pid')}"))
     return "\n".join(f"{name:<10} {_cell(value)}" for name, value in rows)
+
+
+def _announce(result: Json) -> Iterator[tuple[str, object]]:
+    """Where announced prefixes come from that nobody named, and what is left out and why."""
+    for each in result.get("announce", ()):
+        if str(each.get("announce")).startswith("interface:"):
+            yield "", f"{_cell(each.get('announce'))}: {_cell(each.get('prefixes'))}"
+    for each in result.get("announce", ()):
+        for line in left_out(each):
+            yield "left out", line
+
+
+def left_out(each: Json) -> Iterator[str]:
+    """A line for each prefix that is wanted and not announced, of one thing that is."""
+    item = _cell(each.get("announce"))
+    for out in each.get("left_out", ()):
+        prefix = _cell(out.get("prefix") or item)
+        source = "" if prefix == item else f" of {item}"
+        yield f"{prefix}{source}: {_cell(out.get('reason'))}"
 
 
 def _authority(result: Json) -> list[tuple[str, object]]:
@@ -156,8 +177,8 @@ def routes(result: Sequence[Json]) -> str:
     """``meshd routes``: one line for each prefix and origin, with the reason."""
     if not result:
         return "no routes yet"
-    heads = ("PREFIX", "NODE", "NEXT HOP", "STATE", "REASON")
-    keys = ("prefix", "node", "next_hop", "state")
+    heads = ("PREFIX", "NODE", "NEXT HOP", "DEVICE", "STATE", "REASON")
+    keys = ("prefix", "node", "next_hop", "device", "state")
     rows = ((*(route.get(key) for key in keys), route.get("reason") or "") for route in result)
     return table(heads, rows)
 

@@ -43,6 +43,24 @@ class Seed(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Followed(NamedTuple):
+    """``interface:NAME``: the subnets that interface has, as they come and go."""
+
+    interface: str
+
+    def __str__(self) -> str:
+        return f"{FOLLOW}{self.interface}"
+
+
+FOLLOW: Final = "interface:"
+
+Announced = Prefix | Followed
+"""What an operator can want announced."""
+
+_INTERFACE: Final = re.compile(r"[!-.0-9;-~]{1,31}")
+"""Printable, without slash and colon: 15 octets on Linux (dev_valid_name), 31 on illumos."""
+
+
 def shown(text: str) -> str:
     """``text`` as a message quotes it: short, printable, in one line."""
     quoted = ascii(text)[1:-1]
@@ -68,6 +86,21 @@ def prefix(text: str) -> Prefix:
     return network
 
 
+def announced(text: str) -> Announced:
+    """A subnet, or ``interface:NAME``."""
+    stripped = text.strip()
+    if not stripped.startswith(FOLLOW):
+        return prefix(text)
+    return Followed(interface(stripped.removeprefix(FOLLOW)))
+
+
+def interface(text: str) -> str:
+    """The name of an interface, be there one or not."""
+    if not _INTERFACE.fullmatch(text):
+        raise UsageError(f"{shown(text)} can be no interface's name; write one like br0")
+    return text
+
+
 def prefix_or_address(text: str) -> Prefix:
     """A prefix, or one address as the prefix that holds only it."""
     parsed = _address(text.strip())
@@ -81,6 +114,13 @@ def distinct(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     for cover, inner in pairwise(ordered):
         if cover.overlaps(inner):
             raise UsageError(f"{inner} lies inside {cover}; keep only one of them")
+    return once
+
+
+def distinct_announced(wanted: Iterable[Announced]) -> tuple[Announced, ...]:
+    """``wanted`` each once in order; prefixes as ``distinct`` has them."""
+    once = tuple(dict.fromkeys(wanted))
+    distinct(item for item in once if not isinstance(item, Followed))
     return once
 
 

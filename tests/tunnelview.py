@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from netlab import Member, Namespace, Zone
+from netlab import CommandError, Member, Namespace, Zone
 from netlab.traffic import Address
 
 DEVICE = "meshd0"
@@ -53,7 +53,14 @@ class Tunnel:
 
 
 def tunnel(router: Namespace) -> Tunnel | None:
-    """What is there; None without a device of that name."""
+    """What is there; None without a device of that name, or when it went while we looked."""
+    try:
+        return _tunnel(router)
+    except CommandError:
+        return None
+
+
+def _tunnel(router: Namespace) -> Tunnel | None:
     found = [link for link in router.ip("-d", "link", "show") if link["ifname"] == DEVICE]
     if not found:
         return None
@@ -155,7 +162,7 @@ def inject(
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -32,6 +32,7 @@ from meshd.config import Config
 from meshd.errors import Refused, UsageError
 from meshd.invitation import Invitation
 from meshd.kernel import backend
+from meshd.local.selection import candidates
 from meshd.paths import Paths
 from meshd.startup import kernel_backend
 from meshd.state import (
@@ -374,7 +375,8 @@ def own_endpoints(paths: Paths, config: Config) -> list[str]:
     except (OSError, UsageError):
         return []  # Without the privilege to look; the error says what to do instead.
     seeds = [Endpoint(seed.host, seed.port) for seed in config.seeds if _is_address(seed.host)]
-    return [str(found) for found in advertised((), seeds, host, config.announce, config.port)]
+    announced = candidates(config.announce, host)
+    return [str(found) for found in advertised((), seeds, host, announced, config.port)]
 
 
 def public_key(text: str) -> bytes:

@@ -65,7 +65,7 @@ def carry_out(plan: Plan, kernel: Writer) -> list[Failure]:
 
     def fail(step: Step, reason: str) -> None:
         failures.append(Failure(step, reason))
-        failed.note(step)
+        failed.note(step, reason)
 
     for _, group in groupby(plan, _kind):
         ready: list[Step] = []
@@ -114,10 +114,11 @@ class _Failed:
         self._elements: list[Prefix] = []
         self._table = False
         self._flows = False
-        self._device = False
+        self._device = ""
+        """Why the tunnel's device is not as it should be."""
         self._hops: set[Address] = set()
 
-    def note(self, step: Step) -> None:
+    def note(self, step: Step, reason: str) -> None:
         match step:
             case AddGuard():
                 self._guards.add(step.prefix)
@@ -130,7 +131,7 @@ class _Failed:
             case DropFlows():
                 self._flows = True
             case AddDevice() | ChangeDevice() | RemoveDevice():
-                self._device = True
+                self._device = reason
             case AddNeighbour(address=address):
                 self._hops.add(address)
             case _:
@@ -156,7 +157,7 @@ class _Failed:
             case RemoveTable() | RemoveFilter() if self._device:
                 return "the tunnel is still there"
             case AddDevice() | AddNeighbour() | AddForward() if self._device:
-                return f"{DEVICE} failed"
+                return self._device
             case AddRoute(next_hops=hops) | ReplaceRoute(next_hops=hops):
                 return self._lacks(hops)
             case _:
@@ -166,7 +167,7 @@ class _Failed:
         """What a route through the tunnel needs and is not there."""
         for hop in hops.hops:
             if hop.device == DEVICE and self._device:
-                return f"{DEVICE} failed"
+                return self._device
             if hop.device == DEVICE and hop.address in self._hops:
                 return f"the neighbour entry of {hop.address} failed"
         return None

@@ -8,19 +8,17 @@ remembers is the last reading's ``shared``, prefixes whose key somebody else sta
 from __future__ import annotations
 
 import errno
-import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
-from typing import Final
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import trio
 
 from meshd.errors import UsageError
-from meshd.kernel import conntrack, nftables, rtnetlink, vxlan
+from meshd.kernel import conntrack, nftables, rtnetlink, suspects, vxlan, watching
 from meshd.kernel.executor import carry_out
-from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Part, Refusal, enlarge, parts
+from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, Message, Refusal
 from meshd.kernel.plan import (
     AddGuard,
     AddRoute,
@@ -35,20 +33,11 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
 from meshd.kernel.shape import shape
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
 from meshd.kernel.tunnel import TunnelStep, after
 from protocol.address import Prefix
-
-_PENDING: Final = 64
-"""Changes that wait to be received: the reconciler needs one, the log likes the first few."""
-_RECEIVE: Final = 1 << 16
-_TURN: Final = 256
-"""Datagrams before other tasks get a turn: about a millisecond when a router that carries
-the whole Internet's routes is busy."""
-_SOL_NETLINK: Final = 270
-_ADD_MEMBERSHIP: Final = 1
 
 
 class Linux:
@@ -63,9 +52,7 @@ class Linux:
         self._metric = metric
         self._shape = shape(nat, tunnel_port)
         self._tunnelled = bool(tunnel_port)
-        self._tunnel = vxlan.Found()
-        self._entries: socket.socket | None = None
-        """Where we hear of neighbours and forwarding entries, while somebody listens."""
+        self._tunnel = vxlan.Entries()
         self._shared: frozenset[Prefix] = frozenset()
         self._turn = threading.RLock()
         self._route = Channel(ROUTE, strict=True)
@@ -107,7 +94,7 @@ class Linux:
             found = rtnetlink.read_routes(self._route, names, self._metric)
             table = nftables.read(self._filter, self._shape)
             self._shared = frozenset(found.shared)
-            self._found(vxlan.read(self._route))
+            self._tunnel.hold(vxlan.read(self._route))
         return Reading(
             state=KernelState(
                 found.routes,
@@ -115,7 +102,7 @@ class Linux:
                 table.holds("local"),
                 table.holds("mesh"),
                 frozenset(table.uplinks),
-                self._tunnel.tunnel,
+                self._tunnel.held.tunnel,
                 table.holds("tunnel"),
             ),
             host=Host(tuple(interfaces.values()), tuple(found.foreign)),
@@ -170,20 +157,16 @@ class Linux:
             return dict.fromkeys(steps, str(error))
 
     def write_tunnel(self, steps: Sequence[TunnelStep]) -> Mapping[TunnelStep, str]:
+        held = self._tunnel.held
         # Known beforehand, so that what we hear of our own writing is no news.
-        expected = after(self._tunnel.tunnel, steps)
-        self._tunnel = attrs.evolve(self._tunnel, tunnel=expected)
+        expected = attrs.evolve(held, tunnel=after(held.tunnel, steps))
+        self._tunnel.hold(expected)
         try:
-            index, refused = vxlan.write(self._route, self._tunnel.index, steps)
+            index, refused = vxlan.write(self._route, held.index, steps)
         except OSError as error:
             return dict.fromkeys(steps, str(error))
-        self._found(attrs.evolve(self._tunnel, index=index))
+        self._tunnel.hold(attrs.evolve(expected, index=index))
         return refused
-
-    def _found(self, found: vxlan.Found) -> None:
-        if found.index != self._tunnel.index and self._entries is not None:
-            vxlan.listen_to(self._entries, found.index)
-        self._tunnel = found
 
     def drop_flows(self, step: FlowStep) -> str | None:
         try:
@@ -192,78 +175,14 @@ class Linux:
             return f"{error.strerror or error} (modprobe nf_conntrack_netlink)"
         return None
 
-    @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
-        send, receive = trio.open_memory_channel[Change](_PENDING)
-        with (
-            _subscribe(ROUTE, groups=rtnetlink.GROUPS) as routes,
-            _subscribe(NETFILTER, member=nftables.GROUP) as tables,
-            send,
-            receive,
-            ExitStack() as more,
-        ):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, routes, rtnetlink.describe, send)
-                nursery.start_soon(self._watch, tables, nftables.describe, send)
-                if self._tunnelled:
-                    entries = more.enter_context(_subscribe(ROUTE, member=vxlan.GROUP))
-                    with self._turn:
-                        vxlan.listen_to(entries, self._tunnel.index)
-                        self._entries = entries
-                    more.callback(setattr, self, "_entries", None)
-                    nursery.start_soon(self._watch, entries, self._describe_entry, send)
-                yield receive
-                nursery.cancel_scope.cancel()
+    def changes(
+        self, concerns: Concerns
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
+        ports = frozenset({self._route.portid, self._filter.portid})
+        return watching.changes(ports, concerns, self._tunnel if self._tunnelled else None)
 
-    def _describe_entry(self, part: Part) -> str | None:
-        return vxlan.describe(part, self._tunnel)
-
-    async def _watch(
-        self,
-        events: socket.socket,
-        describe: Callable[[Part], str | None],
-        send: trio.MemorySendChannel[Change],
-    ) -> None:
-        ours = {self._route.portid, self._filter.portid}
-        lost = False
-        while True:
-            await trio.lowlevel.wait_readable(events)
-            try:
-                for _ in range(_TURN):
-                    for part, portid in parts(events.recv(_RECEIVE)):
-                        what = describe(part) if portid not in ours else None
-                        if what is not None:
-                            _offer(send, what)
-            except BlockingIOError:
-                # Told only now: having dropped one notification the kernel drops all, without
-                # another word, until the queue has been empty once.
-                if lost:
-                    _offer(send, "more changes than could be listened to")
-                lost = False
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                lost = True
-
-
-def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
-    # Full: enough of them are waiting to be answered by one reading.
-    with suppress(trio.WouldBlock):
-        send.send_nowait(Change(what))
-
-
-def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> socket.socket:
-    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
-    try:
-        events.bind((0, groups))
-        if member:
-            events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, member)
-        enlarge(events, send=False)
-        events.setblocking(False)
-        return events
-    except BaseException:
-        events.close()
-        raise
+    def hints(self) -> list[str]:
+        return suspects.services()
 
 
 def _words(step: RouteStep, refusal: Refusal) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 import trio
@@ -36,7 +36,7 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
 from meshd.kernel.shape import FILTER, SetName, shape
 from meshd.kernel.state import (
     GUARD_METRIC,
@@ -105,6 +105,7 @@ class Memory:
         self._routes: dict[_Key, NextHops | None] = {}
         self._sets: _Sets | None = None
         self._damage: tuple[str, ...] = ()
+        self._concerns: Concerns = lambda version, first, last: True
         self._listeners: list[trio.MemorySendChannel[Change]] = []
 
     def check(self) -> None:
@@ -158,14 +159,18 @@ class Memory:
         return [str(step) for step in plan]
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+    async def changes(self, concerns: Concerns) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
         send, receive = trio.open_memory_channel[Change](_PENDING)
+        self._concerns = concerns
         self._listeners.append(send)
         try:
             with send, receive:
                 yield receive
         finally:
             self._listeners.remove(send)
+
+    def hints(self) -> list[str]:
+        return []
 
     # What the executor asks for.
 
@@ -310,7 +315,8 @@ class Memory:
         self._interfaces[interface.name] = interface
         if not interface.up:
             self._drop(interface)
-        self._tell(f"link {interface.name} {'up' if interface.up else 'down'}")
+        state = "up" if interface.up else "down"
+        self._tell(f"link {interface.name} {state}", "host")
 
     def set_tunnel(self, tunnel: Tunnel | None) -> None:
         """Somebody deletes our device, changes it, or takes entries away. Down or deleted, its
@@ -330,16 +336,22 @@ class Memory:
 
     def add_foreign(self, route: ForeignRoute) -> None:
         self._foreign.append(route)
-        self._tell(f"route of protocol {route.protocol} {route.prefix} written")
+        self._tell_of(route, "written")
 
     def remove_foreign(self, route: ForeignRoute) -> None:
         self._foreign.remove(route)
-        self._tell(f"route of protocol {route.protocol} {route.prefix} deleted")
+        self._tell_of(route, "deleted")
 
-    def _tell(self, what: str) -> None:
+    def _tell_of(self, route: ForeignRoute, verb: str) -> None:
+        net = route.prefix
+        span = int(net.network_address), int(net.broadcast_address)
+        if self._concerns(net.version, *span):
+            self._tell(f"route of protocol {route.protocol} {net} {verb}", "others")
+
+    def _tell(self, what: str, about: Literal["ours", "host", "others"] = "ours") -> None:
         for listener in self._listeners:
             with suppress(trio.WouldBlock):
-                listener.send_nowait(Change(what))
+                listener.send_nowait(Change(what, "somebody", about))
 
 
 def _write_table(

@@ -20,6 +20,7 @@ from typing import Final
 
 import attrs
 
+from meshd.kernel import suspects
 from meshd.kernel.expressions import listed, u32
 from meshd.kernel.netlink import (
     APPEND,
@@ -416,14 +417,27 @@ def _element(key: bytes, flags: int = 0) -> bytes:
     return nested(1, attribute(3, u32(flags)), value) if flags else nested(1, value)
 
 
-def describe(part: Part) -> str | None:
-    """A notification in words, or None when it is not about our table."""
-    if part.kind >> 8 != _SUBSYSTEM or part.data[part.at] != _INET:
-        return None
-    what = _CHANGES.get(part.kind & 0xFF)
-    if what is None or attributes(part.data, part.at + 4, part.end).get(1) != b"meshd\0":
-        return None
-    return f"table inet meshd: {what}"
+class Notices:
+    """Notifications in words: what a transaction did to our table is told at its end, by which
+    the kernel names the process that asked for it."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, None] = {}
+
+    def take(self, part: Part) -> list[tuple[str, str]]:
+        """What is known now of our table, and by whom: most notifications tell nothing yet."""
+        if part.kind >> 8 != _SUBSYSTEM:
+            return []
+        about = attributes(part.data, part.at + 4, part.end)
+        if part.kind & 0xFF == _NEW_GENERATION:
+            told, self._pending = list(self._pending), {}
+            pid, name = about.get(2), about.get(3, b"").rstrip(b"\0").decode("utf-8", "replace")
+            by = suspects.told(int.from_bytes(pid, "big"), name) if told and pid and name else ""
+            return [(f"table inet meshd: {what}", by) for what in told]
+        what = _CHANGES.get(part.kind & 0xFF)
+        if what and part.data[part.at] == _INET and about.get(1) == b"meshd\0":
+            self._pending[what] = None
+        return []
 
 
 _CHANGES: Final = {

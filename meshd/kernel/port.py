@@ -6,8 +6,9 @@ and timing (when to read again) are not known here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 import trio
@@ -18,9 +19,17 @@ from meshd.kernel.state import Reading
 
 @attrs.frozen
 class Change:
-    """Something changed under us; ``what`` is for the log, the answer is always to read."""
+    """Something changed under us; it is for the log, the answer is always to read."""
 
     what: str
+    by: str = ""
+    """Who is suspected, in words; empty where nothing is known."""
+    about: Literal["ours", "host", "others"] = "others"
+    """Done to a route or the table of ours; to a link or an address; to somebody else's route."""
+
+
+Concerns = Callable[[int, int, int], bool]
+"""Whether somebody else's route matters: to a family's addresses from the first to the last."""
 
 
 class Backend(Protocol):
@@ -40,9 +49,15 @@ class Backend(Protocol):
         A step that depends on a failed one is not done and comes back as a failure too.
         """
 
-    def changes(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
-        """Whatever others change, from entering on. Own writes do not show. When more
-        happens than is received, the surplus is dropped: a change is pending anyway."""
+    def changes(
+        self, concerns: Concerns
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
+        """Whatever others change, from entering on. Own writes do not show, nor do routes of
+        others that do not concern us. When more happens than is received, the surplus is
+        dropped: a change is pending anyway."""
+
+    def hints(self) -> list[str]:
+        """What runs on this host that is known to change routes or rules of others."""
 
     def purge(self) -> list[str]:
         """Remove every object of ours, damaged ones too; one line for each step done.

@@ -75,7 +75,8 @@ def _canonical(hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
     def key(hop: NextHop) -> tuple[int, int, str]:
         return (hop.address.version, int(hop.address), hop.device)
 
-    return tuple(sorted(dict.fromkeys(hops), key=key))
+    found = tuple(hops)
+    return tuple(sorted(dict.fromkeys(found), key=key)) if len(found) > 1 else found
 
 
 @attrs.frozen

@@ -116,6 +116,12 @@ class ChangeDevice:
     def readdressed(self) -> bool:
         return self.device.hardware != self.was.hardware
 
+    def found(self) -> list[str]:
+        """What was not as it should be."""
+        told = [f"had the address {self.was.hardware.hex(':')}"] if self.readdressed else []
+        told += [f"had an MTU of {self.was.mtu}"] if self.device.mtu != self.was.mtu else []
+        return [*told, "was down"] if self.device.up and not self.was.up else told
+
     def __str__(self) -> str:
         words = [f"address {self.device.hardware.hex(':')}"] if self.readdressed else []
         words += [f"mtu {self.device.mtu}"] if self.device.mtu != self.was.mtu else []

@@ -10,9 +10,11 @@ from __future__ import annotations
 import array
 import errno
 import ipaddress
+import os
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import attrs
@@ -99,40 +101,66 @@ class Found:
     """What bears its name instead, in words."""
 
 
-def read(channel: Channel) -> Found:
-    """Our device with all that is on it; nothing of another's."""
+@attrs.frozen
+class _Link:
+    """What bears the device's name."""
+
+    index: int
+    kind: str
+    marked: bool
+    up: bool
+    about: Mapping[int, bytes]
+    data: Mapping[int, bytes]
+
+    def device(self, *, up: bool) -> Device:
+        """A VXLAN device as what we want of one."""
+        local = self.data.get(_LOCAL) or self.data.get(_LOCAL6)
+        flaws = [what for number, right, what in _FLAWS if self.data.get(number, b"") != right]
+        return Device(
+            _U32.unpack(self.data[_IDENTIFIER])[0],
+            _U16.unpack(self.data[_PORT])[0],
+            ipaddress.ip_address(local) if local else ipaddress.IPv4Address(0),
+            self.about.get(_ADDRESS, b""),
+            _U32.unpack(self.about[_MTU])[0],
+            up,
+            tuple(dict.fromkeys(flaws)),
+        )
+
+
+def _look(channel: Channel) -> _Link | None:
     try:
         part = channel.get(_GET_LINK, _header() + attribute(_NAME, DEVICE.encode() + b"\0"))
     except Refusal as refusal:
         if refusal.errno == errno.ENODEV:
-            return Found()
+            return None
         raise
     assert part is not None
     _, _, index, flags, _ = _LINK.unpack_from(part.data, part.at)
     about = attributes(part.data, part.at + _LINK.size, part.end)
     info = attributes(about.get(_LINK_INFO, b""))
-    kind = info.get(_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
-    if kind != "vxlan":
-        return Found(foreign=f"a {kind or 'physical'} device")
-    if not about.get(_ALIAS, b"").startswith(MARK.encode()):
-        return Found(foreign=f"a VXLAN device whose alias does not begin with {MARK}")
-    device = _device(about, attributes(info.get(_DATA, b"")), up=bool(flags & _UP))
-    neighbours, forwarding = _neighbours(channel, index), _forwarding(channel, index, device.port)
-    return Found(index, Tunnel(device, dict(neighbours), frozenset(forwarding)))
-
-
-def _device(about: Mapping[int, bytes], data: Mapping[int, bytes], *, up: bool) -> Device:
-    local = data.get(_LOCAL) or data.get(_LOCAL6)
-    flaws = [what for number, right, what in _FLAWS if data.get(number, b"") != right]
-    return Device(
-        _U32.unpack(data[_IDENTIFIER])[0],
-        _U16.unpack(data[_PORT])[0],
-        ipaddress.ip_address(local) if local else ipaddress.IPv4Address(0),
-        about.get(_ADDRESS, b""),
-        _U32.unpack(about[_MTU])[0],
-        up,
-        tuple(dict.fromkeys(flaws)),
+    return _Link(
+        index,
+        info.get(_KIND, b"").rstrip(b"\0").decode("ascii", "replace"),
+        about.get(_ALIAS, b"").startswith(MARK.encode()),
+        bool(flags & _UP),
+        about,
+        attributes(info.get(_DATA, b"")),
     )
+
+
+def read(channel: Channel) -> Found:
+    """Our device with all that is on it; nothing of another's."""
+    link = _look(channel)
+    if link is None:
+        return Found()
+    if link.kind != "vxlan":
+        return Found(foreign=f"a {link.kind or 'physical'} device")
+    if not link.marked:
+        return Found(foreign=f"a VXLAN device whose alias does not begin with {MARK}")
+    device = link.device(up=link.up)
+    neighbours = dict(_neighbours(channel, link.index))
+    forwarding = frozenset(_forwarding(channel, link.index, device.port))
+    return Found(link.index, Tunnel(device, neighbours, forwarding))
 
 
 def _neighbours(channel: Channel, index: int) -> Iterator[tuple[Address, bytes]]:
@@ -206,28 +234,27 @@ def _make(channel: Channel, device: Device) -> int:
         attribute(_LEARNING, b"\0"),
         attribute(_PORT, _U16.pack(device.port)),
     )
-    name = attribute(_NAME, DEVICE.encode() + b"\0")
     body = b"".join(
         (
             _header(),
-            name,
+            attribute(_NAME, DEVICE.encode() + b"\0"),
             attribute(_ADDRESS, device.hardware),
             attribute(_MTU, _U32.pack(device.mtu)),
             nested(_LINK_INFO, attribute(_KIND, b"vxlan\0"), data),
         )
     )
-    # In one piece: a process that is killed leaves none of ours without its mark, for the
-    # kernel does all messages of a send before the sender goes on, or ends.
-    mark = Message(_SET_LINK, 0, _header() + name + attribute(_ALIAS, ALIAS.encode()))
-    answers = channel.request([Message(_NEW_LINK, CREATE | EXCL, body), mark])
-    if 0 in answers:
-        raise answers[0]
-    part = channel.get(_GET_LINK, _header() + name)
-    assert part is not None
-    index: int = _LINK.unpack_from(part.data, part.at)[2]
+    for refusal in channel.request([Message(_NEW_LINK, CREATE | EXCL, body)]).values():
+        if refusal.errno != errno.EEXIST:
+            raise refusal
+    link = _look(channel)
+    # The mark comes second, for a kernel takes none with the making: a process that was killed
+    # between the two left this very device behind, down and without it.
+    if link is None or link.kind != "vxlan" or link.marked or link.device(up=True) != device:
+        raise Refusal(errno.EEXIST, os.strerror(errno.EEXIST))
+    index = link.index
     try:
-        if answers:
-            raise answers[1]
+        mark = attribute(_ALIAS, ALIAS.encode())
+        _only(channel, Message(_SET_LINK, 0, _header(index) + mark))
         # A kernel without IPv6 refuses it, and has no link-local address to leave out.
         generate = nested(_AF_INET6, attribute(_GENERATE, bytes([_NONE])))
         channel.request([Message(_SET_LINK, 0, _header(index) + nested(_AF_SPEC, generate))])
@@ -292,12 +319,12 @@ def _is_gone(step: TunnelStep, refusal: Refusal) -> bool:
 
 def _words(step: TunnelStep, refusal: Refusal, channel: Channel) -> str:
     match step, refusal.errno:
-        case AddDevice(), errno.EEXIST:
-            # The name, or the VNI at that port.
+        case AddDevice(device=device), errno.EEXIST:
             foreign = read(channel).foreign
             if foreign:
                 return in_the_way(foreign)
-            return f"{refusal.words} at that UDP port: delete it, or set tunnel_port here"
+            vni = f"another device has VNI {device.identifier} at UDP port {device.port}"
+            return f"{vni}: delete it, or set tunnel_port here"
         case AddDevice(), errno.EADDRINUSE:
             return "somebody else has that UDP port: set tunnel_port here"
         case AddDevice(), errno.EOPNOTSUPP:
@@ -306,9 +333,59 @@ def _words(step: TunnelStep, refusal: Refusal, channel: Channel) -> str:
             return refusal.words
 
 
-def listen_to(events: socket.socket, index: int) -> None:
-    """Let ``events``, subscribed to GROUP, hear of the device ``index`` and of no other: entries
-    of a busy host's other devices then do not even wake the process."""
+class Entries:
+    """What is known of our device, and how others' changes to what is on it are heard."""
+
+    def __init__(self) -> None:
+        self.held = Found()
+        self._events: socket.socket | None = None
+
+    def hold(self, found: Found) -> None:
+        """From now on this is there."""
+        before, self.held = self.held, found
+        if self._events is not None and found.index != before.index:
+            _only_of(self._events, found.index)
+
+    @contextmanager
+    def hear(self, events: socket.socket) -> Iterator[None]:
+        """``events`` is subscribed to GROUP; the device may change meanwhile."""
+        _only_of(events, self.held.index)
+        self._events = events
+        try:
+            yield
+        finally:
+            self._events = None
+
+    def describe(self, part: Part) -> str | None:
+        """A notification of GROUP in words; None when it is about what is held already, as after
+        our own writing: the kernel does not say who wrote a forwarding entry."""
+        family, index, state, _, _ = _NEIGHBOUR.unpack_from(part.data, part.at)
+        known = self.held.tunnel
+        if index != self.held.index:
+            return None
+        gone = part.kind == _DEL_NEIGHBOUR
+        verb = "deleted" if gone else "written"
+        if family == _AF_BRIDGE:
+            port = known.device.port if known is not None else 0
+            forward = _forward(part, index, port)
+            there: Collection[Forward] = known.forwarding if known is not None else ()
+            if forward is None or (forward in there) != gone:
+                return None
+            return f"{DEVICE}: forwarding entry of {forward.hardware.hex(':')} {verb}"
+        if family not in _AF.values():
+            return None
+        about = attributes(part.data, part.at + _NEIGHBOUR.size, part.end)
+        address = ipaddress.ip_address(about[_DST])
+        # The kernel makes entries for itself too, of others and never permanent.
+        ours = known is not None and address in known.neighbours
+        if not ours and (gone or state != _PERMANENT):
+            return None
+        return f"{DEVICE}: neighbour {address} {verb}"
+
+
+def _only_of(events: socket.socket, index: int) -> None:
+    """Let ``events`` hear of the device ``index`` and of no other: entries of a busy host's other
+    devices then do not even wake the process."""
     # Classic BPF over the whole message; its loads are big-endian, and the index is not.
     swapped = int.from_bytes(_U32.pack(index), "big")
     program = b"".join(
@@ -324,30 +401,3 @@ def listen_to(events: socket.socket, index: int) -> None:
     address, size = held.buffer_info()
     fprog = struct.pack("@HP", size // 8, address)  # struct sock_fprog
     events.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
-
-
-def describe(part: Part, held: Found) -> str | None:
-    """A notification of GROUP in words; None when it is about what is ``held`` already, as after
-    our own writing: the kernel does not say who wrote a forwarding entry."""
-    family, index, state, _, _ = _NEIGHBOUR.unpack_from(part.data, part.at)
-    known = held.tunnel
-    if index != held.index:
-        return None
-    gone = part.kind == _DEL_NEIGHBOUR
-    verb = "deleted" if gone else "written"
-    if family == _AF_BRIDGE:
-        port = known.device.port if known is not None else 0
-        forward = _forward(part, index, port)
-        there: Collection[Forward] = known.forwarding if known is not None else ()
-        if forward is None or (forward in there) != gone:
-            return None
-        return f"{DEVICE}: forwarding entry of {forward.hardware.hex(':')} {verb}"
-    if family not in _AF.values():
-        return None
-    about = attributes(part.data, part.at + _NEIGHBOUR.size, part.end)
-    address = ipaddress.ip_address(about[_DST])
-    # The kernel makes entries for itself too, of others and never permanent.
-    ours = known is not None and address in known.neighbours
-    if not ours and (gone or state != _PERMANENT):
-        return None
-    return f"{DEVICE}: neighbour {address} {verb}"

@@ -81,7 +81,7 @@ class Ground:
             for address, rule, what in precious
         )
         self.fib = Fib(host)
-        self._sources: list[Address] = sorted(
+        usable = sorted(
             {
                 address.ip
                 for interface in host.interfaces
@@ -90,7 +90,7 @@ class Ground:
             },
             key=lambda each: (each.version, int(each)),
         )
-        self._announced = local
+        self._sources = {version: _inside(local, usable, version) for version in (4, 6)}
 
     def refuses(self, prefix: Prefix) -> Refusal | None:
         """Why no node at all may announce ``prefix`` to this host; the first reason wins."""
@@ -127,8 +127,16 @@ class Ground:
         The router's own traffic into the mesh then comes from its subnet; without such an
         address the kernel takes the uplink's.
         """
-        for net in self._announced:
-            for address in self._sources:
-                if net.version == prefix.version and address in net:
-                    return address
-        return None
+        return self._sources[prefix.version]
+
+
+def _inside(
+    announced: Iterable[Prefix], addresses: Sequence[Address], version: int
+) -> Address | None:
+    """Of the first of ``announced`` that holds any of ``addresses``, the lowest it holds."""
+    own = [address for address in addresses if address.version == version]
+    for net in announced:
+        for address in own:
+            if net.version == version and address in net:
+                return address
+    return None

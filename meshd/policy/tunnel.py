@@ -67,9 +67,18 @@ class _Peer:
     link_local: Address
     address: Address
     port: int
+    shared: bool = False
+    """Another, who was granted earlier, announces the same address: as a next hop that is his."""
+
+    @property
+    def hops(self) -> tuple[Address, ...]:
+        """The next hops that are its own."""
+        if self.shared or self.address.version == 6:
+            return (self.link_local,)
+        return (self.link_local, self.address)
 
     def next_hop(self, prefix: Prefix) -> NextHop:
-        if prefix.version == 4 and self.address.version == 4:
+        if prefix.version == 4 and self.address in self.hops:
             return NextHop(self.address, DEVICE, onlink=True)
         return NextHop(self.link_local, DEVICE)
 
@@ -110,7 +119,7 @@ class Tunnelling:
         found = self._why_none(terms) or self._peers.get(origin.key) or "it may not be routed to"
         if isinstance(found, _Peer):
             return found.next_hop(prefix)
-        return found if on_link else f"{near}; {found}"
+        return found if on_link or found == near else f"{near}; {found}"
 
     def wanted(self, routes: Iterable[NextHops]) -> Tunnel | None:
         """The tunnel that carries ``routes``, with those entries that they need and no others."""
@@ -146,21 +155,19 @@ class Tunnelling:
 
     def _meet(self, terms: Terms, members: Sequence[Origin]) -> dict[bytes, _Peer | str]:
         """Every member to its place behind the tunnel, or to why it has none."""
-        claimed: dict[bytes | Address, str] = {terms.hardware: "this host"}
+        claimed = {terms.hardware: "this host"}
         met: dict[bytes, _Peer | str] = {}
         # What is gone claims nothing: a host that was made anew sits where its former self did.
         for origin in sorted(members, key=lambda o: (not o.usable, seniority(o.grant), o.key)):
             found = self._peer(terms, origin)
             if isinstance(found, _Peer) and origin.usable:
-                what = {"hardware address": found.hardware, "address": found.address}
-                for word, value in what.items():
-                    if value in claimed:
-                        holder = f"{claimed[value]} has the same {word}, and the lower {SENIORITY}"
-                        found = f"it gets no tunnel: {holder}"
-                        break
+                holder = claimed.get(found.hardware)
+                if holder is not None:
+                    found = f"{holder} has the same hardware address, and the lower {SENIORITY}"
                 else:
-                    claimed |= dict.fromkeys(what.values(), origin.name)
-                    self._behind |= {found.address: found, found.link_local: found}
+                    claimed[found.hardware] = origin.name
+                    found = attrs.evolve(found, shared=found.address in self._behind)
+                    self._behind |= dict.fromkeys(found.hops, found)
             met[origin.key] = found
         return met
 
@@ -173,11 +180,11 @@ class Tunnelling:
             return "its node announces no address"
         assert terms.local is not None
         if address.version != terms.local.version:
-            ends = f"its end of a tunnel is IPv{address.version}, ours IPv{terms.local.version}"
+            ends = f"its tunnel ends at IPv{address.version}, ours at IPv{terms.local.version}"
             return f"{ends}: both must announce an IPv4 address, or neither"
         route = self._fib.lookup(address)
         if route is None or route.kind != "unicast":
-            return f"there is no route to its address {address}"
+            return str(self._fib.resolve(address))
         if route.device == DEVICE:
             return f"the route to its address {address} leads into the tunnel itself"
         return _Peer(*_derived(origin.key), address, announced.tunnel)

@@ -487,10 +487,10 @@ def test_purge_leaves_nothing_and_says_what_it_removed(world: World) -> None:
 
 async def test_changes_by_others_are_told_and_own_ones_are_not(world: World) -> None:
     with trio.fail_after(10):
-        async with world.backend.changes() as changes:
+        async with world.backend.changes(lambda *_: True) as changes:
             reach(world, JOINED)
             world.delete_route(FOUR)
-            assert await changes.receive() == Change(world.words.deleted)
+            assert (await changes.receive()).what == world.words.deleted
             reach(world, JOINED)
             world.flush_ruleset()
             if world.words.flushed is not None:

@@ -199,9 +199,9 @@ def test_peers_and_routes_for_people_line_up_and_are_escaped(meshd: Shell, daemo
         "b     5e6f705e  alive  1m01s  0.4ms  192.0.2.2:6179  10.2.0.0/24 fd00:2::/64",
     ]
     assert routes.splitlines() == [
-        "PREFIX       NODE  NEXT HOP   STATE      REASON",
-        "10.2.0.0/24  b     192.0.2.2  installed",
-        "10.3.0.0/24  c     -          refused    evil\\x1b[31m",
+        "PREFIX       NODE  NEXT HOP   DEVICE  STATE      REASON",
+        "10.2.0.0/24  b     192.0.2.2  net0    installed",
+        "10.3.0.0/24  c     -          -       refused    evil\\x1b[31m",
     ]
 
 

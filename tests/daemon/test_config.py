@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from meshd import config, values
 from meshd.config import Config
 from meshd.errors import UsageError
+from meshd.local.check import Check
 from meshd.policy.filters import Filter, Filters
 
 SHIPPED = Path(__file__).parents[2] / "config" / "meshd.toml"
@@ -46,7 +47,8 @@ def test_an_empty_file_means_the_defaults() -> None:
 
 def test_the_shipped_file_shows_every_option_at_its_default() -> None:
     shown = re.sub(r"^# (?=[a-z_]+ = |\[)", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    assert config.parse(shown, "meshd.toml") == Config()
+    found = config.parse(shown, "meshd.toml")
+    assert attrs.evolve(found, health={}) == Config()
     options = tomllib.loads(shown)
     fields = {field.name for field in attrs.fields(Config)}
     assert options.keys() == fields - {"imports"} | {"import"}
@@ -56,6 +58,10 @@ def test_the_shipped_file_shows_every_option_at_its_default() -> None:
     # What they are is the default, not merely nothing.
     assert options["import"]["limit_per_node"] == node["limit"] == Filter().limit
     assert options["import"]["limit"] == Filters().limit
+    # A check has no default; the first of the three examples has all that is common to them.
+    first, *_ = found.health.values()
+    assert set().union(*options["health"].values()) == config._HEALTH.keys()
+    assert attrs.evolve(first, command=()) == Check()
 
 
 def test_the_shipped_file_changes_nothing_as_it_is() -> None:
@@ -144,6 +150,35 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ("[import.node.b]\nlimit = 1001", "import.node.b.limit = 1001: give a whole number from 1"),
         ("[import.node.B]", "import.node.B: neither a member's name nor its id of 64 hex digits"),
         ('[import.node."b\\u001b"]', "neither a member's name"),
+        ("preference = 256", "preference = 256: give a whole number from 0 to 255"),
+        ("multipath = 1", "multipath = 1: write true or false"),
+        ('announce = ["interface:a/b"]', "a/b can be no interface's name; write one like br0"),
+        ('announce = ["interfaces:br0"]', "is not a prefix; write one like 10.1.0.0/24"),
+        ("health = 3", "health = 3: not a table; write [health]"),
+        ("[health]\ntcp = '10.1.0.2:443'", 'health."tcp": tcp is not a prefix; write one like'),
+        ("[health.'10.1.0.0/24']", 'health."10.1.0.0/24": give exactly one of command, tcp and'),
+        (
+            "[health.'10.1.0.0/24']\ntcp = '10.1.0.2:443'\ninterface = 'br0'",
+            "give exactly one of command, tcp and interface",
+        ),
+        ("[health.'10.1.0.0/24']\ntcp = '10.1.0.2'", "without a port; write ADDR:PORT"),
+        ("[health.'10.1.0.0/24']\ntcp = 'db.example:443'", "is no address; write ADDR"),
+        ("[health.'10.1.0.0/24']\ntcp = 443", "tcp = 443: write it in quotes"),
+        ("[health.'10.1.0.0/24']\ncommand = 'check'", 'command = "check": not a list of strings'),
+        ("[health.'10.1.0.0/24']\ncommand = []", "begin with the whole path of a program"),
+        ("[health.'10.1.0.0/24']\ncommand = ['check']", "begin with the whole path of a program"),
+        ("[health.'10.1.0.0/24']\ncommand = ['/a\\u0000']".replace("'", '"'), "a NUL; leave it"),
+        ("[health.'10.1.0.0/24']\ninterface = 'a:1'", "a:1 can be no interface's name"),
+        (
+            "[health.'10.1.0.0/24']\ninterface = 'br0'\nrise = 0",
+            'health."10.1.0.0/24".rise = 0: give a whole number from 1 to 100',
+        ),
+        (
+            "[health.'10.1.0.0/24']\ninterface = 'br0'\ninterval = 0",
+            "give seconds, from 0.1 to 3600",
+        ),
+        ("[health.'10.1.0.0/24']\ninterface = 'br0'\ntimeout = true", "give seconds, from 0.1"),
+        ("[health.'10.1.0.0/24']\ninterfaces = 'br0'", "did you mean interface?"),
         ("[import.node.b.example]", 'a name with dots stands in quotes: [import.node."b.example"]'),
         ("a = [", "not TOML"),
         ("port = 1\nport = 2", "not TOML"),

@@ -6,14 +6,16 @@ import io
 import ipaddress
 import json
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import attrs
 import pytest
 import trio
+import trio.testing
 
+import meshd.reconciler
 from meshd.errors import Refused
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, Plan
@@ -244,6 +246,148 @@ async def test_looking_at_the_plan_changes_nothing() -> None:
         steps = await made.reconciler.look()
         assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in steps)
         assert made.kernel.read().state.routes == {}
+
+
+class Slow(Kernel):
+    """Each reading takes ``cost`` seconds of the clock that the reconciler measures by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost, self.at, self.readings = 0.1, 0.0, 0
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def read(self) -> Reading:
+        self.at += self.cost
+        self.readings += 1
+        return super().read()
+
+
+@pytest.fixture
+def virtual(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> trio.testing.MockClock:
+    """Time is the test's alone: a thread would let it jump while it reads."""
+
+    async def inline(call: Callable[..., Any], *given: object) -> Any:
+        await trio.lowlevel.checkpoint()
+        return call(*given)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", inline)
+    return autojump_clock
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    kernel = Slow()
+    monkeypatch.setattr(meshd.reconciler, "time", kernel)
+    return kernel
+
+
+async def test_who_deletes_without_end_is_repaired_without_end_and_at_a_bounded_pace(
+    slow: Slow, virtual: trio.testing.MockClock
+) -> None:
+    async with bench(kernel=slow) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await trio.sleep(10)
+        began, readings = trio.current_time(), slow.readings
+        for _ in range(1000):
+            with suppress(KeyError):
+                slow.delete_route(net("10.2.0.0/24"))
+            await trio.sleep(0.01)
+        took = trio.current_time() - began
+        # Four times what one costs, and not more than a whole one and a half second.
+        assert took / 0.55 < slow.readings - readings < took / 0.4 + 3
+        await trio.sleep(0.6)
+        assert slow.read().state == wanted("10.2.0.0/24")
+        repairs = made.reconciler.status.repairs
+        assert repairs.by == {"somebody": repairs.total}
+        told = made.events("kernel-repaired")
+        assert len(told) < repairs.total
+        # Each that is told says how many were not.
+        assert sum(1 + event.get("untold", 0) for event in told) <= repairs.total
+
+
+async def test_a_first_notice_and_a_change_of_the_mesh_do_not_wait(
+    slow: Slow, virtual: trio.testing.MockClock
+) -> None:
+    async with bench(kernel=slow) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await trio.sleep(10)
+        slow.delete_route(net("10.2.0.0/24"))
+        await trio.sleep(0.01)
+        assert net("10.2.0.0/24") in Memory.read(slow).state.routes
+        # Now it rests: the next notice waits, but not what the mesh wants.
+        slow.delete_route(net("10.2.0.0/24"))
+        await trio.sleep(0.2)
+        assert net("10.2.0.0/24") not in Memory.read(slow).state.routes
+        made.want(wanted("10.2.0.0/24", "10.3.0.0/24"))
+        await trio.sleep(0.01)
+        assert Memory.read(slow).state == wanted("10.2.0.0/24", "10.3.0.0/24")
+
+
+async def test_routes_of_others_that_bear_on_nothing_of_the_mesh_are_no_reason_to_look(
+    slow: Slow, virtual: trio.testing.MockClock
+) -> None:
+    async with bench(kernel=slow) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await trio.sleep(10)
+        readings, gateway = slow.readings, ipaddress.ip_address("192.0.2.9")
+
+        async def looks(*prefixes: str) -> int:
+            nonlocal readings
+            before = slow.readings
+            for prefix in prefixes:
+                slow.add_foreign(ForeignRoute(net(prefix), gateway, "net0", 4, 9))
+            await trio.sleep(1)
+            return slow.readings - before
+
+        assert await looks(*(f"8.8.{each}.0/24" for each in range(250))) == 0
+        for near in ("10.2.0.0/24", "10.2.0.7/32", "10.0.0.0/8", "0.0.0.0/0", "10.1.0.0/24"):
+            assert await looks(near) == 1, near
+
+
+async def test_a_prefix_that_fails_for_good_makes_no_repair_of_another_a_change(
+    virtual: trio.testing.MockClock,
+) -> None:
+    async with bench() as made:
+        bad = NextHops.via(ipaddress.ip_address("203.0.113.1"), "net0")
+        state = wanted("10.2.0.0/24", "10.3.0.0/24")
+        made.want(attrs.evolve(state, routes={**state.routes, net("10.3.0.0/24"): bad}))
+        await trio.sleep(100)
+        assert made.events("kernel-repaired") == []
+        made.kernel.delete_route(net("10.2.0.0/24"))
+        await trio.sleep(1)
+        (event,) = made.events("kernel-repaired")
+        assert event["found"] == ["route 10.2.0.0/24 was gone"]
+        assert event["by"] == ["somebody"]
+        assert event["added"] == ["10.2.0.0/24"]
+        assert len(made.events("kernel-error")) == 1
+        # What is tried again and works at last is no repair.
+        made.kernel.set_interface(
+            attrs.evolve(UPLINK, addresses=(*UPLINK.addresses,
+                                            ipaddress.ip_interface("203.0.113.9/24")))
+        )  # fmt: skip
+        await trio.sleep(60)
+        assert made.reconciler.status.in_sync
+        assert len(made.events("kernel-repaired")) == 1
+
+
+async def test_a_retry_waits_longer_each_time_and_keeps_no_repair_waiting(
+    virtual: trio.testing.MockClock,
+) -> None:
+    async with bench() as made:
+        bad = NextHops.via(ipaddress.ip_address("203.0.113.1"), "net0")
+        state = wanted("10.2.0.0/24", "10.3.0.0/24")
+        made.want(attrs.evolve(state, routes={**state.routes, net("10.3.0.0/24"): bad}))
+        await trio.sleep(120)
+        rounds = len(made.kernel.plans)
+        await trio.sleep(60)
+        assert len(made.kernel.plans) - rounds <= 3, "every 30 s by now"
+        made.kernel.delete_route(net("10.2.0.0/24"))
+        await trio.sleep(0.1)
+        assert net("10.2.0.0/24") in made.kernel.read().state.routes
 
 
 @pytest.mark.parametrize("nat", ["exempt", "set", "off"])

@@ -669,7 +669,7 @@ async def test_more_changes_than_can_be_listened_to_are_a_change(
 ) -> None:
     monkeypatch.setattr(netlink, "_BUFFER", 4096)
     batch = "".join(f"route add 10.{n >> 8}.{n & 255}.0/24 via 192.0.2.9\n" for n in range(999))
-    async with linux.changes() as changes:
+    async with linux.changes(lambda *_: True) as changes:
         run("ip -batch -", batch)
         with trio.fail_after(10):
             seen = [(await changes.receive()).what]
@@ -681,7 +681,7 @@ async def test_more_changes_than_can_be_listened_to_are_a_change(
 
 
 async def test_other_tables_and_other_routing_tables_are_no_change(linux: Linux) -> None:
-    async with linux.changes() as changes:
+    async with linux.changes(lambda *_: True) as changes:
         run("nft -f -", FOREIGN)
         run("ip route add 10.9.0.0/24 via 192.0.2.9 table 7")
         run("ip route add 10.8.0.0/24 via 192.0.2.9 proto static")
