@@ -91,6 +91,8 @@ def run(options: RunOptions) -> int:
         metric=config.metric,
         nat=config.nat,
         tunnel_port=config.vxlan_port,
+        illumos=config.illumos,
+        state=options.paths.state,
     )
     kernel.check()
     sockets = Sockets(options.config.port)

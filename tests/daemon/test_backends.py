@@ -135,7 +135,6 @@ class OnFakes:
             occupied="a foreign route has this prefix",
             foreign=(0, 0),
             purged=(gone, "route -n delete -inet6 fd02::/64 ::1 -reject"),
-            deleted="route 10.2.0.0/24 deleted",
             flushed=None,
             written="route 10.5.0.0/24 written",
             down="link net0 changed",

@@ -7,6 +7,7 @@ packet's source ends up.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -115,6 +116,12 @@ class Host:
 
 OWN, PUBLIC = "10.1.0.5", "192.0.2.9"
 REJECT = {"127.0.0.1"}
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dies here is a process and never the machine."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(params=FORMS)

@@ -175,6 +175,7 @@ def listing(zone: Zone) -> list[nat.Map]:
     return [each for each in found if isinstance(each, nat.Map)]
 
 
+@settings(max_examples=40)
 @given(mesh=BOTH, local=st.sampled_from([[SOURCE], [SOURCE, ip_network("10.1.9.0/24")]]))
 def test_a_list_is_what_was_written(mesh: frozenset[Prefix], local: list[Prefix]) -> None:
     zone, text = Zone(), lines(*nat.text("pnic0", local, mesh))
@@ -207,7 +208,7 @@ OURS_MAYBE = st.lists(
 """Whatever a crash may have left, and more."""
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(there=OURS_MAYBE, before=nets4(6), after=nets4(6))
 def test_a_list_becomes_another_without_a_gap(
     there: list[nat.Map], before: frozenset[Prefix], after: frozenset[Prefix]
@@ -237,6 +238,7 @@ def test_a_list_becomes_another_without_a_gap(
     step(after, before)
 
 
+@settings(max_examples=50)
 @given(foreign=nets4(4), mesh=nets4(4), ours=nets4(4))
 def test_lines_of_others_stay_and_count(
     foreign: frozenset[Prefix], mesh: frozenset[Prefix], ours: frozenset[Prefix]
@@ -317,6 +319,7 @@ def test_a_line_that_was_rejected_is_never_taken_for_one_of_ours() -> None:
 # -- route ---------------------------------------------------------------------------------------
 
 
+@settings(max_examples=25)
 @given(prefixes=BOTH)
 def test_routes_are_what_was_written(prefixes: frozenset[Prefix]) -> None:
     zone = Zone()

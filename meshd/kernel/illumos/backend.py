@@ -43,7 +43,7 @@ from meshd.kernel.plan import (
     TableStep,
     diff,
 )
-from meshd.kernel.port import Change
+from meshd.kernel.port import Change, Concerns
 from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import Host, KernelState, Reading
 from meshd.kernel.tunnel import TunnelStep
@@ -271,12 +271,16 @@ class Illumos:
 
     # Notices.
 
+    def hints(self) -> list[str]:
+        """Nobody is known who would change routes behind an operator's back here."""
+        return []
+
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
+    async def changes(self, concerns: Concerns) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
         send, receive = trio.open_memory_channel[Change](_PENDING)
         with send, receive:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._listen, send)
+                await nursery.start(self._listen, send, concerns)
                 if self._nat != "off":
                     nursery.start_soon(self._poll, send)
                 yield receive
@@ -285,6 +289,7 @@ class Illumos:
     async def _listen(
         self,
         send: trio.MemorySendChannel[Change],
+        concerns: Concerns,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -293,8 +298,10 @@ class Illumos:
 
         def line(text: str) -> None:
             event = events.feed(text)
-            if event is not None and not self._runner.is_ours(event[0]):
-                _offer(send, event[1])
+            if event is not None and not self._runner.is_ours(event.pid):
+                change = self._change(event, concerns)
+                if change is not None:
+                    _offer(send, change)
 
         def listening() -> None:
             nonlocal unsaid
@@ -304,7 +311,7 @@ class Illumos:
 
         async def once_more() -> None:
             await trio.sleep(_AGAIN)
-            _offer(send, "listening to the routing socket")
+            _offer(send, Change("listening to the routing socket", about="host"))
 
         while True:
             async with trio.open_nursery() as nursery:
@@ -313,11 +320,23 @@ class Illumos:
                     await self._runner.follow(routes.MONITOR, line, listening)
                 listening()
 
+    def _change(self, event: hosts.Event, concerns: Concerns) -> Change | None:
+        by = f"process {event.pid}" if event.pid else ""
+        prefix = event.prefix
+        if prefix is None:
+            return Change(event.what, by, "host")
+        if self._routing.keeps(prefix):
+            return Change(f"our route {event.what}", by, "ours")
+        first, last = int(prefix.network_address), int(prefix.broadcast_address)
+        if not concerns(prefix.version, first, last):
+            return None
+        return Change(f"route {event.what}", by, "others")
+
     async def _poll(self, send: trio.MemorySendChannel[Change]) -> None:
         while True:
             await trio.sleep(_POLL)
             if await trio.to_thread.run_sync(self._differs):
-                _offer(send, "the NAT exclusion was changed")
+                _offer(send, Change("the NAT exclusion was changed", about="ours"))
 
     def _differs(self) -> bool:
         with self._turn:
@@ -327,10 +346,10 @@ class Illumos:
                 return True
 
 
-def _offer(send: trio.MemorySendChannel[Change], what: str) -> None:
+def _offer(send: trio.MemorySendChannel[Change], change: Change) -> None:
     # Full: enough of them are waiting to be answered by one reading.
     with suppress(trio.WouldBlock):
-        send.send_nowait(Change(what))
+        send.send_nowait(change)
 
 
 def _overlapping(held: set[Prefix], prefix: Prefix) -> Prefix | None:

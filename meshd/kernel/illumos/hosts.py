@@ -110,6 +110,17 @@ def on_link(interfaces: Iterable[Interface], address: Address) -> str | None:
     return max(found)[2] if found else None
 
 
+@attrs.frozen
+class Event:
+    """Something that the routing socket told."""
+
+    pid: int
+    """The process that did it; 0: the kernel."""
+    what: str
+    prefix: Prefix | None = None
+    """Of a route; None: it was a link or an address."""
+
+
 class Events:
     """The lines of ``route monitor``, put together to what happened."""
 
@@ -118,8 +129,8 @@ class Events:
         self._pid = 0
         self._addresses = False
 
-    def feed(self, line: str) -> tuple[int, str] | None:
-        """The process that did it (0: none) and what it was, when ``line`` completes an event."""
+    def feed(self, line: str) -> Event | None:
+        """What ``line`` completes, if anything."""
         head = re.match(r"(RTM_[A-Z]+): .*?len \d+,(?: pid: (\d+),)?", line)
         if head is not None:
             failed = re.search(r"errno ([1-9]\d*),", line)
@@ -135,22 +146,22 @@ class Events:
         if not self._addresses or not self._title or not line.startswith(" "):
             return None
         self._addresses = False
-        return self._pid, _said(self._title, line.split())
+        return self._event(line.split())
+
+    def _event(self, words: list[str]) -> Event:
+        done = {"RTM_ADD": "written", "RTM_DELETE": "deleted", "RTM_CHANGE": "changed"}
+        prefix = _prefix(words)
+        if self._title in done and prefix is not None:
+            return Event(self._pid, f"{prefix} {done[self._title]}", prefix)
+        if self._title == "RTM_IFINFO" and words:
+            return Event(self._pid, f"link {words[0]} changed")
+        return Event(self._pid, "addresses or routes changed")
 
 
-def _said(title: str, words: list[str]) -> str:
-    if title in ("RTM_ADD", "RTM_DELETE", "RTM_CHANGE") and words:
-        done = {"RTM_ADD": "written", "RTM_DELETE": "deleted", "RTM_CHANGE": "changed"}[title]
-        return f"route {_prefix(words)} {done}"
-    if title == "RTM_IFINFO":
-        return f"link {words[0]} changed" if words else "a link changed"
-    return "address changed"
-
-
-def _prefix(words: list[str]) -> str:
-    """Destination, gateway, mask: the prefix, or the destination where there is no mask."""
+def _prefix(words: list[str]) -> Prefix | None:
+    """From destination, gateway and mask."""
     try:
         length = f"{int(ipaddress.ip_address(words[2])):b}".count("1")
-        return str(ipaddress.ip_network(f"{words[0]}/{length}"))
+        return ipaddress.ip_network(f"{words[0]}/{length}")
     except (ValueError, IndexError):
-        return words[0]
+        return None

@@ -30,3 +30,6 @@ class Options:
     @property
     def nat_file(self) -> Path | None:
         return Path(self.files) / "ipnat.conf" if self.files else None
+
+
+DEFAULT: Final = Options()

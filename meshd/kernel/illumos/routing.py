@@ -92,6 +92,12 @@ class Routing:
             ),
         )
 
+    def keeps(self, prefix: Prefix) -> bool:
+        """Whether a route of that prefix is ours; from any thread."""
+        return prefix in self._journal.rejects or any(
+            ours == prefix for ours, _ in tuple(self._journal.ways)
+        )
+
     def _look(self) -> None:
         self._interfaces = hosts.interfaces(self._answer(hosts.IFCONFIG))
         self._rows = hosts.table(self._answer(hosts.NETSTAT))
