@@ -321,6 +321,14 @@ def _purge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _import_zap_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--zone", metavar="NAME", help="which router zone, if there are several")
+    parser.add_argument(
+        "--root", metavar="DIR", default="/", help="the global zone's root (default: /)"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
 COMMANDS: Final = (
     _Command(
         "init",
@@ -520,6 +528,16 @@ COMMANDS: Final = (
         "show what the daemon would change in the kernel now, and change nothing",
         "example:\n  meshd plan",
         "0 shown, 1 no daemon, 2 usage",
+    ),
+    _Command(
+        "import-zap",
+        commands.import_zap,
+        _import_zap_options,
+        "take over subnets, address and NAT of a router zone that Tribblix's zap has made",
+        "Runs in the global zone, on the config of a node that exists; --dir names its place in the\n"
+        "zone. Shows what it found and what would change, and asks. docs/illumos.md has the rest.\n\n"
+        "example:\n  meshd import-zap --zone r1 --dir /export/zones/r1/root/var/meshd",
+        "0 written or nothing to do, 1 no, 2 usage or config",
     ),
     _Command(
         "purge",
