@@ -534,8 +534,8 @@ COMMANDS: Final = (
         commands.import_zap,
         _import_zap_options,
         "take over subnets, address and NAT of a router zone that Tribblix's zap has made",
-        "Runs in the global zone, on the config of a node that exists; --dir names its place in the\n"
-        "zone. Shows what it found and what would change, and asks. docs/illumos.md has the rest.\n\n"
+        "Runs in the global zone, on the config of a node that exists; --dir names its place in\n"
+        "the zone. Shows what it found and what would change, and asks. See docs/illumos.md.\n\n"
         "example:\n  meshd import-zap --zone r1 --dir /export/zones/r1/root/var/meshd",
         "0 written or nothing to do, 1 no, 2 usage or config",
     ),

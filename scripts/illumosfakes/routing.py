@@ -226,7 +226,8 @@ def _mirror(machine: Machine, dest: str) -> None:
         how = ["unreachable", dest]
     verb = ["replace", *how] if here else ["del", dest]
     # Two kinds of one key: Linux changes an unreachable into a gateway route in place.
-    subprocess.run(["ip", family, "route", *verb, "proto", "242"], check=True, timeout=10)
+    command = ["ip", family, "route", *verb, "proto", "242"]
+    subprocess.run(command, check=True, timeout=10, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
 
 
 def _message(machine: Machine, command: str, wanted: Table, code: int) -> None:
