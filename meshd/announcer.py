@@ -41,8 +41,10 @@ class Announcer:
         log: EventLog,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        silent: bool = False,
     ) -> None:
-        """``clock`` gives the node's ``now``; ``changed`` tells of something to send."""
+        """``clock`` gives the node's ``now``; ``changed`` tells of something to send. ``silent``:
+        no prefix is announced, for no traffic is routed."""
         self.seeds: tuple[Endpoint, ...] = ()
         """Where they resolve to now: the address towards them is the one to advertise."""
         self.selection = Selection()
@@ -54,6 +56,7 @@ class Announcer:
         self._changes = state.read_changes()
         self._granted = self.grant
         """What was selected by last."""
+        self._silent = silent
         self._behind = False
         """What changed here could not be announced."""
 
@@ -61,6 +64,11 @@ class Announcer:
     def wanted(self) -> tuple[Announced, ...]:
         """What is to be announced, by the operator's word."""
         return self._changes.apply(self._config.announce)
+
+    @property
+    def routed(self) -> tuple[Prefix, ...]:
+        """What the kernel is to treat as announced here: what is, or what would be."""
+        return tuple(self.selection.prefixes) if self._silent else self._node.prefixes
 
     @property
     def grant(self) -> Grant:
@@ -74,9 +82,11 @@ class Announcer:
             self._declare()
         except (SequenceUnavailable, ValueError) as error:
             raise UsageError(str(error)) from None
+        self._warn_of_idle_checks()
 
     def announce(self, wanted: Iterable[Announced]) -> None:
         """Announce these too. ``UsageError`` outside the grant, ``Refused`` if another's."""
+        self._refuse_if_silent()
         wanted = tuple(wanted)
         changes = self._changes.announce(wanted)
         check_announced(self.grant, changes.apply(self._config.announce), "announce")
@@ -87,6 +97,7 @@ class Announcer:
 
     def withdraw(self, unwanted: Iterable[Announced]) -> None:
         """Announce these no more. ``Refused`` if one is not announced."""
+        self._refuse_if_silent()
         unwanted = tuple(unwanted)
         for item in unwanted:
             if item in self.wanted:
@@ -101,6 +112,13 @@ class Announcer:
     def reload(self, config: Config) -> None:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""
         self._apply(self._changes.settle(config.announce), config)
+        self._warn_of_idle_checks()
+
+    def _refuse_if_silent(self) -> None:
+        if self._silent:
+            raise Refused(
+                "this daemon only observes and announces nothing: run it without --observe"
+            )
 
     def look(self, host: Host) -> bool:
         """Follow, if ``host`` or our grant is not what it was; whether all of it is announced."""
@@ -176,13 +194,14 @@ class Announcer:
         )
         self._node.announce(
             self._clock(),
-            prefixes=tuple(selection.prefixes),
+            prefixes=() if self._silent else tuple(selection.prefixes),
             endpoints=endpoints,
             preference=config.preference,
-            tunnel=config.vxlan_port,
+            tunnel=0 if self._silent else config.vxlan_port,
         )
         before, self.selection = self.selection, selection
-        self._tell(before, first=own is None)
+        if not self._silent:
+            self._tell(before, first=own is None)
         if own is not None and endpoints != current:
             self._log.emit("moved", endpoints=[str(where) for where in endpoints])
         self._changed()
@@ -192,6 +211,13 @@ class Announcer:
         wanted = {*self.wanted, *candidates(self.wanted, self._host)}
         checks = self._config.health
         self.health.want({target: checks[target] for target in checks if target in wanted})
+
+    def _warn_of_idle_checks(self) -> None:
+        possible = {*self.wanted, *candidates(self.wanted, self._host)}
+        for target in self._config.health:
+            if target not in possible:
+                reason = f'[health."{target}"] gates nothing: {target} is not announced here'
+                self._log.emit("warning", reason=reason)
 
     def _tell(self, before: Selection, *, first: bool) -> None:
         """What is new about the selection; the first one stands in ``listening``."""

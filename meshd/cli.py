@@ -279,6 +279,11 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _announce_option(parser)
     _advertise_option(parser)
     parser.add_argument(
+        "--observe",
+        action="store_true",
+        help="join and watch: change nothing in the kernel, announce no subnet",
+    )
+    parser.add_argument(
         "--log-format", choices=("text", "json"), default="text", help="for people, or programs"
     )
 
@@ -430,6 +435,11 @@ COMMANDS: Final = (
         "Finds the other members, and keeps the routes to their subnets and the NAT exclusions.\n"
         "Stopping it leaves them in place (`meshd leave` takes them away); SIGHUP reads the\n"
         "config again. Options add to the config's lists. Needs CAP_NET_ADMIN.\n\n"
+        "With --observe it joins the mesh and only watches: routes, nftables and connections\n"
+        "stay as they are, also what an earlier daemon left, and no subnet is announced, so that\n"
+        "nobody sends traffic here that would not be routed back. `meshd plan` shows what it\n"
+        "would do. It needs no capability; without CAP_NET_ADMIN nftables cannot be read, and the\n"
+        "plan leaves it out.\n\n"
         "example:\n  meshd run --seed 192.0.2.1 --announce 10.1.0.0/24",
         "0 stopped or left, 1 failed, 2 usage, config, privilege or port in use",
     ),
@@ -525,7 +535,10 @@ COMMANDS: Final = (
         "plan",
         commands.plan,
         _json_option,
-        "show what the daemon would change in the kernel now, and change nothing",
+        "show what the daemon would change in the kernel now and why, and change nothing",
+        "Each step as the command that a person would type, and under it the reason: who\n"
+        "announces the prefix, what was found in the kernel, or which rule took it away. A daemon\n"
+        "that runs with --observe leaves all of it undone.\n\n"
         "example:\n  meshd plan",
         "0 shown, 1 no daemon, 2 usage",
     ),

@@ -147,6 +147,7 @@ def run(options: argparse.Namespace, paths: Paths) -> int:
         tuple(read("--seed", values.seed, options.seed)),
         tuple(read("--announce", values.announced, options.announce)),
         tuple(read("--advertise", values.advertised, options.advertise)),
+        options.observe,
     )
     return run(prepare(paths, additions, options.log_format, time.time))
 
@@ -276,12 +277,7 @@ def explain(options: argparse.Namespace, paths: Paths) -> int:
 def plan(options: argparse.Namespace, paths: Paths) -> int:
     """``meshd plan``: the steps that would be taken now."""
     result = client.call(paths, "plan")
-    if options.json:
-        print(text.to_json(result))
-    elif result["steps"]:
-        print("\n".join(map(text.escape, result["steps"])))
-    else:
-        print("nothing to do: the kernel is as it should be")
+    print(text.to_json(result) if options.json else text.plan(result))
     return DONE
 
 

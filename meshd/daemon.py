@@ -26,6 +26,7 @@ from meshd.explain import Scene, explain
 from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
 from meshd.kernel.state import Reading
+from meshd.local.asking import keep_capabilities
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
@@ -84,6 +85,7 @@ LAST_WORDS: Final = 0.2
 
 def run(options: RunOptions) -> int:
     """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
+    keep_capabilities()
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
     config = options.config
     kernel = kernel_backend(
@@ -94,7 +96,8 @@ def run(options: RunOptions) -> int:
         illumos=config.illumos,
         state=options.paths.state,
     )
-    kernel.check()
+    if not options.additions.observe:
+        kernel.check()
     sockets = Sockets(options.config.port)
     try:
         return trio.run(_main, options, log, kernel, sockets)
@@ -156,6 +159,7 @@ class Daemon:
             log=log,
             clock=self._now,
             changed=self._wake_transmit,
+            silent=options.additions.observe,
         )
         self._seeds = Resolving(options.config.seeds, log, self._join)
         self._narrator = Narrator(log, self._name_of)
@@ -167,6 +171,7 @@ class Daemon:
             self._config.imports,
             multipath=self._config.multipath,
             tunnel=tunnel_terms(self._config, options.mesh, options.identity.public),
+            local=lambda: self._announcer.routed,
         )
         self._reconciler = Reconciler(
             kernel,
@@ -174,6 +179,7 @@ class Daemon:
             log=log,
             settled=self._kernel_settled,
             reached=self._importer.reached,
+            observe=options.additions.observe,
         )
 
     # Life.
@@ -219,6 +225,7 @@ class Daemon:
             endpoints=[str(where) for where in own.endpoints] if own else [],
             prefixes=[str(prefix) for prefix in self._node.prefixes],
             mesh=self._options.mesh.id.hex()[:8],
+            **({"observing": True} if self._options.additions.observe else {}),
         )
         if own is not None and not own.endpoints:
             self._log.emit(
@@ -341,7 +348,7 @@ class Daemon:
     def _kernel_settled(self) -> None:
         """The reconciler has looked: tell of convergence when table and kernel agree."""
         event = self._converged
-        if event is None or not self._node.converged or not self._reconciler.status.in_sync:
+        if event is None or not self._node.converged or not self._reconciler.status.as_wanted:
             return
         self._converged = None
         self._log.emit(
@@ -379,6 +386,7 @@ class Daemon:
         rows = self._reconciler.decision.routes
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
+        found["kernel"]["nat"] = self._config.nat
         found["clock_off_s"] = self._reconciler.decision.clock_off
         me = self._options.identity.public
         found["announce"] = self._announcer.told(trio.current_time())
@@ -406,8 +414,7 @@ class Daemon:
         return explain(subject, scene)
 
     async def _plan(self, given: dict[str, Any]) -> object:
-        steps = await self._reconciler.look()
-        return {"steps": steps, "in_sync": not steps}
+        return await self._reconciler.look()
 
     async def _announce(self, given: dict[str, Any]) -> object:
         wanted = params.announced(given)

@@ -19,7 +19,7 @@ from meshd.policy.filters import Filters
 from meshd.policy.origin import Origin
 from meshd.policy.tunnel import Terms
 from meshd.resolver import resolvers
-from protocol.address import Address
+from protocol.address import Address, Prefix
 from protocol.identity import Mesh
 from protocol.members import Member
 from protocol.node import Node
@@ -50,11 +50,14 @@ class Importer:
         tunnel: Terms | None = None,
         unix_clock: Callable[[], float] = time.time,
         resolvers: Callable[[], tuple[Address, ...]] = resolvers,
+        local: Callable[[], tuple[Prefix, ...]] | None = None,
     ) -> None:
+        """``local`` gives what is announced here, where that is not what ``node`` announces."""
         self.filters, self.multipath = filters, multipath
         """The operator's; other values take effect at the next decision."""
         self._node, self._tunnel = node, tunnel
         self._unix_clock, self._resolvers = unix_clock, resolvers
+        self._local = local or (lambda: node.prefixes)
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
 
@@ -66,7 +69,7 @@ class Importer:
                 Origin.of(member, grants[member.key], now, self._why_held(member, now))
                 for member in self._node.members.values()
             ],
-            self._node.prefixes,
+            self._local(),
             attrs.evolve(host, resolvers=self._resolvers()),
             self._unix_clock(),
             now=now,

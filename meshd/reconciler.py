@@ -21,13 +21,14 @@ import trio
 from meshd import repairs
 from meshd.errors import Refused
 from meshd.interest import Interest
-from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff
+from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff, table_text
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import KernelState, Reading
 from meshd.kernel.tunnel import adopted
 from meshd.log import EventLog
 from meshd.policy.decide import NOTHING, Decision
 from meshd.policy.prefixes import outermost
+from meshd.reasons import explained
 from meshd.uplinks import uplinks
 from protocol.address import Address, Prefix
 
@@ -60,6 +61,13 @@ class KernelStatus:
     failed: dict[Prefix, str] = attrs.field(factory=dict)
     """Prefix to why its last step was not done."""
     repairs: repairs.Tally = attrs.field(factory=repairs.Tally)
+    observing: bool = False
+    """The kernel is only looked at."""
+
+    @property
+    def as_wanted(self) -> bool:
+        """Nothing is left to be done: the kernel is in sync, or is not ours to change."""
+        return self.in_sync or (self.observing and self.error is None)
 
 
 class Reconciler:
@@ -73,10 +81,12 @@ class Reconciler:
         log: EventLog,
         settled: Callable[[], None],
         reached: Callable[[], Iterable[Address]] = tuple,
+        observe: bool = False,
     ) -> None:
         """``decide`` says what a kernel that was read so should hold; ``settled`` is called after
-        each round; ``reached`` gives the addresses where the mesh is reached."""
-        self.status = KernelStatus()
+        each round; ``reached`` gives the addresses where the mesh is reached; ``observe``: nothing
+        is ever written."""
+        self.status = KernelStatus(observing=observe)
         self.decision = NOTHING
         self._backend, self._decide, self._log = backend, decide, log
         self._settled, self._reached = settled, reached
@@ -95,6 +105,7 @@ class Reconciler:
         self._recheck = True
         self._last: KernelState | None = None
         self._refused: frozenset[Step] = frozenset()
+        self._pending: tuple[Step, ...] = ()
         self._delay = RETRY_FIRST
         self._alarms: list[float] = []
 
@@ -117,6 +128,8 @@ class Reconciler:
     async def purge(self) -> list[str]:
         """Remove every object of ours and write no more."""
         self._stopped = True
+        if self.status.observing:
+            return []
         async with self._turn:
             return await trio.to_thread.run_sync(self._backend.purge)
 
@@ -141,11 +154,24 @@ class Reconciler:
         except OSError as error:
             raise Refused(_silent(error)) from None
 
-    async def look(self) -> list[str]:
-        """What would be done now, in the kernel's own words, without doing it."""
+    async def look(self) -> dict[str, Any]:
+        """What would be done now, in the kernel's own words and with reasons, without doing it."""
         reading = await self.read()
-        desired = self._wanted(self._decide(reading).desired, reading)
-        return str(diff(desired, reading)).splitlines()
+        decision = self._decide(reading)
+        desired = self._wanted(decision.desired, reading)
+        plan = diff(desired, reading)
+        notes = [reading.unread] if reading.unread else []
+        if self._adopting:
+            notes.append("not in sync with the mesh yet: until then nothing is taken away")
+        if self.status.observing:
+            notes.append("this daemon only observes: it does none of this")
+        return {
+            "steps": str(plan).splitlines(),
+            "in_sync": not plan,
+            "changes": explained(plan, reading, decision, desired),
+            "notes": notes,
+            "table": table_text(reading.shape, desired) if reading.shape.sets else None,
+        }
 
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
         async for change in changes:
@@ -180,31 +206,49 @@ class Reconciler:
             reading = await trio.to_thread.run_sync(self._backend.read)
             self.decision, self._interest = self._decide(reading), None
             desired = self._wanted(self.decision.desired, reading)
-            plan = diff(desired, reading, recheck=self._recheck)
+            plan = diff(desired, reading, recheck=self._recheck and not self.status.observing)
+            if self.status.observing:
+                self._observed(plan)
+                return self._next_look()
             failures = await self._apply(plan)
         except OSError as error:
             self._fail(error)
             return self._backoff(retry=retry)
         # Connections that could not be forgotten are looked for again, all of them.
         self._recheck = any(isinstance(failure.step, FlowStep) for failure in failures)
+        # What was found may have been told of only while it was read.
+        heard = heard or list(self._heard)
         await self._report(plan, failures, heard, reading, desired, began)
         self._settled()
         if failures:
             return self._backoff(retry=retry)
+        return self._next_look()
+
+    def _next_look(self) -> float:
         self._delay = RETRY_FIRST
         now = trio.current_time()
         self._alarms = [when for when in self._alarms if when > now]
         return min([SWEEP, self.decision.look_again, *(when - now for when in self._alarms)])
 
+    def _observed(self, plan: Plan) -> None:
+        """Tell what would be done, whenever that has changed."""
+        self.status.in_sync, self.status.error = not plan, None
+        if plan.steps != self._pending:
+            self._pending = plan.steps
+            self._log.emit("kernel-pending", **repairs.summary(plan), steps=len(plan))
+        self._settled()
+
     def _wanted(self, desired: KernelState, reading: Reading) -> KernelState:
         """What the mesh wants, as far as the mode of ``nat`` and a start in the dark allow."""
         actual, shape = reading.state, reading.shape
         if self._adopting:
+            guards = desired.guards | actual.guards | actual.routes.keys()
             desired = attrs.evolve(
                 desired,
                 routes={**actual.routes, **desired.routes},
-                guards=desired.guards | actual.guards | actual.routes.keys(),
-                mesh=outermost(desired.mesh | actual.mesh),
+                guards=guards,
+                # Not the sets alone: somebody may have flushed them meanwhile.
+                mesh=outermost(desired.mesh | actual.mesh | guards),
                 tunnel=adopted(desired.tunnel, actual.tunnel),
                 admitted=desired.admitted | actual.admitted,
             )

@@ -48,6 +48,8 @@ class Additions:
     seeds: tuple[Seed, ...] = ()
     announce: tuple[Announced, ...] = ()
     advertise: tuple[Endpoint, ...] = ()
+    observe: bool = False
+    """Change nothing in the kernel, and announce nothing."""
 
 
 @attrs.frozen

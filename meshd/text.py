@@ -19,6 +19,7 @@ _NAME_WIDTH: Final = 16
 
 _COLOURS: Final = {
     "converged": "32", "peer-alive": "32", "peer-suspect": "33", "kernel-changed": "33",
+    "kernel-repaired": "33",
     "peer-failed": "31", "refused": "31", "isolated": "31", "cloned": "31", "error": "31",
     "warning": "33", "clock-wrong": "31", "revoked": "31", "succession": "33",
     "grant-ending": "33", "grant-ended": "31", "left-out": "33", "health-up": "32",
@@ -86,6 +87,8 @@ def status(result: Json) -> str:
     counts = [f"{peers.get(state, 0)} {state}" for state in ("alive", "suspect", "failed", "left")]
     error = kernel.get("error")
     in_sync = "in sync" if kernel.get("in_sync") else "not in sync"
+    if kernel.get("observing"):
+        in_sync = f"{in_sync}; only observed: nothing is changed or announced, see `meshd plan`"
     rows = [
         ("node", f"{_cell(node.get('name'))} {_cell(node.get('id'))}"),
         ("mesh", result.get("mesh")),
@@ -99,6 +102,8 @@ def status(result: Json) -> str:
         ("learned", _count(prefixes.get("remote", 0), "prefix", "prefixes")),
         ("kernel", f"{_cell(kernel.get('backend'))}, {error or in_sync}"),
     ]
+    if nat := kernel.get("nat"):
+        rows.append(("nat", nat))
     if (off := result.get("clock_off_s")) is not None:
         days, where = abs(off) / 86_400, "ahead of" if off > 0 else "behind"
         rows.append(("clock", f"{days:.0f} days {where} the members: set it"))
@@ -150,6 +155,17 @@ def _authority(result: Json) -> list[tuple[str, object]]:
         how = f"ends in {_count(days, 'day', 'days')}" if days else "has ended"
         rows.append(("membership", f"{how} ({end}): have it renewed where the authority's key is"))
     return rows
+
+
+def plan(result: Json) -> str:
+    """``meshd plan``: each step as a person would type it, and under it why."""
+    lines = [f"# {escape(note)}" for note in result.get("notes", [])]
+    for change in result.get("changes", []):
+        lines += map(escape, str(change.get("step")).splitlines())
+        lines += [f"    # {escape(change.get('why'))}"]
+    if not result.get("steps"):
+        lines.append("nothing to do: the kernel is as it should be")
+    return "\n".join(lines)
 
 
 def peers(result: Sequence[Json]) -> str:

@@ -232,6 +232,8 @@ def _is_ours(kind: str, what: dict[str, Any]) -> bool:
 def _element(element: Any) -> str:
     if isinstance(element, str):  # one address
         return str(ip_network(element))
+    if "range" in element:  # which no prefix is
+        return "-".join(element["range"])
     return f"{element['prefix']['addr']}/{element['prefix']['len']}"
 
 

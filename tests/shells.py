@@ -113,7 +113,12 @@ class Daemon:
             "reload": {"changed": ["announce"]},
             "leave": {},
             "explain": EXPLANATION,
-            "plan": {"steps": ["ip route add 10.2.0.0/24"], "in_sync": False},
+            "plan": {
+                "steps": ["ip route add 10.2.0.0/24"],
+                "in_sync": False,
+                "changes": [{"step": "ip route add 10.2.0.0/24", "why": "b announces it"}],
+                "notes": [],
+            },
             "grants": GRANTS,
             "deliver": {"outcomes": ["new"]},
         }

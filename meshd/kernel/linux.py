@@ -34,7 +34,7 @@ from meshd.kernel.plan import (
     diff,
 )
 from meshd.kernel.port import Change, Concerns
-from meshd.kernel.shape import shape
+from meshd.kernel.shape import SHAPES, shape_of
 from meshd.kernel.state import ROUTE_METRIC, Host, KernelState, Reading
 from meshd.kernel.tunnel import TunnelStep, after
 from protocol.address import Prefix
@@ -50,7 +50,7 @@ class Linux:
         self, metric: int = ROUTE_METRIC, nat: str = "exempt", tunnel_port: int = 0
     ) -> None:
         self._metric = metric
-        self._shape = shape(nat, tunnel_port)
+        self._shape = shape_of(nat, tunnel_port)
         self._tunnelled = bool(tunnel_port)
         self._tunnel = vxlan.Entries()
         self._shared: frozenset[Prefix] = frozenset()
@@ -92,7 +92,15 @@ class Linux:
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
-            table = nftables.read(self._filter, self._shape)
+            shape, unread = self._shape, ""
+            try:
+                table = nftables.read(self._filter, shape)
+            except Refusal as refusal:
+                if refusal.errno != errno.EPERM:
+                    raise
+                # Who may not even read the table cannot plan for it.
+                table, shape = nftables.Table(), SHAPES["off"]
+                unread = "nftables cannot be read without CAP_NET_ADMIN: it is left out here"
             self._shared = frozenset(found.shared)
             self._tunnel.hold(vxlan.read(self._route))
         return Reading(
@@ -112,7 +120,8 @@ class Linux:
             strays=tuple(found.strays),
             metric=self._metric,
             others=table.others,
-            shape=self._shape,
+            shape=shape,
+            unread=unread,
         )
 
     def apply(self, plan: Plan) -> list[Failure]:

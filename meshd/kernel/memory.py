@@ -37,7 +37,7 @@ from meshd.kernel.plan import (
     diff,
 )
 from meshd.kernel.port import Change, Concerns
-from meshd.kernel.shape import FILTER, SetName, shape
+from meshd.kernel.shape import FILTER, SetName, shape_of
 from meshd.kernel.state import (
     GUARD_METRIC,
     ROUTE_METRIC,
@@ -97,7 +97,7 @@ class Memory:
         self.flows: list[Flow] = []
         self.dropped: list[Flow] = []
         self._metric = metric
-        self._shape = shape(nat, tunnel_port)
+        self._shape = shape_of(nat, tunnel_port)
         self._tunnel: Tunnel | None = None
         self._uplinks: frozenset[str] = frozenset()
         self._interfaces = {interface.name: interface for interface in interfaces}

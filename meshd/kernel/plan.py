@@ -204,19 +204,30 @@ class BuildTable:
         return sorted((p for p in prefixes if p.version == int(name[-1])), key=order)
 
     def __str__(self) -> str:
-        sets = {
-            each.name: [
-                f'"{element}"' if isinstance(element, str) else element
-                for element in self.elements(each.name)
-            ]
-            for each in self.shape.sets
-        }
-        text = f"nft add {self.shape.text(sets)}"
+        text = f"nft add {self.text}"
         if self.keep:
-            flushed = "; ".join(f"flush set inet meshd {name}" for name in sets)
+            flushed = "; ".join(f"flush set inet meshd {each.name}" for each in self.shape.sets)
             return f"nft {flushed}  # {'; '.join(self.problems)}\n{text}"
         gone = [f"nft delete table inet meshd  # {problem}\n" for problem in self.problems[:1]]
         return "".join([*gone, text])
+
+    @property
+    def text(self) -> str:
+        """The table in nft's words."""
+        return self.shape.text(
+            {
+                each.name: [
+                    f'"{element}"' if isinstance(element, str) else element
+                    for element in self.elements(each.name)
+                ]
+                for each in self.shape.sets
+            }
+        )
+
+
+def table_text(shape: Shape, state: KernelState) -> str:
+    """Our table for ``state``, in nft's words."""
+    return BuildTable(shape, state.local, state.mesh, state.uplinks).text
 
 
 @attrs.frozen

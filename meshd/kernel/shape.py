@@ -198,7 +198,7 @@ SHAPES: Final[Mapping[str, Shape]] = {
 
 
 @cache
-def shape(nat: str, tunnel_port: int = 0) -> Shape:
+def shape_of(nat: str, tunnel_port: int = 0) -> Shape:
     """The table's shape with that mode of ``nat``, and a tunnel at that UDP port unless it is 0."""
     plain = SHAPES[nat]
     if not tunnel_port:

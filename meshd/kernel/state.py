@@ -217,3 +217,5 @@ class Reading:
     """The metric that the backend takes for ours."""
     shape: Shape = SHAPES["exempt"]
     """What the backend takes for the shape of our table."""
+    unread: str = ""
+    """What could not be read, and why; empty when it was all."""

@@ -211,7 +211,7 @@ def write(
                 case ChangeDevice():
                     _only(channel, _change(index, step))
                 case RemoveDevice():
-                    _only(channel, Message(_DEL_LINK, 0, _header(index)))
+                    _remove(channel, index)
                     index = 0
                 case _:
                     messages.append(_entry(step, index))
@@ -260,9 +260,15 @@ def _make(channel: Channel, device: Device) -> int:
         channel.request([Message(_SET_LINK, 0, _header(index) + nested(_AF_SPEC, generate))])
         _only(channel, Message(_SET_LINK, 0, _header(index, up=True)))
     except OSError:
-        channel.request([Message(_DEL_LINK, 0, _header(index))])
+        _remove(channel, index)
         raise
     return index
+
+
+def _remove(channel: Channel, index: int) -> None:
+    for refusal in channel.request([Message(_DEL_LINK, 0, _header(index))]).values():
+        if refusal.errno != errno.ENODEV:  # somebody was faster
+            raise refusal
 
 
 def _change(index: int, step: ChangeDevice) -> Message:

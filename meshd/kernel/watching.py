@@ -6,10 +6,11 @@ notices of links and addresses always count; routes of others count if they conc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Container, Iterable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import trio
@@ -41,20 +42,21 @@ async def changes(
     ``own`` are the netlink ports of our own requests; ``tunnel``: what is known of ours.
     """
     send, receive = trio.open_memory_channel[Change](_PENDING)
-    with (
-        _subscribe(ROUTE, groups=rtnetlink.GROUPS) as routes,
-        _subscribe(NETFILTER, member=nftables.GROUP) as tables,
-        send,
-        receive,
-        ExitStack() as more,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(send)
+        stack.enter_context(receive)
+        routes = stack.enter_context(_subscribe(ROUTE, groups=rtnetlink.GROUPS))
+        heard = [(routes, _of_routes(own, concerns))]
+        with suppress(PermissionError):  # without CAP_NET_ADMIN, which only an observer is
+            tables = stack.enter_context(_subscribe(NETFILTER, member=nftables.GROUP))
+            heard.append((tables, _of_tables(own)))
+        if tunnel is not None:
+            entries = stack.enter_context(_subscribe(ROUTE, member=vxlan.GROUP))
+            stack.enter_context(tunnel.hear(entries))
+            heard.append((entries, _of_entries(own, tunnel)))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch, routes, _of_routes(own, concerns), send)
-            nursery.start_soon(_watch, tables, _of_tables(own), send)
-            if tunnel is not None:
-                entries = more.enter_context(_subscribe(ROUTE, member=vxlan.GROUP))
-                more.enter_context(tunnel.hear(entries))
-                nursery.start_soon(_watch, entries, _of_entries(own, tunnel), send)
+            for events, read in heard:
+                nursery.start_soon(_watch, events, read, send)
             yield receive
             nursery.cancel_scope.cancel()
 

@@ -5,9 +5,11 @@ It waits for others and never lets the daemon wait: a program has a process of i
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -20,6 +22,18 @@ from protocol.address import Endpoint
 
 DYING: Final = 1.0
 """Seconds that a killed program may take to be gone; one that waits for a disk takes longer."""
+
+
+_PR_CAP_AMBIENT, _CLEAR_ALL = 47, 4
+
+
+def keep_capabilities() -> None:
+    """Programs that are run get none of this process's capabilities, unless it is root.
+
+    Before any thread is made: each has such a set of its own (capabilities(7), "ambient").
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
 
 
 async def ask(check: Check, host: Callable[[], Host]) -> str:

@@ -26,7 +26,7 @@ class Fib:
         self._resolved: dict[Address, NextHop | str] = {}
         up = {interface.name for interface in host.interfaces if interface.up}
         for route in host.foreign:
-            if route.kind == "unicast" and route.device not in up:
+            if route.kind == "unicast" and route.device is not None and route.device not in up:
                 continue
             prefix = route.prefix
             shift = prefix.max_prefixlen - prefix.prefixlen
@@ -55,8 +55,9 @@ class Fib:
     def resolve(self, address: Address) -> NextHop | str:
         """``address`` as a next hop on one of our links, or why it is none.
 
-        The kernel takes a gateway only where the route to it has none itself
-        (``fib_check_nh_v4_gw``, ``ip6_route_check_nh``).  A default route has none either on a
+        The kernel takes a gateway where a route to it has none itself (``fib_check_nh_v4_gw``,
+        ``ip6_route_check_nh``); in IPv4 it looks among such routes alone, and would send past a
+        longer one that leads elsewhere or nowhere.  A default route has none either on a
         point-to-point link; what is sent there all the same ends at a provider.
         """
         if address not in self._resolved:
@@ -72,6 +73,8 @@ class Fib:
         if found.kind != "unicast":
             return f"the route to its next hop {address} is {found.kind} {found.prefix}"
         gateway, device, prefix = found.next_hop, found.device, found.prefix
+        if device is None:
+            return f"the route to its next hop {address}, {prefix}, does not say where it leads"
         through = f"its next hop {address} is not on-link: it resolves through"
         if gateway is not None and prefix.prefixlen == 0:
             return f"{through} the default gateway {gateway}"
@@ -79,5 +82,4 @@ class Fib:
             return f"{through} {gateway}, the gateway of {prefix}"
         if prefix.prefixlen < SHORTEST[prefix.version]:
             return f"{through} {prefix} at {device}, a default route"
-        assert device is not None
         return NextHop(address, device)

@@ -157,9 +157,9 @@ class Tunnelling:
         """Every member to its place behind the tunnel, or to why it has none."""
         claimed = {terms.hardware: "this host"}
         met: dict[bytes, _Peer | str] = {}
-        # What is gone claims nothing: a host that was made anew sits where its former self did.
-        for origin in sorted(members, key=lambda o: (not o.usable, seniority(o.grant), o.key)):
+        for origin in sorted(members, key=lambda each: (seniority(each.grant), each.key)):
             found = self._peer(terms, origin)
+            # What is gone claims nothing: a host that was made anew sits where its former self did.
             if isinstance(found, _Peer) and origin.usable:
                 holder = claimed.get(found.hardware)
                 if holder is not None:
@@ -200,7 +200,9 @@ class Tunnelling:
         )
 
     def _path_mtu(self) -> int:
-        """The smallest of the devices by which members are reached."""
-        routes = (self._fib.lookup(each.address) for each in self._behind.values())
+        """The smallest of the devices by which members are reached, also those that are silent:
+        at a restart all are, and the device is not to change for that."""
+        peers = [each for each in self._peers.values() if isinstance(each, _Peer)]
+        routes = (self._fib.lookup(each.address) for each in peers)
         devices = {route.device for route in routes if route is not None}
         return min((self._mtu[d] for d in devices if d in self._mtu), default=ETHERNET)

@@ -64,11 +64,14 @@ class Member:
         with (self.directory / "meshd.toml").open("a", encoding="ascii") as config:
             config.write(lines)
 
-    def start(self, *options: str, log_format: str = "json") -> None:
-        """Start the daemon and return at once; `wait` tells when it is where it should be."""
+    def start(self, *options: str, log_format: str = "json", under: Sequence[str] = ()) -> None:
+        """Start the daemon and return at once; `wait` tells when it is where it should be.
+
+        under: a command that is to run it, such as `setpriv --bounding-set=-all`.
+        """
         if self.running:
             raise ValueError(f"{self.name} runs already")
-        command = self.argv("run", "--log-format", log_format, *options)
+        command = [*under, *self.argv("run", "--log-format", log_format, *options)]
         with self.log.open("ab") as log:
             self.process = self.zone.router.popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT

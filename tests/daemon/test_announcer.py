@@ -22,6 +22,7 @@ from meshd.sequence import Sequence
 from meshd.state import StateDirectory
 from meshd.udp import Sockets
 from meshd.values import Followed, announced, prefix
+from protocol.objects import Grant
 
 BR0 = Interface("br0", 3, True, (ipaddress.ip_interface("10.7.0.1/24"),))
 UPLINK = Interface("net0", 2, True, (ipaddress.ip_interface("192.0.2.1/24"),))
@@ -129,6 +130,20 @@ async def test_what_an_interface_gets_outside_the_grant_is_left_out_and_told_onc
     assert left["reason"].startswith("outside the grant of a, which allows 10.0.0.0/8, ")
 
 
+async def test_a_wider_grant_lets_in_what_was_left_out(hosts: Hosts) -> None:
+    outside = ipaddress.ip_interface("198.51.100.1/24")
+    one = router(hosts, attrs.evolve(BR0, addresses=(outside,)))
+    assert one.announced == {str(A)}
+    options = one.daemon._options
+    wider = Grant.sign(
+        hosts.authority(), options.mesh, node=options.identity.public, name="a", serial=2**42,
+        allow=[A, outside.network],
+    )  # fmt: skip
+    one.daemon._node.hear([wider], one.daemon._now())
+    assert one.look()
+    assert one.announced == {str(A), "198.51.100.0/24"}
+
+
 async def test_status_says_where_a_prefix_comes_from_and_what_is_left_out(hosts: Hosts) -> None:
     docker = Interface("docker0", 4, True, (ipaddress.ip_interface("172.17.0.1/16"),))
     one = router(hosts, BR0, docker)
@@ -209,6 +224,18 @@ async def test_a_check_runs_for_what_is_wanted_only(hosts: Hosts) -> None:
     assert set(health._running) == {FOLLOWED, B}
     one.daemon._announcer.withdraw([B])
     assert set(health._running) == {FOLLOWED}
+
+
+async def test_a_check_that_gates_nothing_is_warned_of(hosts: Hosts) -> None:
+    table = (
+        '[health."10.9.0.0/24"]\ntcp = "10.9.0.2:1"\n[health."interface:br0"]\ninterface = "x"\n'
+    )
+    hosts.a.config.write_text(hosts.a.config.read_text() + table)
+    one = router(hosts)
+    (warning,) = one.events("warning")
+    assert warning["reason"] == (
+        '[health."10.9.0.0/24"] gates nothing: 10.9.0.0/24 is not announced here'
+    )
 
 
 async def test_reload_changes_preference_and_interfaces(hosts: Hosts) -> None:

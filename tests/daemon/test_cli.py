@@ -188,6 +188,56 @@ def test_status_for_people_tells_of_a_clock_that_cannot_be_right(
     assert "clock      10 days behind the members: set it\n" in out
 
 
+ANNOUNCE = [
+    {"announce": "10.1.0.0/24", "prefixes": ["10.1.0.0/24"], "left_out": [], "health": None},
+    {
+        "announce": "10.9.0.0/24",
+        "prefixes": [],
+        "left_out": [{"prefix": "10.9.0.0/24", "reason": "unhealthy: exit 1"}],
+        "health": {"healthy": False, "since_s": 3.0, "reason": "exit 1", "asked": 4},
+    },
+    {
+        "announce": "interface:br0",
+        "prefixes": ["10.7.0.0/24", "fd00:7::/64"],
+        "left_out": [{"prefix": "198.51.100.0/24", "reason": "outside the grant"}],
+        "health": None,
+    },
+    {
+        "announce": "interface:br1",
+        "prefixes": [],
+        "left_out": [{"prefix": None, "reason": "evil\x1b[31m"}],
+        "health": None,
+    },
+]
+
+
+def test_status_for_people_tells_what_interfaces_bring_and_what_is_left_out(
+    meshd: Shell, daemon: Daemon
+) -> None:
+    daemon.answers["status"] = {**STATUS, "announce": ANNOUNCE}
+    with daemon.running():
+        _, out, _ = meshd("status")
+    assert (
+        "announced  10.1.0.0/24\n"
+        "           interface:br0: 10.7.0.0/24 fd00:7::/64\n"
+        "           interface:br1: -\n"
+        "left out   10.9.0.0/24: unhealthy: exit 1\n"
+        "left out   198.51.100.0/24 of interface:br0: outside the grant\n"
+        "left out   interface:br1: evil\\x1b[31m\n"
+    ) in out
+
+
+def test_announcing_tells_what_of_it_is_left_out(meshd: Shell, daemon: Daemon) -> None:
+    daemon.answers["announce"] = {"local": ["10.1.0.0/24", "10.7.0.0/24"], "asked": ANNOUNCE[2:]}
+    with daemon.running():
+        code, out, err = meshd("announce", "interface:br0", "interface:br1")
+    assert (code, out) == (0, "this node announces: 10.1.0.0/24 10.7.0.0/24\n")
+    assert err == (
+        "left out: 198.51.100.0/24 of interface:br0: outside the grant\n"
+        "left out: interface:br1: evil\\x1b[31m\n"
+    )
+
+
 def test_peers_and_routes_for_people_line_up_and_are_escaped(meshd: Shell, daemon: Daemon) -> None:
     with daemon.running():
         _, peers, _ = meshd("peers")
@@ -239,7 +289,7 @@ def test_changes_are_passed_on_and_their_outcome_is_told(meshd: Shell, daemon: D
     assert withdrawn[:2] == (0, "this node announces: -\n")
     assert reloaded[:2] == (0, "changed: announce\n")
     assert left[0] == 0
-    assert planned[:2] == (0, "ip route add 10.2.0.0/24\n")
+    assert planned[:2] == (0, "ip route add 10.2.0.0/24\n    # b announces it\n")
     assert idle[:2] == (0, "nothing to do: the kernel is as it should be\n")
     assert daemon.asked[:2] == [
         ("announce", {"prefixes": ["10.7.0.0/24", "fd00:7::/64"]}),

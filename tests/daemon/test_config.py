@@ -75,7 +75,7 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         authority=bytes.fromhex(KEY),
         next_authority_hash=bytes(range(32)),
         seeds=(values.seed("router-a.example"), values.seed("[2001:db8::1]:7000")),
-        announce=(values.prefix("10.1.0.0/24"), values.prefix("fd00:1::/64")),
+        announce=tuple(map(values.announced, ("10.1.0.0/24", "fd00:1::/64", "interface:br0"))),
         advertise=(values.advertised("192.0.2.1"), values.advertised("[2001:db8::2]:7001")),
         pool=(values.prefix("10.0.0.0/8"),),
     )

@@ -164,6 +164,13 @@ def test_a_foreign_route_of_the_same_prefix_is_told() -> None:
     assert answer["kernel"][0]["foreign"] == ["via 192.0.0.99 dev net0 proto 3 metric 5"]
 
 
+def test_a_foreign_route_that_leads_nowhere_is_told_as_such() -> None:
+    made = four()
+    nowhere = ForeignRoute(nets("172.17.0.0/24")[0], None, None, 4, 5, "blackhole")
+    made.kernel.add_foreign(nowhere)
+    assert made("172.17.0.0/24")["kernel"][0]["foreign"] == ["blackhole proto 4 metric 5"]
+
+
 def test_a_prefix_that_nobody_announces_is_one_line_with_who_could() -> None:
     with pytest.raises(Refused) as caught:
         four()("172.16.3.0/24")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,6 +293,31 @@ async def test_what_is_gated_may_go_while_its_check_is_asked(
             await trio.sleep(1)
         assert len(nursery.child_tasks) == 1
         nursery.cancel_scope.cancel()
+
+
+CAPABILITY = """
+import os
+from pathlib import Path
+import trio
+from meshd.local.asking import ask, keep_capabilities
+from meshd.local.check import Check
+from meshd.kernel.state import Host
+keep_capabilities()
+def mine(): return [l for l in Path("/proc/self/status").read_text().splitlines() if "CapEff" in l]
+print(mine()[0].split()[1].endswith("1000"))
+command = ("/bin/grep", "-q", "CapEff:.*0000000000000000", "/proc/self/status")
+print(repr(trio.run(ask, Check(command=command, timeout=60), Host)))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a capability to somebody else")
+def test_a_program_does_not_get_the_daemons_capability() -> None:
+    as_service = "setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps +net_admin"
+    done = subprocess.run(
+        [*as_service.split(), "--ambient-caps", "+net_admin", sys.executable, "-c", CAPABILITY],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["True", "''"], done.stderr
 
 
 def test_the_tests_leave_no_process_behind() -> None:

@@ -9,7 +9,8 @@ import attrs
 import pytest
 from origins import GATEWAY, HOST, INSIDE, UPLINK, judge, net, origin, row, surroundings
 
-from meshd.kernel.state import ForeignRoute, Host, Interface
+from meshd.kernel.plan import AddRoute, RemoveRoute, ReplaceRoute
+from meshd.kernel.state import ForeignRoute, Host, Interface, NextHop, NextHops
 from meshd.policy.decide import Decision
 from meshd.policy.fib import Fib
 
@@ -87,6 +88,8 @@ FAR_AWAY, NEAR = "203.0.113.7", "192.0.2.7"
          off_link(FAR_AWAY, "0.0.0.0/0 at br0, a default route")),
         ([foreign("128.0.0.0/1", None, "br0")], FAR_AWAY,
          off_link(FAR_AWAY, "128.0.0.0/1 at br0, a default route")),
+        ([foreign("192.0.2.7/32", None, None)], NEAR,
+         f"the route to its next hop {NEAR}, 192.0.2.7/32, does not say where it leads"),
         ([foreign("192.0.2.7/32", None, None, kind="blackhole")], NEAR,
          f"the route to its next hop {NEAR} is blackhole 192.0.2.7/32"),
         ([foreign("192.0.2.0/25", None, None, kind="unreachable")], NEAR,
@@ -242,3 +245,30 @@ def test_one_that_failed_again_and_again_does_not_share() -> None:
 def test_the_order_of_arrival_changes_nothing_about_several() -> None:
     nodes = [origin(n, FAR, allow=(FAR,)) for n in range(3)]
     assert judge(*nodes, multipath=True) == judge(*reversed(nodes), multipath=True)
+
+
+def hop(address: str, device: str = "net0", *, onlink: bool = False) -> NextHop:
+    return NextHop(ipaddress.ip_address(address), device, onlink)
+
+
+def test_next_hops_have_no_order_and_none_is_there_twice() -> None:
+    first, second = hop("192.0.2.2"), hop("192.0.2.3")
+    assert NextHops((second, first, second)) == NextHops((first, second))
+    assert NextHops((first, second)) != NextHops((first, attrs.evolve(second, onlink=True)))
+
+
+def test_a_plan_names_all_next_hops_as_ip_does() -> None:
+    far, four, six = hop("2001:db8::9", "vx0", onlink=True), net(FAR), net("fd02::/64")
+    both = NextHops((far, hop("192.0.2.2")), ipaddress.ip_address("192.0.2.1"))
+    assert str(AddRoute(four, both, 142)) == (
+        "ip route add 10.2.0.0/24 proto 142 metric 142 src 192.0.2.1"
+        " nexthop via 192.0.2.2 dev net0 nexthop via inet6 2001:db8::9 dev vx0 onlink"
+    )
+    assert str(ReplaceRoute(six, NextHops((far, hop("2001:db8::2"))), 142)) == (
+        "ip -6 route change fd02::/64 proto 142 metric 142"
+        " nexthop via 2001:db8::2 dev net0 weight 142"
+        " nexthop via 2001:db8::9 dev vx0 onlink weight 142"
+    )
+    assert str(RemoveRoute(four, NextHops((far,)), 142)) == (
+        "ip route del 10.2.0.0/24 via inet6 2001:db8::9 dev vx0 onlink proto 142 metric 142"
+    )

@@ -157,6 +157,17 @@ async def test_nothing_is_deleted_before_the_table_is_in_sync() -> None:
         assert kernel.read().state == wanted("10.3.0.0/24")
 
 
+async def test_what_is_adopted_is_excluded_though_the_ruleset_was_flushed_meanwhile() -> None:
+    kernel = Kernel()
+    async with bench(kernel=kernel) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+    kernel.flush_ruleset()
+    async with bench(kernel=kernel, synced=False) as made:
+        await quiet(made)
+        assert kernel.read().state == wanted("10.2.0.0/24")
+
+
 async def test_stopping_leaves_the_kernel_as_it_is() -> None:
     async with bench() as made:
         made.want(wanted("10.2.0.0/24"))
@@ -181,6 +192,26 @@ async def test_what_somebody_deletes_is_repaired_and_told() -> None:
         await quiet(made)
         assert made.kernel.read().state == wanted("10.2.0.0/24")
         assert made.events("kernel-repaired")[-1]["added"] == ["10.2.0.0/24"]
+
+
+async def test_a_repair_that_nobody_is_known_for_names_who_does_such_things() -> None:
+    class Hinting(Kernel):
+        def hints(self) -> list[str]:
+            return ["networkd removes routes"]
+
+        def _tell(self, what: str, about: object = "ours") -> None:
+            """Some kernels take routes away without a word."""
+
+    kernel = Hinting()
+    async with bench(kernel=kernel) as made:
+        made.want(wanted("10.2.0.0/24"))
+        await quiet(made)
+        kernel.delete_route(net("10.2.0.0/24"))
+        await quiet(made)
+        (event,) = made.events("kernel-repaired")
+        assert event["by"] is None
+        assert event["hints"] == ["networkd removes routes"]
+        assert made.reconciler.status.repairs.by == {"nobody known": 1}
 
 
 async def test_a_kernel_that_does_not_answer_is_told_once_and_asked_more_and_more_slowly() -> None:
@@ -243,8 +274,8 @@ async def test_looking_at_the_plan_changes_nothing() -> None:
     async with bench() as made:
         await quiet(made)
         made.desired = wanted("10.2.0.0/24")
-        steps = await made.reconciler.look()
-        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in steps)
+        found = await made.reconciler.look()
+        assert any("10.2.0.0/24 via 192.0.2.2 dev net0" in step for step in found["steps"])
         assert made.kernel.read().state.routes == {}
 
 
@@ -381,6 +412,13 @@ async def test_a_retry_waits_longer_each_time_and_keeps_no_repair_waiting(
         bad = NextHops.via(ipaddress.ip_address("203.0.113.1"), "net0")
         state = wanted("10.2.0.0/24", "10.3.0.0/24")
         made.want(attrs.evolve(state, routes={**state.routes, net("10.3.0.0/24"): bad}))
+        # Looks for another reason do not make it wait longer.
+        for _ in range(20):
+            made.reconciler.wake()
+            await trio.sleep(0.01)
+        rounds = len(made.kernel.plans)
+        await trio.sleep(0.35)
+        assert len(made.kernel.plans) - rounds >= 2
         await trio.sleep(120)
         rounds = len(made.kernel.plans)
         await trio.sleep(60)

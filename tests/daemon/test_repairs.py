@@ -86,6 +86,14 @@ def test_suspects_are_counted_by_name_and_not_without_bound() -> None:
     assert repairs.Tally().count([], 5.0) == 0
 
 
+def test_what_lies_in_a_wide_prefix_does_not_end_it() -> None:
+    nets = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "10.0.0.0/24", "10.1.0.0/16")]
+    interest = Interest(nets, [ipaddress.ip_address("10.1.0.1")])
+    asked = ipaddress.ip_network("10.2.0.0/16")
+    assert interest.meets(4, int(asked[0]), int(asked[-1]))
+    assert not interest.meets(6, int(asked[0]), int(asked[-1]))
+
+
 prefixes = st.builds(
     lambda version, value, length: ipaddress.ip_network(
         (value << (24 if version == 4 else 120), min(length, 8)), strict=False

@@ -243,6 +243,8 @@ def test_the_smallest_device_on_the_way_to_a_member_counts() -> None:
     assert mtu([far(3, "10.3.0.0/24")]) == 1450
     assert mtu([far(3, "10.3.0.0/24"), far(4, "10.4.0.0/24")]) == 1350
     assert mtu([]) == 1450
+    # A restarted daemon has seen nobody yet.
+    assert mtu([far(3, "10.3.0.0/24"), far(4, "10.4.0.0/24", seen=False)]) == 1350
 
 
 def test_without_a_tunnel_nothing_of_one_is_wanted() -> None:

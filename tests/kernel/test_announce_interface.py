@@ -163,7 +163,6 @@ def test_a_program_gates_an_announcement(mesh: Mesh, tmp_path: Path) -> None:
         assert (down["announce"], down["reason"]) == (prefix, "exit 1: withdrawn")
         assert told(mesh, prefix)["left_out"] == [{"prefix": prefix, "reason": "unhealthy: exit 1"}]
         assert routed(mesh, str(mesh.lab.zone(1).prefix6))
-        # Traffic to it stops and does not leak: the mesh knows nobody who has it.
         well.touch()
         reached(mesh, prefix)
         (up,) = mesh[1].events("health-up")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,12 @@ table ip meshd {
 
 @pytest.fixture
 def linux() -> Iterator[Linux]:
+    with _router("exempt") as backend:
+        yield backend
+
+
+@contextmanager
+def _router(nat: str) -> Iterator[Linux]:
     with own_namespace():
         run("ip link set lo up")
         for number in (0, 1):
@@ -98,7 +104,7 @@ def linux() -> Iterator[Linux]:
             run(f"ip addr add 2001:db8:{number}::1/64 dev net{number} nodad")
         run("ip route add default via 192.0.3.254")
         run("ip -6 route add default via 2001:db8:1::fe")
-        backend = Linux()
+        backend = Linux(nat=nat)
         yield backend
         backend.close()
 
@@ -523,7 +529,13 @@ def test_an_element_taken_out_by_hand_comes_back_alone(linux: Linux) -> None:
     assert elements("mesh4") == ["10.2.0.0/24", "10.2.1.0/24"]
 
 
-def test_nothing_foreign_is_touched_by_joining_changing_or_purging(linux: Linux) -> None:
+@pytest.mark.parametrize("mode", list(BY_HAND))
+def test_nothing_foreign_is_touched_by_joining_changing_or_purging(mode: str) -> None:
+    with _router(mode) as linux:
+        _join_change_and_purge(linux, mode)
+
+
+def _join_change_and_purge(linux: Linux, mode: str) -> None:
     run("nft -f -", FOREIGN)
     for number, protocol in enumerate(("static", "bird", "kernel"), 60):
         run(f"ip route add 10.2.0.0/24 via 192.0.2.9 proto {protocol} metric {number}")
@@ -532,8 +544,8 @@ def test_nothing_foreign_is_touched_by_joining_changing_or_purging(linux: Linux)
     run("ip route add 10.2.0.0/24 via 192.0.2.9 proto 142 table 7")
     tables, every_route = ruleset(), routes("")
     other_table = run("ip route show table 7")
-    reach(linux, JOINED)
-    reach(linux, MOVED)
+    reach(linux, wanted(mode))
+    reach(linux, attrs.evolve(wanted(mode), routes=MOVED.routes))
     assert [e for e in ruleset() if "inet" not in str(e)] == tables
     linux.purge()
     assert ruleset() == tables

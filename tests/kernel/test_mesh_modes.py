@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -33,12 +36,15 @@ def mesh(shared_lab: NewLab, shared_mesh: NewMesh) -> Iterator[Mesh]:
     lab = shared_lab(3, nat=["none"])
     mesh = shared_mesh(lab)
     with ExitStack() as stack:
-        for zone, mode in zip(lab.zones, MODES, strict=True):
-            mesh.config = f'nat = "{mode}"\n'
-            if zone.number == 1:
-                mesh.found(1)
-            else:
-                mesh.join(zone.number)
+        mesh.config = 'nat = "masquerade"\n'
+        mesh.found(1)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda number: mesh.join(number, run=None), (2, 3)))
+        config = mesh[2].directory / "meshd.toml"
+        config.write_text(config.read_text().replace('"masquerade"', '"set"'))
+        for number in (2, 3):
+            mesh[number].start()
+        for zone in lab.zones:
             stack.enter_context(EchoServer(zone.private, (zone.private4, zone.private6)))
         stack.enter_context(EchoServer(lab.internet, (OUTSIDE4, OUTSIDE6)))
         mesh.converge()
@@ -56,6 +62,13 @@ def test_every_mode_holds_its_table(mesh: Mesh) -> None:
             assert [part["name"] for part in found.chain if isinstance(part, dict)] == ["mine"]
             found = Holdings(found.routes, found.guards, found.sets, (), found.rest)
         assert found == expected(zone, zones, nat=mode)
+        member = mesh[zone.number]
+        assert member.json("status")["kernel"]["nat"] == mode
+        # What it says of its table is what nft makes the same of.
+        chains = [part["name"] for part in expected(zone, zones, nat=mode).chain if "name" in part]
+        table = member.json("plan")["table"]
+        assert re.findall(r"chain (\w+)", table) == chains
+        assert f"elements = {{ {zone.prefix4} }}" in table
 
 
 def test_the_mesh_sees_private_sources_and_the_outside_the_uplinks(mesh: Mesh) -> None:

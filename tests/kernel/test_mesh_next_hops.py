@@ -160,6 +160,28 @@ def test_two_origins_carry_a_prefix_together_and_one_alone_when_the_other_dies(m
     becomes(router, SHARED6, {near6, far6})
 
 
+def test_of_two_links_the_one_that_goes_down_takes_its_next_hops_along(mesh: Mesh) -> None:
+    lab, router, second = mesh.lab, mesh.lab.router(1), mesh.lab.second_segment
+    near4, far4 = (str(lab.zone(2).uplink4.ip), "net0"), (str(second.host4(3).ip), "net1")
+    near6, far6 = (str(lab.zone(2).uplink6.ip), "net0"), (str(second.host6(3).ip), "net1")
+    assert ways(router, SHARED4) == {near4, far4}
+    router.configure(["link set net1 down"])
+    try:
+        # The default route has gone with the link, too: there is no way to router 3 at all.
+        becomes(router, SHARED4, {near4})
+        becomes(router, SHARED6, {near6})
+        becomes(router, lab.zone(3).prefix4, set())
+        assert ping(lab.private(1), SHARED4[1])
+    finally:
+        router.configure([
+            "link set net1 up", f"addr add {second.host6(1)} dev net1",
+            f"route add default via {second.gateway4}", f"route add default via {second.gateway6}",
+        ])  # fmt: skip
+    becomes(router, SHARED4, {near4, far4}, DETECTED_S)
+    becomes(router, SHARED6, {near6, far6}, DETECTED_S)
+    becomes(router, lab.zone(3).prefix6, {far6}, DETECTED_S)
+
+
 def test_the_highest_preference_carries_alone_and_can_be_changed_while_it_runs(mesh: Mesh) -> None:
     router, second = mesh.lab.router(1), mesh.lab.second_segment
     near, far = (str(mesh.lab.zone(2).uplink4.ip), "net0"), (str(second.host4(3).ip), "net1")

@@ -17,7 +17,9 @@ from ownnamespace import own_namespace, run
 
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
-from meshd.kernel.state import KernelState, NextHop, NextHops
+from meshd.kernel.state import Interface, KernelState, NextHop, NextHops
+from meshd.policy.fib import Fib
+from netlab import until
 
 pytestmark = [
     pytest.mark.kernel,
@@ -162,6 +164,30 @@ def test_ours_behind_a_foreign_next_hop_are_found_and_go(linux: Linux) -> None:
     assert listed(SIX) == [("4", {("2001:db8::9", "net0", 0)})]
 
 
+def test_an_address_that_is_not_known_to_be_unique_is_told_and_is_no_source(linux: Linux) -> None:
+    run("ip link add lan0 type veth peer name port0")
+    run("ip link set lan0 up")
+    own = ip_address("fd01::1")
+
+    def inside() -> Interface:
+        return next(each for each in linux.read().host.interfaces if each.name == "lan0")
+
+    until(lambda: not inside().carrier, 10, "the kernel has noticed that its far end is down")
+    run("ip addr add fd01::1/64 dev lan0")
+    run("ip addr add 10.1.0.1/24 dev lan0")
+    assert inside().up
+    assert own in inside().tentative
+    assert ip_address("10.1.0.1") not in inside().tentative
+    sourced = KernelState({SIX: NextHops(ONE[1].hops, own)}, mesh=frozenset((SIX,)))
+    (failure,) = linux.apply(diff(sourced, linux.read()))
+    assert failure.reason == "Invalid source address"
+    # With a carrier the kernel asks whether somebody else has the address.
+    run("ip link set port0 up")
+    until(lambda: own not in inside().tentative, 10, "the address is ours")
+    assert inside().carrier
+    assert linux.apply(diff(sourced, linux.read())) == []
+
+
 def test_the_commands_of_a_plan_do_what_the_plan_does(linux: Linux) -> None:
     onlink = NextHops((NextHop(ip_address("198.51.100.2"), "net0", onlink=True),))
     mixed = hops("192.0.2.2 net0", "2001:db8:1::2 net1")
@@ -178,3 +204,60 @@ def test_the_commands_of_a_plan_do_what_the_plan_does(linux: Linux) -> None:
             run(command)
         assert linux.read().state.routes == state.routes
         assert not diff(state, linux.read())
+
+
+PLACES = """
+addr add 10.9.0.1 peer 10.9.0.2/32 dev net1
+route add 198.51.100.0/25 dev net0
+route add 198.51.100.9/32 dev net1 metric 7
+route add 198.51.100.9/32 dev net0 metric 8
+route add 198.51.100.16/28 via 192.0.3.9
+route add blackhole 198.51.100.32/28
+route add unreachable 198.51.100.48/28
+route add default via 192.0.2.254
+route add default via 192.0.3.254 metric 5
+route add 2001:db8:9::/64 dev net1
+route add 2001:db8:a::/64 via 2001:db8::9
+route add unreachable 2001:db8:b::/64
+route add default via 2001:db8:1::fe
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("192.0.2.7", "net0"),
+        ("192.0.3.7", "net1"),
+        ("10.9.0.2", "net1"),
+        ("10.9.0.3", None),
+        ("198.51.100.7", "net0"),
+        ("198.51.100.9", "net1"),
+        ("198.51.100.17", None),
+        ("198.51.100.33", None),
+        ("198.51.100.49", None),
+        ("203.0.113.7", None),
+        ("192.0.2.1", None),
+        ("2001:db8::7", "net0"),
+        ("2001:db8:1::7", "net1"),
+        ("2001:db8:9::7", "net1"),
+        ("2001:db8:a::7", None),
+        ("2001:db8:b::7", None),
+        ("2001:db8:c::7", None),
+        ("2001:db8::1", None),
+    ],
+)
+def test_what_policy_calls_on_link_the_kernel_takes_at_that_device(
+    linux: Linux, address: str, found: str | None
+) -> None:
+    run("ip -batch -", PLACES)
+    hop = Fib(linux.read().host).resolve(ip_address(address))
+    assert (hop.device if isinstance(hop, NextHop) else None) == found
+    if found is None:
+        # IPv4 takes some of these: it looks for a gateway among routes of scope link alone, while
+        # a packet to that address takes the longer route.
+        return
+    prefix = FOUR if "." in address else SIX
+    # Without a device: where the kernel itself finds the gateway.
+    run(f"ip -{prefix.version} route add {prefix} via {address}")
+    (taken,) = json.loads(run(f"ip -j -{prefix.version} route show {prefix}"))
+    assert taken["dev"] == found
