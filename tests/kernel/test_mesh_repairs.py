@@ -107,7 +107,7 @@ def test_a_script_that_deletes_a_route_without_end_is_repaired_without_end_and_t
     first, second, _ = mesh.lab.zones
     deleting = f"""
 import subprocess, time
-end = time.monotonic() + 3
+end = time.monotonic() + 1.5
 while time.monotonic() < end:
     subprocess.run("ip route del {second.prefix4} metric 142".split(), stderr=subprocess.DEVNULL)
     time.sleep(0.005)
@@ -119,7 +119,7 @@ while time.monotonic() < end:
     repaired = mesh[1].json("status")["kernel"]["repairs"]["total"] - total
     told = len(mesh[1].events("kernel-repaired")) - before
     print(f"repairs: {repaired}, told: {told}")
-    assert repaired > 5
+    assert repaired >= 2
     assert told <= repaired
     assert mesh[1].events("kernel-error") == []
 
