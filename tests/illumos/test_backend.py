@@ -552,6 +552,15 @@ def test_a_missing_privilege_is_named(host: Host) -> None:
     assert "sys_ip_config" in failure.reason
 
 
+def test_who_may_only_watch_reads_the_routes_and_says_what_he_cannot_read(host: Host) -> None:
+    host.reach(state(B))
+    host.zone.machine.held["privileged"] = False
+    host.start()
+    reading = host.backend.read()
+    assert reading.state.routes == state(B).routes
+    assert "sys_ip_config" in reading.unread
+
+
 def test_a_check_that_finds_all_in_order_changes_nothing(host: Host) -> None:
     before = deepcopy(host.zone.machine.held)
     host.backend.check()
@@ -720,7 +729,10 @@ def test_with_nat_off_routes_are_all_that_is_kept(tmp_path: Path) -> None:
 
 def test_a_plan_is_told_in_the_words_of_this_system(tmp_path: Path) -> None:
     host = Host(tmp_path, "ippool")
-    assert host.backend.words(diff(state(B, SIX), host.backend.read())) == [
+    reading = host.backend.read()
+    plan = diff(state(B, SIX), reading)
+    assert "\n".join(filter(None, map(reading.say, plan))).splitlines() == host.backend.words(plan)
+    assert host.backend.words(plan) == [
         "route -n add 10.2.0.0/24 127.0.0.1 -reject -proto1",
         "route -n add -inet6 fd02::/64 ::1 -reject -proto1",
         "ippool -a -m 13 -i 10.2.0.0/24",

@@ -125,6 +125,7 @@ class Illumos:
                     " privilege alone (the SMF manifest does)"
                 )
             self.read()
+            self._exclusion.fingerprint()
         except OSError as error:
             raise UsageError(f"{error}") from None
         files = self._options.files
@@ -136,8 +137,11 @@ class Illumos:
 
     def read(self) -> Reading:
         with self._turn:
-            found = self._routing.read()
-            excluded = self._excluded(found.default_device())
+            found, unread = self._routing.read(), ""
+            try:
+                excluded = self._excluded(found.default_device())
+            except PermissionError as error:  # only to watch: routes anybody may read
+                excluded, unread = Excluded(), f"NAT cannot be read: {error}"
         return Reading(
             state=KernelState(found.routes, found.guards, excluded.local, excluded.mesh),
             host=Host(found.interfaces, found.foreign),
@@ -146,6 +150,9 @@ class Illumos:
             strays=found.strays,
             metric=0,
             shape=SHAPES["off" if self._nat == "off" else "exempt"],
+            unread=unread,
+            slow=True,
+            say=self._words,
         )
 
     def _excluded(self, device: str | None) -> Excluded:

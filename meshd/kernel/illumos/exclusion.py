@@ -91,16 +91,22 @@ class Without:
 
 def _ask(runner: Runner, argv: tuple[str, ...], stdin: str = "") -> str:
     done = runner.run(argv, stdin)
+    if _denied(done):
+        raise PermissionError(told(done))
     if done.code or done.err:
         raise OSError(told(done))
     return done.out
+
+
+def _denied(done: Done) -> bool:
+    return "denied" in done.err or "Not owner" in done.err
 
 
 def told(done: Done) -> str:
     """What a command complains of, with the remedy where there is one."""
     if "I/O error" in done.err:
         return f"{done.complaint}: the packet filter is not enabled: svcadm enable ipfilter"
-    if "denied" in done.err or "Not owner" in done.err:
+    if _denied(done):
         return f"{done.complaint}: the privilege sys_ip_config is missing"
     return done.complaint
 
