@@ -143,9 +143,10 @@ def ipfstat(machine: Machine, argv: list[str], _read: dict[str, str]) -> tuple[i
     if not machine.held["privileged"]:
         return 1, "", "open(IPSTATE_NAME): Permission denied\n"
     rules = machine.inactive if "I" in letters else machine.filters
-    out = ""
+    out = err = ""
     for letter, way in (("o", "out"), ("i", "in")):
         if letter in letters:
-            chosen = [printed(rule) + "\n" for rule in rules if rule["way"] == way]
-            out += "".join(chosen) or f"empty list for ipfilter({way})\n"
-    return 0, out, ""
+            chosen = "".join(printed(rule) + "\n" for rule in rules if rule["way"] == way)
+            out += chosen
+            err += "" if chosen else f"empty list for ipfilter({way})\n"
+    return 0, out, err

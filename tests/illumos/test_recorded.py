@@ -250,6 +250,13 @@ def _(zone: Zone) -> None:
     assert zone.do("ipfstat -o") == "pass out all\n"
 
 
+@case("`ipfstat -o` prints")
+def _(zone: Zone) -> None:
+    assert zone.run("ipfstat -o") == (0, "", "empty list for ipfilter(out)\n")
+    zone.do("ipf -f -", TAGGING)
+    assert zone.do("ipfstat -o") == TAGGING
+
+
 @case("ioctls answer EIO")
 def _(zone: Zone) -> None:
     zone.do("ipf -D")

@@ -153,7 +153,7 @@ def test_what_the_pool_needs_around_it_is_missed(shape: str) -> None:
     zone.do("ippool -f -", lines(*pool.table(13, [IPv4Network("10.2.0.0/24")])))
     zone.do("ipf -f -", lines(*filters))
     zone.do("ipnat -f -", lines(*maps))
-    found = pool.missing(SOURCE, 13, nat.listed(zone.do("ipnat -l")), zone.do("ipfstat -o"))
+    found = pool.missing(SOURCE, 13, nat.listed(zone.do("ipnat -l")), zone.run("ipfstat -o").out)
     if not expected:
         assert found == []
     else:
