@@ -339,7 +339,7 @@ def _table(machine: Machine, version: int, verbose: bool) -> str:
 
 def _rows(machine: Machine, version: int) -> list[tuple[str, str, str, str]]:
     """Destination, gateway, device and letters. A gateway route shows no device unless one was
-    named (-ifp); PROTO1 and STATIC show nowhere."""
+    named (-ifp); PROTO1 and STATIC show nowhere, and of IPv6 neither do REJECT and BLACKHOLE."""
     rows = []
     for name, interface in machine.interfaces.items():
         for text in interface["addresses"]:
@@ -360,7 +360,7 @@ def _rows(machine: Machine, version: int) -> list[tuple[str, str, str, str]]:
                     ("BLACKHOLE", "B"),
                     ("SETSRC", "S"),
                 )
-                if flag in each["flags"]
+                if flag in each["flags"] and (version == 4 or letter not in "RB")
             )
             device = each["through"] if each["named"] else ""
             rows.append((each["dest"], each["gateway"], device, letters))

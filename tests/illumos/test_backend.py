@@ -221,6 +221,32 @@ def test_never_p_never_flush_never_svcadm(host: Host) -> None:
     assert len(host.runner.ran) > 50
 
 
+def test_of_a_pool_entries_come_before_others_go(tmp_path: Path) -> None:
+    host = Host(tmp_path, "ippool")
+    host.reach(state(B))
+    host.runner.ran.clear()
+    host.reach(state(C))
+    changes = [argv[1] for argv in host.runner.ran if argv[0] == "ippool" and argv[1] != "-l"]
+    assert changes == ["-a", "-r"]
+
+
+def test_a_list_that_does_not_pass_its_rehearsal_is_not_loaded(tmp_path: Path) -> None:
+    host = Host(tmp_path, "ipnat")
+    host.reach(state(B))
+    before = deepcopy(host.zone.machine.nat)
+    run = host.runner.run
+
+    def strict(argv: Sequence[str], stdin: str = "") -> Done:
+        if tuple(argv[:2]) == ("ipnat", "-n"):
+            return Done(tuple(argv), 1, "", 'syntax error error at "map", line 1\n')
+        return run(argv, stdin)
+
+    host.runner.run = strict  # type: ignore[method-assign]
+    assert any("syntax error" in reason for reason in host.apply(state(B, C)).values())
+    assert host.zone.machine.nat == before
+    assert host.leads(C) == REJECT
+
+
 # -- death between any two commands ---------------------------------------------------------------
 
 JOURNEYS: Final[dict[str, tuple[KernelState, KernelState]]] = {

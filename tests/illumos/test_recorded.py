@@ -339,6 +339,13 @@ def _(zone: Zone) -> None:
     assert line.split()[:4] == ["10.2.0.0", "255.255.255.0", "192.0.2.2", "1500"]
 
 
+@case("`netstat -rnv` shows R and B")
+def _(zone: Zone) -> None:
+    zone.do("route -n add 10.2.0.0/24 127.0.0.1 -reject")
+    zone.do("route -n add -inet6 fd02::/64 ::1 -reject")
+    assert zone.do("netstat -rnv").count("UGR") == 1
+
+
 @case("`-reject` and `-setsrc`")
 def _(zone: Zone) -> None:
     zone.do("route -n add 10.2.0.0/24 127.0.0.1 -reject")

@@ -30,7 +30,10 @@ class Row:
 
     @property
     def leads_nowhere(self) -> bool:
-        return "R" in self.flags or "B" in self.flags
+        """By its letters, or by a gateway that is the loopback: there are versions that do not
+        show the letters, least of all for IPv6."""
+        looped = self.gateway is not None and self.gateway.is_loopback and "G" in self.flags
+        return looped or "R" in self.flags or "B" in self.flags
 
 
 def table(out: str) -> list[Row]:
@@ -49,10 +52,15 @@ def table(out: str) -> list[Row]:
 
 
 def _row(words: list[str], version: int) -> Row | None:
-    # From the right, for the device may be empty: IPv4 ends in MTU Ref Flg Out In/Fwd, and IPv6
-    # the same; IPv4 begins with destination, mask, gateway; IPv6 with destination/length, gateway.
+    # IPv4 begins with destination, mask, gateway; IPv6 with destination/length, gateway. Then comes
+    # the device, or nothing, and numbers: of the MTU and, in older versions, a round-trip time;
+    # at the end Ref Flg Out In/Fwd.
     first = {4: 3, 6: 2}.get(version, 0)
-    if not first or len(words) not in (first + 5, first + 6) or not words[-5].rstrip("*").isdigit():
+    rest = words[first:]
+    device = None
+    if rest and not re.fullmatch(r"\d+\*?", rest[0]):
+        device = rest.pop(0).partition(":")[0]
+    if not first or len(rest) not in (5, 6) or not re.fullmatch(r"\d+\*?", rest[0]):
         return None
     try:
         if version == 4:
@@ -60,11 +68,11 @@ def _row(words: list[str], version: int) -> Row | None:
             prefix: Prefix = ipaddress.IPv4Network(f"{where}/{words[1]}")
         else:
             prefix = ipaddress.IPv6Network("::/0" if words[0] == "default" else words[0])
-        gateway = ipaddress.ip_address(words[first - 1])
+        hop = words[first - 1]
+        gateway = ipaddress.ip_address(hop) if hop != "--" else None
     except ValueError:
         return None
-    device = words[first].partition(":")[0] if len(words) == first + 6 else None
-    return Row(prefix, gateway, device, words[-3])
+    return Row(prefix, gateway, device, rest[-3])
 
 
 def interfaces(out: str) -> tuple[Interface, ...]:
