@@ -95,6 +95,11 @@ class Host:
         assert reading.state == desired
         assert (reading.problems, reading.strays) == ((), ())
         assert not diff(desired, reading)
+        for prefix in (B, C, SIX):
+            wanted = {"::1" if prefix.version == 6 else "127.0.0.1"}
+            if prefix in desired.routes:
+                wanted = {str(hop.address) for hop in desired.routes[prefix].hops}
+            assert self.leads(prefix) == (wanted if prefix in desired.guards else set())
 
     def sources(self) -> list[str]:
         """Of packets to B, to C and abroad, by TCP and ICMP alike."""
