@@ -220,18 +220,19 @@ class Announcer:
                 self._log.emit("warning", reason=reason)
 
     def _tell(self, before: Selection, *, first: bool) -> None:
-        """What is new about the selection; the first one stands in ``listening``."""
+        """What is new about the selection, and not told already: the first one stands in
+        ``listening``, and every prefix in ``prefix-added`` and ``prefix-removed``."""
         for event, one, other in (
             ("announced", self.selection, before),
             ("withdrawn", before, self.selection),
         ):
-            sources: dict[Announced, list[Prefix]] = {}
+            sources: dict[Followed, list[str]] = {}
             for prefix, source in one.prefixes.items():
-                if prefix not in other.prefixes and not first:
-                    sources.setdefault(source, []).append(prefix)
+                new = prefix not in other.prefixes and not first
+                if new and isinstance(source, Followed):
+                    sources.setdefault(source, []).append(str(prefix))
             for source, prefixes in sources.items():
-                followed = {"source": str(source)} if isinstance(source, Followed) else {}
-                self._log.emit(event, prefixes=[str(prefix) for prefix in prefixes], **followed)
+                self._log.emit(event, prefixes=prefixes, source=str(source))
         known = set(before.left_out)
         for each in self.selection.left_out:
             if each not in known and not each.unhealthy:  # of health its checks tell

@@ -282,8 +282,10 @@ def encode(step: RouteStep, indices: Mapping[str, int]) -> Message:
             # Without CREATE: a route that has gone meanwhile is not ours to replace.
             return Message(NEW_ROUTE, REPLACE, _leading(prefix, hops, metric, indices))
         case RemoveRoute(prefix=prefix, next_hops=hops, metric=metric):
-            towards = _towards(prefix, hops, indices)
-            return Message(DEL_ROUTE, 0, _body(prefix, _UNICAST, _NOWHERE, metric, towards))
+            # IPv4 compares a list in its own order, which another hand may have chosen.
+            named = prefix.version == 6 or len(hops.hops) == 1
+            towards = [_towards(prefix, hops, indices)] if named else []
+            return Message(DEL_ROUTE, 0, _body(prefix, _UNICAST, _NOWHERE, metric, *towards))
         case RemoveStray(stray=stray):
             return Message(DEL_ROUTE, 0, stray.handle)
 

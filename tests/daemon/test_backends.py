@@ -27,6 +27,7 @@ from meshd.kernel.memory import Memory
 from meshd.kernel.plan import AddElement, AddGuard, AddRoute, Plan, RemoveElement, RemoveRoute, diff
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop, NextHops
+from netlab import until
 from protocol.address import Prefix
 
 NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
@@ -177,6 +178,8 @@ def namespace() -> Iterator[None]:
                 run(f"ip link set {device} addrgenmode none up")
             for address in interface.addresses:
                 run(f"ip addr add {address} dev {interface.name} nodad")
+        # That a link has its carrier is told whenever the kernel finds time; then nothing is due.
+        until(lambda: run("ip -o link show type veth").count("state UP") == 4, 10, "links are up")
         yield
 
 

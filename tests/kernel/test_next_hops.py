@@ -152,6 +152,19 @@ def test_a_foreign_next_hop_that_joins_ours_is_told_apart_and_survives(
     assert listed(SIX) == [("4", {("2001:db8::9", "net0", 0)})]
 
 
+def test_a_list_that_another_hand_has_ordered_is_ours_all_the_same(linux: Linux) -> None:
+    run("ip route add 10.2.0.0/24 proto static metric 143 via 192.0.2.9")
+    for prefix, *gateways in ((FOUR, "192.0.3.2", "192.0.2.2"),
+                              (SIX, "2001:db8:1::2", "2001:db8::2")):  # fmt: skip
+        one, other = gateways
+        ways = f"nexthop via {one} dev net1 nexthop via {other} dev net0"
+        run(f"ip -{prefix.version} route add {prefix} proto 142 metric 142 {ways}")
+    assert linux.read().state.routes == {FOUR: TWO[0], SIX: TWO[1]}
+    linux.purge()
+    assert run("ip route show proto 142") == run("ip -6 route show proto 142") == ""
+    assert listed(FOUR, 143) == [("4", {("192.0.2.9", "net0", 0)})]
+
+
 def test_ours_behind_a_foreign_next_hop_are_found_and_go(linux: Linux) -> None:
     # The kernel lists all under the protocol of the first.
     run("ip -6 route add fd02::/64 via 2001:db8::9 proto static metric 142")
