@@ -61,15 +61,16 @@ class Routing:
     def __init__(self, runner: Runner, journal: Journal) -> None:
         self._runner, self._journal = runner, journal
         self._interfaces: tuple[Interface, ...] = ()
-        self._rows: list[Row] = []
+        self._rows: dict[Prefix, list[Row]] = {}
         self._made: set[Way] = set()
         """Made by this process: no need to ask whose they are."""
 
     def read(self) -> Found:
         """``OSError`` when the tools do not answer."""
         self._look()
-        ours = [row for row in self._rows if self._is_ours(row)]
-        rejects = {row.prefix for row in self._rows if self._is_our_reject(row)}
+        rows = self._all()
+        ours = [row for row in rows if self._is_ours(row)]
+        rejects = {row.prefix for row in rows if self._is_our_reject(row)}
         hops: dict[Prefix, list[NextHop]] = {}
         sources: dict[Prefix, Address | None] = {}
         for row in ours:
@@ -78,16 +79,15 @@ class Routing:
             device = hosts.on_link(self._interfaces, row.gateway) or leading.device
             hops.setdefault(row.prefix, []).append(NextHop(row.gateway, device))
             sources.setdefault(row.prefix, leading.source)
-        present = {row.prefix for row in self._rows}
         return Found(
             self._interfaces,
             {prefix: NextHops(tuple(each), sources[prefix]) for prefix, each in hops.items()},
-            frozenset(self._journal.guards & present),
+            frozenset(self._journal.guards & self._rows.keys()),
             # Both are there when we died between two commands.
             tuple(Stray(prefix, 0) for prefix in rejects & hops.keys()),
             tuple(
                 self._foreign(row)
-                for row in self._rows
+                for row in rows
                 if not self._is_ours(row) and not self._is_our_reject(row)
             ),
         )
@@ -100,7 +100,12 @@ class Routing:
 
     def _look(self) -> None:
         self._interfaces = hosts.interfaces(self._answer(hosts.IFCONFIG))
-        self._rows = hosts.table(self._answer(hosts.NETSTAT))
+        self._rows = {}
+        for row in hosts.table(self._answer(hosts.NETSTAT)):
+            self._rows.setdefault(row.prefix, []).append(row)
+
+    def _all(self) -> list[Row]:
+        return [row for rows in self._rows.values() for row in rows]
 
     def _answer(self, argv: tuple[str, ...]) -> str:
         done = self._runner.run(argv)
@@ -147,7 +152,7 @@ class Routing:
     def _intend(self, steps: Iterable[RouteStep]) -> None:
         """Write down what may soon be ours; never what is somebody's already."""
         self._settle(save=False)
-        there = {(row.prefix, row.gateway) for row in self._rows}
+        there = {(row.prefix, row.gateway) for row in self._all()}
         for step in steps:
             match step:
                 case AddGuard(prefix=prefix):
@@ -169,13 +174,14 @@ class Routing:
         self._journal.save()
 
     def _intend_reject(self, prefix: Prefix) -> None:
-        if not any(row.prefix == prefix and row.leads_nowhere for row in self._rows):
+        if not any(row.leads_nowhere for row in self._of(prefix)):
             self._journal.rejects.add(prefix)
 
     def _settle(self, *, save: bool = True) -> None:
         """Forget what is not there."""
-        there = {(row.prefix, row.gateway) for row in self._rows if not row.leads_nowhere}
-        nowhere = {row.prefix for row in self._rows if row.leads_nowhere}
+        rows = self._all()
+        there = {(row.prefix, row.gateway) for row in rows if not row.leads_nowhere}
+        nowhere = {row.prefix for row in rows if row.leads_nowhere}
         ways = self._journal.ways
         self._journal.ways = {way: to for way, to in ways.items() if way in there}
         self._journal.rejects &= nowhere
@@ -214,7 +220,15 @@ class Routing:
                     self._take_reject(stray.prefix)
 
     def _of(self, prefix: Prefix) -> list[Row]:
-        return [row for row in self._rows if row.prefix == prefix]
+        return list(self._rows.get(prefix, ()))
+
+    def _add(self, row: Row) -> None:
+        self._rows.setdefault(row.prefix, []).append(row)
+
+    def _remove(self, row: Row) -> None:
+        self._rows[row.prefix].remove(row)
+        if not self._rows[row.prefix]:
+            del self._rows[row.prefix]
 
     def _ours(self, prefix: Prefix) -> list[Row]:
         return [row for row in self._of(prefix) if self._is_ours(row)]
@@ -282,7 +296,7 @@ class Routing:
             raise Refused(f"{hops.not_on_link()} (errno {done.code})")
         self._demand(done)
         row = Row(prefix, gateway, None, "UG")
-        self._rows.append(row)
+        self._add(row)
         self._made.add((prefix, gateway))
         self._learn(prefix)
         return row
@@ -300,7 +314,7 @@ class Routing:
         way = (row.prefix, row.gateway)
         if way in self._made or self._confirmed(row):
             self._demand(self._runner.run(routes.delete(*way)), gone=True)
-            self._rows.remove(row)
+            self._remove(row)
         self._made.discard(way)
         self._journal.ways.pop(way, None)
 
@@ -308,14 +322,14 @@ class Routing:
         if any(row.leads_nowhere for row in self._of(prefix)):
             return
         self._demand(self._runner.run(routes.add_reject(prefix)))
-        self._rows.append(Row(prefix, None, None, "UGR"))
+        self._add(Row(prefix, None, None, "UGR"))
         self._journal.rejects.add(prefix)
         self._learn(prefix)
 
     def _take_reject(self, prefix: Prefix) -> None:
         for row in [row for row in self._of(prefix) if self._is_our_reject(row)]:
             self._demand(self._runner.run(routes.delete_reject(prefix)), gone=True)
-            self._rows.remove(row)
+            self._remove(row)
         self._journal.rejects.discard(prefix)
 
     def _demand(self, done: Done, *, gone: bool = False) -> None:

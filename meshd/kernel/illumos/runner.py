@@ -95,7 +95,7 @@ class Tools:
     async def follow(
         self, argv: Sequence[str], line: Callable[[str], None], started: Callable[[], None]
     ) -> None:
-        with self._start(argv) as process:
+        with self._start(argv, listening=True) as process:
             started()
             try:
                 assert process.stdout is not None
@@ -116,15 +116,16 @@ class Tools:
             finally:
                 process.kill()
 
-    def _start(self, argv: Sequence[str]) -> subprocess.Popen[str]:
+    def _start(self, argv: Sequence[str], *, listening: bool = False) -> subprocess.Popen[str]:
+        """``listening``: only what it prints is of interest."""
         path = self._paths.get(argv[0])
         if path is None:
             raise FileNotFoundError(2, f"there is no {argv[0]}")
         return subprocess.Popen(
             [path, *argv[1:]],
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL if listening else subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if listening else subprocess.PIPE,
             env=self._environment,
             cwd="/",
             text=True,
