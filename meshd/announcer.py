@@ -17,12 +17,13 @@ from meshd.kernel.state import Host
 from meshd.local.health import Health
 from meshd.local.selection import Selection, candidates, select
 from meshd.log import EventLog
-from meshd.policy.prefixes import overlaps
+from meshd.policy.prefixes import Nets, overlaps
 from meshd.startup import check_announced
 from meshd.state import RuntimeChanges, StateDirectory
 from meshd.values import Announced, Followed
 from protocol.address import Endpoint, Prefix
 from protocol.errors import SequenceUnavailable
+from protocol.members import Member
 from protocol.node import Node
 from protocol.objects import Grant
 
@@ -90,24 +91,24 @@ class Announcer:
         wanted = tuple(wanted)
         changes = self._changes.announce(wanted)
         check_announced(self.grant, changes.apply(self._config.announce), "announce")
-        for item in wanted:
-            if not isinstance(item, Followed):
-                self._refuse_if_taken(item)
+        self._refuse_if_taken([item for item in wanted if not isinstance(item, Followed)])
         self._apply(changes, self._config)
 
     def withdraw(self, unwanted: Iterable[Announced]) -> None:
         """Announce these no more. ``Refused`` if one is not announced."""
         self._refuse_if_silent()
         unwanted = tuple(unwanted)
+        listed = dict.fromkeys(self.wanted)
         for item in unwanted:
-            if item in self.wanted:
+            if item in listed:
                 continue
             source = None if isinstance(item, Followed) else self.selection.prefixes.get(item)
             if source is not None:
                 raise Refused(f"{item} comes from {source}: withdraw that")
-            listed = ", ".join(map(str, self.wanted)) or "nothing"
-            raise Refused(f"{item} is not announced here; announced: {listed}")
-        self._apply(self._changes.withdraw(unwanted), self._config)
+            told = ", ".join(map(str, listed)) or "nothing"
+            raise Refused(f"{item} is not announced here; announced: {told}")
+        changes = self._changes.withdraw(unwanted, self._config.announce)
+        self._apply(changes, self._config)
 
     def reload(self, config: Config) -> None:
         """Announce by another, checked config; ``UsageError`` leaves the old in force."""
@@ -240,14 +241,20 @@ class Announcer:
                 what = {"prefix": str(found)} if found not in (None, each.source) else {}
                 self._log.emit("left-out", announce=item, **what, reason=each.reason)
 
-    def _refuse_if_taken(self, prefix: Prefix) -> None:
-        """``Refused`` when another's prefix overlaps and the grants do not share it."""
+    def _refuse_if_taken(self, prefixes: Iterable[Prefix]) -> None:
+        """``Refused`` when another's prefix overlaps one and the grants do not share it."""
         for member in self._node.members.values():
-            theirs = self._node.store.grants[member.key]
-            for other in member.prefixes:
-                both_named = prefix in self.grant.allow and prefix in theirs.allow
-                if overlaps(prefix, other) and not (prefix == other and both_named):
-                    raise Refused(
-                        f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
-                        " there, or let the authority grant this very prefix to both"
-                    )
+            nets = Nets(member.prefixes)  # for thousands may meet thousands
+            for prefix in prefixes:
+                if nets.overlapping(prefix) is not None:
+                    self._refuse_if_it_has(member, prefix)
+
+    def _refuse_if_it_has(self, member: Member, prefix: Prefix) -> None:
+        theirs = self._node.store.grants[member.key]
+        both_named = prefix in self.grant.allow and prefix in theirs.allow
+        for other in member.prefixes:
+            if overlaps(prefix, other) and not (prefix == other and both_named):
+                raise Refused(
+                    f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
+                    " there, or let the authority grant this very prefix to both"
+                )

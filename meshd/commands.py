@@ -194,6 +194,13 @@ def import_zap(options: argparse.Namespace, paths: Paths) -> int:
     return DONE
 
 
+def doctor(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd doctor``: what on this host breaks routing."""
+    from meshd.doctor.command import run
+
+    return run(options, paths)
+
+
 def read(option: str, reader: Callable[[str], Any], texts: Sequence[str]) -> list[Any]:
     """Each of ``texts`` as ``reader`` takes it; an error names the option."""
     found = []

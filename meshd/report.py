@@ -94,6 +94,7 @@ def peer(member: Member, now: float) -> Json:
         "since_s": round(now - member.shown_since, 1),
         "seen": member.seen,
         "reachable": member.reachable,
+        "observed": str(member.observed) if member.observed is not None else None,
         "reason": _reason(member),
     }
 

@@ -52,18 +52,23 @@ class RuntimeChanges:
 
     def announce(self, wanted: Iterable[Announced]) -> RuntimeChanges:
         """With ``wanted`` announced, whatever the config says."""
-        new = tuple(dict.fromkeys(wanted))
+        new = dict.fromkeys(wanted)
         return RuntimeChanges(
             (*(old for old in self.added if old not in new), *new),
             tuple(old for old in self.withdrawn if old not in new),
         )
 
-    def withdraw(self, unwanted: Iterable[Announced]) -> RuntimeChanges:
-        """With ``unwanted`` not announced, whatever the config says."""
-        gone = tuple(dict.fromkeys(unwanted))
+    def withdraw(
+        self, unwanted: Iterable[Announced], configured: Iterable[Announced]
+    ) -> RuntimeChanges:
+        """With ``unwanted`` not announced; what is ``configured`` must be remembered for that."""
+        gone, listed = dict.fromkeys(unwanted), frozenset(configured)
         return RuntimeChanges(
             tuple(old for old in self.added if old not in gone),
-            (*(old for old in self.withdrawn if old not in gone), *gone),
+            (
+                *(old for old in self.withdrawn if old not in gone),
+                *(item for item in gone if item in listed),
+            ),
         )
 
     def settle(self, configured: Iterable[Announced]) -> RuntimeChanges:
@@ -77,8 +82,8 @@ class RuntimeChanges:
 
     def apply(self, configured: Iterable[Announced]) -> tuple[Announced, ...]:
         """What is to be announced; ``UsageError`` when two of it overlap."""
-        wanted = (*configured, *self.added)
-        return distinct_announced(item for item in wanted if item not in self.withdrawn)
+        wanted, withdrawn = (*configured, *self.added), frozenset(self.withdrawn)
+        return distinct_announced(item for item in wanted if item not in withdrawn)
 
 
 @attrs.frozen

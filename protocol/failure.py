@@ -133,7 +133,9 @@ class Detector:
     def silent(self, attempt: Attempt, now: float) -> None:
         """Neither we nor a relay had an answer: suspect it, and find out who agrees."""
         member = attempt.member
-        member.silent, member.silent_refused = True, attempt.refused
+        member.silent = True
+        # Its kernel sends few of these (icmp_ratelimit): that none came later means nothing.
+        member.silent_refused |= attempt.refused
         self._note(member, attempt, silent=True)
         if member.live:
             self._ask_or_accuse(member, attempt, now)
@@ -205,11 +207,16 @@ class Detector:
         """Another finds it silent as well."""
         return member.doubted or bool(self._counted(member))
 
+    @property
+    def doubts_itself(self) -> bool:
+        """Most of those whose turn it was of late were silent: it may be us."""
+        turns = max(len(self._recent), min(_RECENT, len(self._common.members.live)))
+        return 2 * sum(self._recent.values()) > turns
+
     def _may_accuse(self, member: Member, now: float) -> bool:
         held = self._common.evidence.against(member.key)
-        turns = max(len(self._recent), min(_RECENT, len(self._common.members.live)))
         return (
-            2 * sum(self._recent.values()) <= turns
+            not self.doubts_itself
             and now >= self._quiet_until
             and len(held) < _ENOUGH_ACCUSERS
             and all(each.accuser != self._common.me.public for each in held)
@@ -294,7 +301,8 @@ class Detector:
         words = [each.refused for each in accusers if each.accuser != self._common.me.public]
         if member.silent:
             words.append(member.silent_refused)
-        member.refused = all(words)
+        # One is enough: the others' silence means nothing where the host sends few errors.
+        member.refused = any(words)
         member.state, member.since = State.FAILED, now
         member.reason = self._why(member, len(accusers))
         self.prober.end(member.key)

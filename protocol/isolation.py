@@ -7,8 +7,12 @@ lost stay for a while where nobody else offers them:
   10 min, and everyone lost is *held*.  It is over when all are back, or when at most half
   have been missing for 10 s: who comes back comes back together, and the rest are dead.
 - A partition's losses come over seconds, and the first is not to be acted on before the
-  last.  So one that is lost while more than a quarter of the peers are lost or suspected
-  is held for 5 s, until it shows what this is.  A single loss is never slowed.
+  last.  So one that is lost while more than a quarter of the peers are lost or suspected, or
+  most of those that we tried last were silent, is held for 5 s, until it shows what this is.
+  A single loss is never slowed.
+
+Who is cut off finds nobody to relay for it and takes itself for ill, so that its probes wait up to
+nine times as long (Lifeguard's local health): its losses are as far apart, and these times too.
 """
 
 from __future__ import annotations
@@ -50,17 +54,23 @@ class Isolation:
         loss = self._losses.get(key)
         return loss is not None and (self.isolated or loss.braked)
 
-    def lost(self, key: bytes, now: float, *, doubtful: int) -> None:
-        """A live member failed, while so many other live ones are suspects."""
-        self._forget_old(now)
+    def lost(
+        self, key: bytes, now: float, *, doubtful: int, self_doubt: bool = False, slowness: int = 1
+    ) -> None:
+        """A live member failed, while so many other live ones are suspects.
+
+        ``self_doubt``: most that we tried last were silent; ``slowness``: how many times as long
+        as usual our probes wait.
+        """
+        self._forget_old(now, slowness)
         count = len(self._losses) + 1
         known = count + len(self._common.members.live)
-        braked = known >= LEAST_PEERS and 4 * (count + doubtful) > known
+        braked = known >= LEAST_PEERS and (self_doubt or 4 * (count + doubtful) > known)
         loss = self._losses[key] = _Loss(now, braked)
         if known >= LEAST_PEERS and 2 * count > known:
             self._begin(count, known, now)
         elif braked and not self.isolated:
-            delay = self._common.tuning.isolation_doubt
+            delay = self._common.tuning.isolation_doubt * slowness
             self._common.timers.after(delay, now, lambda now: self._let_go(key, loss, now))
 
     def found(self, key: bytes, now: float) -> None:
@@ -74,10 +84,11 @@ class Isolation:
             delay = self._common.tuning.isolation_window
             self._calm = self._common.timers.after(delay, now, self._end)
 
-    def _forget_old(self, now: float) -> None:
+    def _forget_old(self, now: float, slowness: int) -> None:
+        window = self._common.tuning.isolation_window * slowness
         while self._losses and not self.isolated:
             oldest, loss = next(iter(self._losses.items()))
-            if now - loss.at < self._common.tuning.isolation_window:
+            if now - loss.at < window:
                 break
             del self._losses[oldest]
 

@@ -52,7 +52,7 @@ class Member:
     reachable: bool = True
     """False: our own probes are lost, but others reach it."""
     refused: bool = False
-    """Failed, and all that count say that its host answers."""
+    """Failed, and one that counts says that its host answers."""
     rtt: float | None = None
     """Smoothed round trip in seconds (RFC 6298's 1/8)."""
     acked: float = -1.0

@@ -731,7 +731,13 @@ class Node:
         if members.changes == changes:
             return
         if was_live and member.key in members.failed:
-            self._isolation.lost(member.key, now, doubtful=len(self._detector.suspects))
+            self._isolation.lost(
+                member.key,
+                now,
+                doubtful=len(self._detector.suspects),
+                self_doubt=self._detector.doubts_itself,
+                slowness=self._detector.prober.slowness,
+            )
         elif member.key not in members.failed:
             self._isolation.found(member.key, now)
         self._agreement.changed(now)

@@ -149,6 +149,11 @@ class Prober:
         self._relayed: dict[int, _Relayed] = {}
         self._health = 0
 
+    @property
+    def slowness(self) -> int:
+        """By how much our own ill health lengthens every wait: 1 when we are well."""
+        return 1 + self._health
+
     # Own probes.
 
     def probe(self, member: Member, now: float, *, drawn: bool = False) -> None:
@@ -210,7 +215,7 @@ class Prober:
             expected = longest
         elif member.rtt is None:
             expected = min(expected, longest)
-        return max(self._tuning.probe_timeout_floor, expected) * (1 + self._health)
+        return max(self._tuning.probe_timeout_floor, expected) * self.slowness
 
     def _wait(self, attempt: Attempt, delay: float, now: float) -> None:
         if attempt.timer is not None:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
+from benchmark.choice import for_each
 from benchmark.command import main
+from benchmark.many import PER_NODE, Supply, shares, zones_for
 from benchmark.report import Figure, Report
 from benchmark.scenarios import SCENARIOS
+from benchmark.systems import SYSTEMS, System
+from benchmark.systems.bird import Bird, BirdDaemon
+from netlab import Lab
 
 TINY = ["--scenario", "trust", "--runs", "2", "--nodes", "3", "--repeats", "4"]
 
@@ -61,7 +70,7 @@ def test_the_help_names_every_scenario_and_each_has_its_own(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for name, scenario in SCENARIOS.items():
-        assert f"{name}  {scenario.help}" in text
+        assert f"  {name.ljust(max(map(len, SCENARIOS)))}  {scenario.help}\n" in text
         with pytest.raises(SystemExit):
             main(["--scenario", name, "--help"])
         assert "--runs" in capsys.readouterr().out
@@ -71,9 +80,11 @@ def test_the_help_names_every_scenario_and_each_has_its_own(
     ("arguments", "said"),
     [
         ([], "--scenario"),
-        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: flood, trust"),
+        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: failover, "),
         (["--scenario", "trust", "--runs", "0"], "at least 1"),
         (["--scenario", "trust", "--systems", "bird"], "unrecognized arguments"),
+        (["--scenario", "repair", "--systems", "quagga"], "no system is called quagga; there are"),
+        (["--scenario", "failover", "--kinds", "nap"], "invalid choice: 'nap'"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_line_with_exit_2(
@@ -83,3 +94,49 @@ def test_what_makes_no_sense_is_said_in_a_line_with_exit_2(
         main(arguments)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_system_that_does_not_come_back_costs_no_other_its_figures() -> None:
+    said: list[str] = []
+
+    def measure(system: System) -> list[Figure]:
+        if system.name == "bird":
+            raise TimeoutError("not within 120 s: it is there")
+        return [Figure(system.name, "s", (1.0,))]
+
+    chosen = [SYSTEMS[name] for name in ("meshd", "bird", "babeld")]
+    figures, failed = for_each(chosen, measure, said.append)
+    assert [figure.what for figure in figures] == ["meshd", "babeld"]
+    assert failed == {"bird": "not within 120 s: it is there"}
+    assert said == ["bird is left out: not within 120 s: it is there"]
+
+
+def test_thousands_of_prefixes_are_shared_out_within_what_a_node_may_and_never_come_again() -> None:
+    supply = Supply()
+    first, second = supply.take(2500), supply.take(2500)
+    assert not set(first) & set(second)
+    assert all(net.subnet_of(IPv4Network("10.0.0.0/8")) for net in (*first, *second))
+    given = list(shares(first))
+    assert [zone for zone, _ in given] == [2, 3, 4]
+    assert sorted(net for _, some in given for net in some) == sorted(first)
+    assert all(len(some) <= PER_NODE for _, some in given)
+    assert zones_for(2500) == 4
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name.startswith("bird")])
+def test_birds_know_each_other_by_their_configuration(name: str, tmp_path: Path) -> None:
+    system = SYSTEMS[name]
+    assert isinstance(system, Bird)
+    zones = Lab(3).zones
+    daemons = system.daemons(zones, tmp_path)
+    for zone, daemon in zip(zones, daemons, strict=True):
+        assert isinstance(daemon, BirdDaemon)
+        daemon.routes[zone.prefix4] = None
+        daemon.write()
+        config = tmp_path / f"{zone.router.name}.conf"
+        text = config.read_text()
+        assert text.count("neighbor") == 2
+        assert f"neighbor {zone.uplink4.ip} " not in text
+        assert ("protocol bfd" in text) == ("bfd on" in text) == ("BFD" in system.settings())
+        if program := shutil.which("bird", path="/usr/sbin:/usr/bin"):
+            subprocess.run([program, "-p", "-c", config], check=True)

@@ -14,6 +14,8 @@ from zipfile import ZipFile
 
 import pytest
 
+from meshd.doctor import programs
+
 ROOT = Path(__file__).parents[1]
 
 THIRD_PARTY = {
@@ -31,6 +33,9 @@ IMPURE = {
 }
 """Sockets, clocks, files, logs and tasks: the protocol is given what it needs of them."""
 
+
+LISTS_RULES = Path("meshd/doctor/programs.py")
+"""The one module that starts programs: it lists packet filter rules, for `meshd doctor`."""
 
 PROGRAMS = {"commands", "multiprocessing", "pty", "subprocess"}
 """Modules that start other programs."""
@@ -105,7 +110,7 @@ RUNNING = "meshd/kernel/illumos/runner.py"
 """Runs the system's own tools where there is no other way: prefixes, addresses, numbers."""
 
 
-def test_no_shell_and_no_program_but_a_health_check_is_ever_started() -> None:
+def test_no_shell_and_no_program_but_health_checks_and_lists_of_rules_is_ever_started() -> None:
     # On Linux routes, nftables and conntrack are spoken to by netlink: nothing that came from a
     # network is ever on a command line.
     for package in ("meshd", "protocol"):
@@ -116,10 +121,9 @@ def test_no_shell_and_no_program_but_a_health_check_is_ever_started() -> None:
                 assert names & UNPACKERS == set()
                 continue
             if path == RUNNING:
-                assert _that_runs_programs(source) == []  # but by subprocess, in one place
                 assert re.findall(r"subprocess\.(?!TimeoutExpired)(\w+)\(", source) == ["Popen"]
-                continue
-            assert names & (PROGRAMS | UNPACKERS) == set(), path
+            elif path != str(LISTS_RULES):
+                assert names & (PROGRAMS | UNPACKERS) == set(), path
             assert _that_runs_programs(source) == [], path
 
 
@@ -130,9 +134,37 @@ def test_on_linux_the_daemon_never_loads_what_runs_the_tools_of_illumos() -> Non
     )
     loaded = subprocess.run(
         [sys.executable, "-c", load], check=True, capture_output=True, text=True
-    )
-    assert "meshd.daemon" in loaded.stdout.split()
-    assert RUNNING.removesuffix(".py").replace("/", ".") not in loaded.stdout.split()
+    ).stdout.split()
+    assert "meshd.daemon" in loaded
+    assert RUNNING.removesuffix(".py").replace("/", ".") not in loaded
+
+
+def test_the_daemon_never_loads_what_lists_rules() -> None:
+    # `meshd doctor` is a command that an operator gives: the process that may change routes
+    # starts nothing.
+    load = "import sys, meshd.daemon, meshd.cli; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", load], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "meshd.daemon" in loaded
+    assert [name for name in loaded if name.startswith("meshd.doctor")] == []
+
+
+def test_the_programs_that_list_rules_are_spelt_out_and_change_nothing() -> None:
+    tree = ast.parse((ROOT / LISTS_RULES).read_text(encoding="utf-8"))
+    (started,) = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _dotted(node.func).startswith("subprocess.")
+    ]
+    assert ast.unparse(started.args[0]) == "(path, *command[1:])"
+    assert programs.LIST_NFTABLES == ("nft", "-j", "list", "ruleset")
+    for command in programs.SAVE.values():
+        (program,) = command  # and no argument
+        assert re.fullmatch(r"ip6?tables-(nft|legacy)-save", program)
+    for file in (ROOT / "meshd/doctor").rglob("*.py"):
+        for call in re.findall(r"programs\.listing\((.*)\)", file.read_text(encoding="utf-8")):
+            assert re.match(r"programs\.(LIST_NFTABLES|SAVE\[)", call), file
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from meshd.kernel.netlink import Channel, Message, Part, attribute, attributes, nested
@@ -40,6 +41,15 @@ def drop(channel: Channel, step: DropTranslated | DropFlows) -> int:
         if refusal.errno != errno.ENOENT:  # it ended by itself
             raise refusal
     return len(doomed) - len(refused)
+
+
+def translated(channel: Channel) -> Iterator[Flow]:
+    """The entries whose source is rewritten; of an older kernel all. Must be exhausted."""
+    ask = attribute(_STATUS, _SOURCE_NAT) + attribute(_STATUS_MASK, _SOURCE_NAT)
+    for part in channel.stream(_GET, _ANY_FAMILY + ask):
+        entry = _flow(part)
+        if entry is not None:
+            yield entry
 
 
 def _flow(part: Part) -> Flow | None:

@@ -7,11 +7,13 @@ of another node's prefix are claims like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import attrs
 
+from meshd.kernel.state import order
 from meshd.policy.origin import SENIORITY, Origin, seniority
+from meshd.policy.prefixes import covers
 from protocol.address import Prefix
 
 
@@ -44,9 +46,37 @@ def settle(
     The stronger claim stands and refuses every weaker one of another node that overlaps it.
     """
     accepted: dict[Prefix, list[Claim]] = {}
+    refused: list[tuple[Claim, Claim]] = []
+    for group in _apart(claims):
+        if len(group) == 1:
+            accepted[group[0].prefix] = group
+        else:
+            _settle(group, accepted, refused)
+    return accepted, refused
+
+
+def _apart(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
+    """Groups of which no two overlap: whatever lies in one outermost prefix.
+
+    Nearly all claims are alone, and judged by that.
+    """
+    group: list[Claim] = []
+    for claim in sorted(claims, key=lambda each: order(each.prefix)):
+        if group and not covers(group[0].prefix, claim.prefix):
+            yield group
+            group = []
+        group.append(claim)
+    if group:
+        yield group
+
+
+def _settle(
+    claims: Iterable[Claim],
+    accepted: dict[Prefix, list[Claim]],
+    refused: list[tuple[Claim, Claim]],
+) -> None:
     exact: dict[_Lead, list[Claim]] = {}
     inside: dict[_Lead, list[Claim]] = {}
-    refused: list[tuple[Claim, Claim]] = []
     for claim in sorted(claims, key=lambda each: each.rank):
         prefix = claim.prefix
         leads = [_lead(prefix, length) for length in range(prefix.prefixlen + 1)]
@@ -60,7 +90,6 @@ def settle(
         exact.setdefault(leads[-1], []).append(claim)
         for lead in leads:
             inside.setdefault(lead, []).append(claim)
-    return accepted, refused
 
 
 def verdict(winner: Claim, loser: Claim) -> str:

@@ -315,6 +315,9 @@ class _Chooser:
         self._ground, self._tunnelling = ground, tunnelling
         self._unstable, self._now = unstable, now
         self._multipath = multipath
+        self._ways: dict[tuple[bytes, int], NextHop | str] = {}
+        """Node and family to how its prefixes are reached, or why they are not."""
+        self._shared: dict[tuple[int, tuple[NextHop, ...]], NextHops] = {}
 
     def choose(
         self, prefix: Prefix, claims: Iterable[Claim]
@@ -325,8 +328,7 @@ class _Chooser:
         hops: list[NextHop] = []
         for claim in sorted(claims, key=lambda each: (self._rank(each), each.origin.key)):
             origin = claim.origin
-            near = self._ground.next_hop(origin.announcement.endpoints, prefix)
-            found = self._tunnelling.next_hop(origin, prefix, near)
+            found = self._way(origin, prefix.version)
             if isinstance(found, str):
                 rows.append(_row(prefix, origin, None, "refused", Refusal("next-hop", found)))
             elif not origin.seen:
@@ -343,7 +345,21 @@ class _Chooser:
                 rows.append(self._carries(prefix, claim, found))
         if not hops:
             return None, rows
-        return NextHops(tuple(hops), self._ground.preferred_source(prefix)), rows
+        return self._leading(tuple(hops), prefix.version), rows
+
+    def _way(self, origin: Origin, version: int) -> NextHop | str:
+        key = origin.key, version
+        if key not in self._ways:
+            near = self._ground.next_hop(origin.announcement.endpoints, version)
+            self._ways[key] = self._tunnelling.next_hop(origin, version, near)
+        return self._ways[key]
+
+    def _leading(self, hops: tuple[NextHop, ...], version: int) -> NextHops:
+        """One value for all prefixes that are reached alike: comparing them is then free."""
+        key = version, hops
+        if key not in self._shared:
+            self._shared[key] = NextHops(hops, self._ground.preferred_source(version))
+        return self._shared[key]
 
     def _rank(self, claim: Claim) -> tuple[bool, bool, bool, int]:
         """The lowest is the best; whoever has nothing against it begins with three noes."""

@@ -37,6 +37,9 @@ BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
 among them: the first are what a mesh is for, the second are for laboratories."""
 
 
+_BOGON_NETS: Final = Nets(net for net, _ in BOGONS)
+
+
 class _Precious(NamedTuple):
     """An address that this host, or the mesh, could not do without."""
 
@@ -96,9 +99,10 @@ class Ground:
         """Why no node at all may announce ``prefix`` to this host; the first reason wins."""
         if prefix.prefixlen < SHORTEST[prefix.version]:
             return Refusal("too-short", f"shorter than /{SHORTEST[prefix.version]}")
-        for net, what in BOGONS:
-            if overlaps(net, prefix):
-                return Refusal("bogon", f"not to be routed: {net} is {what}")
+        if _BOGON_NETS.overlapping(prefix) is not None:
+            for net, what in BOGONS:
+                if overlaps(net, prefix):
+                    return Refusal("bogon", f"not to be routed: {net} is {what}")
         if self._local_nets.overlapping(prefix) is not None:
             for net, what in self._local:
                 if overlaps(net, prefix):
@@ -110,24 +114,25 @@ class Ground:
                 return Refusal(found.rule, f"covers {found.address}, {found.what}")
         return None
 
-    def next_hop(self, endpoints: Iterable[Endpoint], prefix: Prefix) -> NextHop | str:
-        """The on-link next hop for ``prefix`` at one of ``endpoints``, or why there is none.
+    def next_hop(self, endpoints: Iterable[Endpoint], version: int) -> NextHop | str:
+        """The on-link next hop for prefixes of family ``version`` at one of ``endpoints``, or why
+        there is none.
 
         An IPv4 prefix of a node that announces no IPv4 address goes through its IPv6 one.
         """
-        found = {where.family: where.address for where in endpoints}
-        address = found.get(prefix.version) or (found.get(6) if prefix.version == 4 else None)
+        found: dict[int, Address] = {where.family: where.address for where in endpoints}
+        address = found.get(version) or (found.get(6) if version == 4 else None)
         if address is None:
-            return f"its node announces no IPv{prefix.version} address to be the next hop"
+            return f"its node announces no IPv{version} address to be the next hop"
         return self.fib.resolve(address)
 
-    def preferred_source(self, prefix: Prefix) -> Address | None:
+    def preferred_source(self, version: int) -> Address | None:
         """Our own address inside what we announce: the far side has a route back to it.
 
         The router's own traffic into the mesh then comes from its subnet; without such an
         address the kernel takes the uplink's.
         """
-        return self._sources[prefix.version]
+        return self._sources[version]
 
 
 def _inside(

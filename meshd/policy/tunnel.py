@@ -77,8 +77,8 @@ class _Peer:
             return (self.link_local,)
         return (self.link_local, self.address)
 
-    def next_hop(self, prefix: Prefix) -> NextHop:
-        if prefix.version == 4 and self.address in self.hops:
+    def next_hop(self, version: int) -> NextHop:
+        if version == 4 and self.address in self.hops:
             return NextHop(self.address, DEVICE, onlink=True)
         return NextHop(self.link_local, DEVICE)
 
@@ -103,9 +103,9 @@ class Tunnelling:
             self._peers = self._meet(terms, members)
             self.admitted = self._admit(terms, members)
 
-    def next_hop(self, origin: Origin, prefix: Prefix, near: NextHop | str) -> NextHop | str:
-        """How ``prefix`` of ``origin`` is reached, or why it is not; ``near`` is the answer that
-        our links give."""
+    def next_hop(self, origin: Origin, version: int, near: NextHop | str) -> NextHop | str:
+        """How prefixes of family ``version`` of ``origin`` are reached, or why they are not;
+        ``near`` is the answer that our links give."""
         terms = self._terms
         on_link = isinstance(near, NextHop)
         if terms is None:
@@ -118,7 +118,7 @@ class Tunnelling:
             return near
         found = self._why_none(terms) or self._peers.get(origin.key) or "it may not be routed to"
         if isinstance(found, _Peer):
-            return found.next_hop(prefix)
+            return found.next_hop(version)
         return found if on_link or found == near else f"{near}; {found}"
 
     def wanted(self, routes: Iterable[NextHops]) -> Tunnel | None:

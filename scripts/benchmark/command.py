@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from benchmark.scenarios import SCENARIOS
 
@@ -22,11 +23,11 @@ examples:
 scenarios:
 """
 
-_EPILOG: Final = "exit codes: 0 done, 2 the command line makes no sense"
+_EPILOG: Final = "exit codes: 0 done, 2 the command line makes no sense, 130 interrupted"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 the command line makes no sense."""
+    """Exit codes: 0 done, 2 the command line makes no sense, 130 interrupted."""
     parser = _parser(whole=False)
     known, _ = parser.parse_known_args(argv)
     parser = _parser(whole=True)
@@ -38,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no scenario is called {options.scenario}; there are: {there}")
     if options.runs < 1:
         parser.error("--runs must be at least 1")
-    report = SCENARIOS[options.scenario].run(options, _say)
+    signal.signal(signal.SIGTERM, _interrupted)  # as after Ctrl-C: what was made is taken away
+    try:
+        report = SCENARIOS[options.scenario].run(options, _say)
+    except KeyboardInterrupt:
+        return 130
     sys.stdout.write(report.as_json() if options.json else report.as_markdown())
     return 0
 
@@ -64,3 +69,7 @@ def _parser(*, whole: bool) -> argparse.ArgumentParser:
 
 def _say(what: str) -> None:
     print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt

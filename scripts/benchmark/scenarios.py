@@ -8,7 +8,7 @@ from typing import Final
 
 import attrs
 
-from benchmark import flood, trust
+from benchmark import failover, flood, install, reconcile, repair, restart, trust
 from benchmark.report import Report
 
 
@@ -25,5 +25,6 @@ class Scenario:
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {
-    module.NAME: Scenario(module.HELP, module.arguments, module.run) for module in (flood, trust)
+    module.NAME: Scenario(module.HELP, module.arguments, module.run)
+    for module in (failover, flood, install, reconcile, repair, restart, trust)
 }

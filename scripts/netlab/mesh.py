@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -58,6 +59,25 @@ class Member:
     def json(self, *arguments: str) -> Any:
         """What a command prints with `--json`."""
         return json.loads(self.command(*arguments, "--json").stdout)
+
+    def ask(self, method: str, timeout: float = 10, **params: object) -> Any:
+        """The daemon's answer on its control socket, without the start of a command.
+
+        Raises OSError when nobody answers within `timeout` seconds, CommandError when it refuses.
+        """
+        request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(timeout)
+            asking.connect(str(self.directory / "control.sock"))
+            asking.sendall(json.dumps(request).encode() + b"\n")
+            with asking.makefile("rb") as lines:
+                line = lines.readline()
+        if not line:
+            raise ConnectionError(f"{self.name}: hung up")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise CommandError(f"{self.name}: {method}: {answer['error'].get('message')}")
+        return answer["result"]
 
     def configure(self, lines: str) -> None:
         """Add `lines` to its config, for its next start or reload."""

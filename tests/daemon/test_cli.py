@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 from shells import EXPLANATION, STATUS, Daemon, Shell
 
-from meshd import cli, client
+from meshd import cli, client, usage
 from meshd.authority import bundle
 from meshd.errors import Refused, UsageError
 
 # -- usage -------------------------------------------------------------------------------------
 
-COMMANDS = [command.name for command in cli.COMMANDS]
+COMMANDS = [command.name for command in usage.COMMANDS]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

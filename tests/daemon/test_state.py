@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -236,20 +237,46 @@ A, B, C = map(values.prefix, ("10.1.0.0/24", "10.2.0.0/24", "fd00:3::/64"))
 
 def test_announce_and_withdraw_are_kept_beside_the_config(state: StateDirectory) -> None:
     assert state.read_changes() == RuntimeChanges()
-    state.write_changes(RuntimeChanges().announce([B, C]).withdraw([A]))
+    state.write_changes(RuntimeChanges().announce([B, C]).withdraw([A], [A]))
     assert (state.path / "announced").read_text() == "+10.2.0.0/24\n+fd00:3::/64\n-10.1.0.0/24\n"
     assert state.read_changes().apply([A]) == (B, C)
 
 
 def test_the_last_word_on_a_prefix_counts() -> None:
-    assert RuntimeChanges().withdraw([A]).announce([A]).apply([A]) == (A,)
-    assert RuntimeChanges().announce([B]).withdraw([B]).apply([A]) == (A,)
+    assert RuntimeChanges().withdraw([A], [A]).announce([A]).apply([A]) == (A,)
+    assert RuntimeChanges().announce([B]).withdraw([B], [A]).apply([A]) == (A,)
     assert RuntimeChanges().announce([B]).announce([B]).apply([B, A]) == (B, A)
 
 
 def test_a_withdrawal_ends_with_the_configs_line_it_overruled() -> None:
-    changes = RuntimeChanges().withdraw([A, B]).announce([C])
+    changes = RuntimeChanges().withdraw([A, B], [A, B]).announce([C])
     assert changes.settle([A, C]) == RuntimeChanges((), (A,))
+
+
+def test_what_the_config_never_named_leaves_no_trace_when_it_is_withdrawn() -> None:
+    assert RuntimeChanges().announce([B]).withdraw([B], [A]) == RuntimeChanges()
+
+
+def test_a_thousand_at_once_are_compared_by_the_thousand_and_not_by_the_million(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = [values.prefix(f"10.{number >> 8}.{number & 255}.0/24") for number in range(1000)]
+    compared = 0
+    equal = IPv4Network.__eq__
+
+    def counting(one: IPv4Network, other: object) -> bool:
+        nonlocal compared
+        compared += 1
+        return bool(equal(one, other))
+
+    again = [IPv4Network(str(prefix)) for prefix in many]  # as a command brings them
+    monkeypatch.setattr(IPv4Network, "__eq__", counting)
+    changes = RuntimeChanges().announce(many)
+    assert len(changes.apply([])) == 1000
+    assert changes.withdraw(again, []).apply([]) == ()
+    assert RuntimeChanges().withdraw(again, many).apply(many) == ()
+    assert RuntimeChanges().withdraw(again, many).announce(many).apply([]) == tuple(many)
+    assert compared < 30 * len(many)
 
 
 def test_an_overlap_with_the_config_is_refused() -> None:

@@ -179,6 +179,17 @@ def test_children_are_waited_for_and_signals_heard() -> None:
     assert in_a_python_without_epoll(CHILDREN) == "SIGHUP sunos5\n"
 
 
+def test_what_looks_at_linux_says_so_elsewhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, WITHOUT, "--sunos", "meshd", "--dir", tmp_path, "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("meshd: doctor looks at Linux")
+
+
 def test_only_trio_itself_is_loaded_under_another_systems_name() -> None:
     """Whatever of the standard library looks at ``sys.platform`` was loaded before."""
     program = """

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import attrs
 import pytest
-from kernelview import Network, expected, holdings, settle
 from systemhost import CONFIG, STATE, SystemHost
 
 from meshd.sequence import RESERVE
 from netlab import Lab, Mesh, until
+from netlab.kernelview import Network, expected, holdings, settle
 from netlab.lab import UPLINK
 
 NewLab = Callable[..., Lab]

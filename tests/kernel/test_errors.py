@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kernelview import Holdings, holdings
 
 from netlab import Lab, Mesh, Namespace, Zone, until
+from netlab.kernelview import Holdings, holdings
 from netlab.mesh import MESHD
 
 NewLab = Callable[..., Lab]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from kernelview import expected, holdings, settle
 
 from benchmark.flood import RATES, SETTLE_S, Result, flood
 from netlab import Lab, Mesh
+from netlab.kernelview import expected, holdings, settle
 from protocol.tuning import Tuning
 
 NewLab = Callable[..., Lab]

@@ -20,12 +20,12 @@ from typing import Any
 
 import attrs
 import pytest
-from kernelview import expected, foreign, holdings, settle
 
 from meshd import config as configuration
 from meshd import records
 from meshd.control import MAX_FRAME
 from netlab import Lab, Member, Mesh, Namespace, until
+from netlab.kernelview import expected, foreign, holdings, settle
 from netlab.lab import UPLINK, Zone
 from protocol.codec import pack, unpack
 from protocol.frames import Hello

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import attrs
 import pytest
-from kernelview import expected, holdings
 from sunos import MixedMesh, SunosHost
 
 from meshd.kernel.illumos import blocks
 from netlab import EchoServer, Lab, Zone, ping, source_seen, until
+from netlab.kernelview import expected, holdings
 from netlab.lab import OUTSIDE4
 
 NewLab = Callable[..., Lab]

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
 
-from kernelview import Holdings, expected, foreign, holdings, settle
-
 from netlab import EchoServer, Lab, Mesh, Zone, ping, source_seen, until
+from netlab.kernelview import Holdings, expected, foreign, holdings, settle
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

@@ -13,9 +13,9 @@ from ipaddress import IPv4Network
 
 import attrs
 import pytest
-from kernelview import Holdings, Network, expected, holdings, settle
 
 from netlab import Lab, Mesh, PacedFlow, Zone, ping, until
+from netlab.kernelview import Holdings, Network, expected, holdings, settle
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 from flows import datagrams, forward_between_routers
-from kernelview import holdings
 
 from netlab import EchoServer, Lab, Mesh, until
+from netlab.kernelview import holdings
 from netlab.traffic import Address
 
 NewLab = Callable[..., Lab]

@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from kernelview import Network, expected, holdings, settle
 
 from netlab import EchoServer, Lab, Mesh, Namespace, ping, source_seen, udp_source_seen, until
+from netlab.kernelview import Network, expected, holdings, settle
 from netlab.lab import OUTSIDE4
 from netlab.traffic import Address
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from kernelview import Holdings, expected, foreign, holdings, settle
 
 from netlab import EchoServer, Lab, Mesh, source_seen, until
+from netlab.kernelview import Holdings, expected, foreign, holdings, settle
 from netlab.lab import OUTSIDE4, OUTSIDE6
 
 NewLab = Callable[..., Lab]

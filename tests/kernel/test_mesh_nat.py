@@ -15,9 +15,9 @@ from ipaddress import ip_address
 
 import attrs
 import pytest
-from kernelview import Network, expected, holdings
 
 from netlab import NAT_KINDS, EchoServer, Flow, Lab, Mesh, Zone, ping, source_seen
+from netlab.kernelview import Network, expected, holdings
 from netlab.lab import OUTSIDE4, OUTSIDE6
 from netlab.traffic import ECHO_PORT, Address
 
@@ -199,13 +199,17 @@ def test_a_masquerade_without_source_match_rewrites_gossip_ports_and_does_no_har
     world: World,
 ) -> None:
     near = world.zone("random")
-    flows = near.router.run(["conntrack", "-L", "-f", "ipv6", "-p", "udp"]).stdout
-    ports = re.findall(rf"src={near.uplink6.ip} .* sport=6179 .* src=\S+ .* dport=(\d+)", flows)
+    ports = []
+    for family, uplink in (("ipv4", near.uplink4), ("ipv6", near.uplink6)):
+        flows = near.router.run(["conntrack", "-L", "-f", family, "-p", "udp"]).stdout
+        pattern = rf"src={uplink.ip} .* sport=6179 .* src=\S+ .* dport=(\d+)"
+        ports += re.findall(pattern, flows)
     assert ports
     assert "6179" not in ports
     for member in world.mesh.members.values():
         assert member.events("peer-suspect", "peer-failed") == []
-    moved = world.mesh[near.number].events("observed-elsewhere")
+    moved = world.mesh[near.number].events("observed-at")
+    assert moved
     assert {event["endpoint"].rpartition(":")[2] for event in moved} <= set(ports)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import attrs
 import pytest
-from kernelview import Deletions, Holdings, expected, holdings, settle
 
 from netlab import CommandError, EchoServer, Lab, Mesh, source_seen, until
+from netlab.kernelview import Deletions, Holdings, expected, holdings, settle
 from netlab.traffic import Address
 
 NewLab = Callable[..., Lab]

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from kernelview import Deletions, Network, expected, holdings, settle
 
 from meshd import records
 from netlab import EchoServer, Flow, Lab, Mesh, PacedFlow, Zone, ping, until
+from netlab.kernelview import Deletions, Network, expected, holdings, settle
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

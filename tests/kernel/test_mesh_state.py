@@ -11,10 +11,10 @@ from contextlib import ExitStack
 
 import attrs
 import pytest
-from kernelview import Holdings, expected, foreign, holdings
 from sealed import SealedCounters
 
 from netlab import EchoServer, Lab, Mesh, ping, source_seen, until
+from netlab.kernelview import Holdings, expected, foreign, holdings
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kernelview import Deletions, Holdings, expected, foreign, holdings, settle
 
 from netlab import Lab, Mesh, ping, until
+from netlab.kernelview import Deletions, Holdings, expected, foreign, holdings, settle
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from kernelview import foreign, holdings
 from tunnelview import DEVICE, biggest, expected, tunnel
 
 from netlab import EchoServer, Flow, Lab, Mesh, ping, source_seen, udp_source_seen
+from netlab.kernelview import foreign, holdings
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

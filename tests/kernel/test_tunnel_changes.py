@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 
 import pytest
-from kernelview import Holdings, foreign, holdings
 from tunnelview import DEVICE, expected, hardware, identifier, inject, tunnel
 
 from netlab import EchoServer, Lab, Mesh, Namespace, PacedFlow, ping, source_seen, until
+from netlab.kernelview import Holdings, foreign, holdings
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.address import Endpoint
 from protocol.events import Accused, PeerChanged, ReachabilityChanged
 from protocol.objects import Accusation
 from simulation import Host, Network, one_way
@@ -27,6 +28,32 @@ def test_a_cut_link_is_seen_by_all_others_within_four_seconds(seed: int, number:
     assert not any(h.up.members[hosts[1].key].refused for h in others), net
     net.run(10)
     assert {e.name for h in others for e in failures(h)} == {"n2"}, net
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_host_that_sends_few_errors_is_taken_at_its_word_by_all(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Network(seed, cipher=False)
+    hosts = net.mesh_of(16)
+    # As Linux does: six to each destination at once, then one a second (icmp_ratelimit and
+    # XRLIM_BURST_FACTOR); three are taken by others on the same host.
+    refuse, saved = net.refuse, {host.where: (3.0, net.now) for host in hosts}
+
+    def limited(host: Host, source: Endpoint) -> None:
+        tokens, when = saved[source]
+        tokens = min(3.0, tokens + net.now - when)
+        if tokens >= 1:
+            refuse(host, source)
+            tokens -= 1
+        saved[source] = (tokens, net.now)
+
+    monkeypatch.setattr(net, "refuse", limited)
+    net.kill("n2", refuses=True)
+    others = [host for host in hosts if host.name != "n2"]
+    net.run_until(lambda: all(net.state(h.name, "n2") == "failed" for h in others), 5)
+    key = hosts[1].key
+    assert [h.name for h in others if not h.up.members[key].refused] == [], net
 
 
 @pytest.mark.parametrize("seed", SEEDS)

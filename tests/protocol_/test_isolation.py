@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
+
+import pytest
 
 from protocol.events import Isolated, Released
 from protocol.identity import Identity, Mesh
 from protocol.isolation import Isolation
-from protocol.members import Common
+from protocol.members import Common, State
 from protocol.tuning import Tuning
 from simulation import Network
 
@@ -28,10 +31,10 @@ class Peers:
         for key in self.keys:
             self.common.members.live.add(key)
 
-    def lose(self, *numbers: int, now: float, doubtful: int = 0) -> None:
+    def lose(self, *numbers: int, now: float, doubtful: int = 0, **more: Any) -> None:
         for number in numbers:
             self.common.members.live.discard(self.keys[number])
-            self.isolation.lost(self.keys[number], now, doubtful=doubtful)
+            self.isolation.lost(self.keys[number], now, doubtful=doubtful, **more)
 
     def find(self, *numbers: int, now: float) -> None:
         for number in numbers:
@@ -68,6 +71,23 @@ def test_losses_further_apart_than_the_window_are_deaths() -> None:
     for number in range(8):
         peers.lose(number, now=10.5 * number)
     assert peers.told() == []
+    assert peers.held() == []
+
+
+def test_who_waits_longer_for_answers_counts_losses_that_are_as_far_apart() -> None:
+    peers = Peers(8)
+    for number in range(5):
+        peers.lose(number, now=15.0 * number, slowness=9)
+    assert peers.isolation.isolated
+    assert peers.held() == [0, 1, 2, 3, 4]
+
+
+def test_who_waits_longer_for_answers_holds_the_first_of_them_as_long() -> None:
+    peers = Peers(8)
+    peers.lose(0, now=1.0, doubtful=2, slowness=3)
+    peers.common.timers.run(15.9)
+    assert peers.held() == [0]
+    peers.common.timers.run(16.0)
     assert peers.held() == []
 
 
@@ -123,6 +143,26 @@ def test_a_second_cut_while_most_are_back_goes_on_holding() -> None:
     peers.lose(0, 1, 5, now=65.0)
     peers.common.timers.run(80.0)
     assert peers.held() == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_lost_while_most_that_were_tried_are_silent_is_held() -> None:
+    peers = Peers(8)
+    peers.lose(0, now=1.0, self_doubt=True)
+    assert peers.held() == [0]
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_who_is_cut_off_from_all_lets_nobodys_routes_go(size: int) -> None:
+    net = Network(7, cipher=False)
+    me, *_ = net.mesh_of(size)
+    net.cut("n1")
+    let_go: set[str] = set()
+    for _ in range(60):
+        net.run(0.25)
+        failed = [m for m in me.up.members.values() if m.state is State.FAILED]
+        let_go |= {member.name for member in failed if not me.up.holds(member.key)}
+    assert me.up.isolated, net
+    assert let_go == set(), net
 
 
 def test_both_halves_of_a_cut_mesh_are_isolated_until_it_heals() -> None:

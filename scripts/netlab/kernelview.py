@@ -19,8 +19,9 @@ from typing import IO, Any
 
 import attrs
 
-from netlab import Namespace, Zone, until
-from netlab.lab import UPLINK
+from netlab.lab import UPLINK, Zone
+from netlab.namespace import Namespace
+from netlab.until import until
 
 Network = IPv4Network | IPv6Network
 
@@ -179,15 +180,18 @@ def settle(router: Namespace, wanted: Holdings, timeout: float = 15) -> float:
     try:
         until(lambda: holdings(router) == wanted, timeout, "the kernel holds what it should")
     except TimeoutError:
-        found = holdings(router)
-        difference = [
-            f"{field.name}: {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
-            for field in attrs.fields(Holdings)
-            if getattr(found, field.name) != getattr(wanted, field.name)
-        ]
-        text = "\n".join([f"{router.name} after {timeout:g} s", *difference])
-        raise AssertionError(text) from None
+        text = "\n".join(difference(holdings(router), wanted))
+        raise AssertionError(f"{router.name} after {timeout:g} s\n{text}") from None
     return time.monotonic() - began
+
+
+def difference(found: Holdings, wanted: Holdings) -> list[str]:
+    """A line for each part in which two differ; none when they are equal."""
+    return [
+        f"{field.name}: {getattr(found, field.name)}, not {getattr(wanted, field.name)}"
+        for field in attrs.fields(Holdings)
+        if getattr(found, field.name) != getattr(wanted, field.name)
+    ]
 
 
 def foreign(router: Namespace) -> str:

@@ -1,0 +1,220 @@
+"""What kernels tell of their routes and tables as it happens: netlink, by a reader of our own.
+
+Each message is stamped when it is read, microseconds after the change; nothing is parsed before
+somebody asks, so that ten thousand changes are read as fast as they come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network
+from types import TracebackType
+from typing import Final, Literal
+
+import attrs
+
+from netlab import Namespace
+
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTNLGRP_IPV4_ROUTE: Final = 7
+RTNLGRP_IPV6_ROUTE: Final = 11
+NFNLGRP_NFTABLES: Final = 7
+NFNL_SUBSYS_NFTABLES: Final = 10
+NFT_MSG_NEWTABLE: Final = 0
+NFT_MSG_DELTABLE: Final = 2
+NETLINK_NETFILTER: Final = 12
+RTA_DST: Final = 1
+RTN_UNICAST: Final = 1
+"""linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h"""
+
+SO_RCVBUFFORCE: Final = 33
+BUFFER: Final = 64 << 20
+"""Bytes: some hundred thousand messages, for a burst."""
+
+What = Literal["added", "deleted"]
+
+
+@attrs.frozen
+class RouteEvent:
+    """A unicast route that came or went."""
+
+    when: float
+    """time.monotonic()"""
+    what: What
+    prefix: IPv4Network | IPv6Network
+    protocol: int
+
+
+@attrs.frozen
+class TableEvent:
+    """An nftables table that was made or deleted; its transaction is in force."""
+
+    when: float
+    what: What
+    name: str
+
+
+@attrs.define(eq=False)
+class Events:
+    """Context manager: what changes in some namespaces, from entering on."""
+
+    places: tuple[Namespace, ...]
+    _raw: dict[str, list[tuple[float, bytes]]] = attrs.field(factory=dict, init=False)
+    _tables: dict[str, list[tuple[float, bytes]]] = attrs.field(factory=dict, init=False)
+    _selector: selectors.BaseSelector = attrs.field(factory=selectors.DefaultSelector, init=False)
+    _wake: tuple[socket.socket, socket.socket] = attrs.field(factory=socket.socketpair, init=False)
+    _arrived: threading.Condition = attrs.field(factory=threading.Condition, init=False)
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
+    _error: OSError | None = attrs.field(default=None, init=False)
+
+    def __enter__(self) -> Events:
+        self._selector.register(self._wake[1], selectors.EVENT_READ, None)
+        for place in self.places:
+            for family, groups, into in (
+                (socket.NETLINK_ROUTE, (RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE), self._raw),
+                (NETLINK_NETFILTER, (NFNLGRP_NFTABLES,), self._tables),
+            ):
+                heard = place.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+                heard.setblocking(False)
+                with contextlib.suppress(PermissionError):
+                    heard.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+                heard.bind((0, sum(1 << (group - 1) for group in groups)))
+                messages = into.setdefault(place.name, [])
+                self._selector.register(heard, selectors.EVENT_READ, messages)
+        self._thread = threading.Thread(target=self._read, name="netlink events")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._wake[0].send(b"x")
+        assert self._thread is not None
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._wake[0].close()
+        self._selector.close()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _read(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    return
+                try:
+                    for _ in range(256):
+                        data = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                        key.data.append((time.monotonic(), data))
+                except BlockingIOError:
+                    pass
+                except OSError as lost:  # ENOBUFS: more came than fits
+                    self._error = lost
+            with self._arrived:
+                self._arrived.notify_all()
+
+    def routes(self, place: Namespace, start: int = 0) -> Iterator[RouteEvent]:
+        """What happened to unicast routes there since the `start`th message (see `mark`)."""
+        for when, data in self._raw[place.name][start:]:
+            yield from _routes(when, data)
+
+    def tables(self, place: Namespace) -> Iterator[TableEvent]:
+        """What happened to nftables' tables there."""
+        for when, data in list(self._tables[place.name]):
+            yield from _table(when, data)
+
+    def mark(self, place: Namespace) -> int:
+        """How many messages of routes have been read there."""
+        return len(self._raw[place.name])
+
+    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Until `condition`, looked at whenever something has come; whether it came true."""
+        end = time.monotonic() + timeout
+        while not condition():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            with self._arrived:
+                self._arrived.wait(min(left, 0.01))
+        return True
+
+
+@attrs.define(eq=False)
+class Counter:
+    """Which of some prefixes have come, or gone, in one kernel; and when the last of them did."""
+
+    events: Events
+    place: Namespace
+    what: What
+    missing: set[IPv4Network | IPv6Network]
+    protocol: int | None = None
+    """Of whose routes only."""
+    last: float = 0.0
+    _read: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self._read = self.events.mark(self.place)
+
+    def done(self) -> bool:
+        """None is missing any more."""
+        mark = self.events.mark(self.place)
+        for event in self.events.routes(self.place, self._read):
+            ours = self.protocol in (None, event.protocol)
+            if ours and event.what == self.what and event.prefix in self.missing:
+                self.missing.discard(event.prefix)
+                self.last = event.when
+        self._read = mark
+        return not self.missing
+
+
+def _routes(when: float, data: bytes) -> Iterator[RouteEvent]:
+    at = 0
+    while at + 28 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        if length < 28:
+            return
+        if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            family, bits, _, _, _, protocol, _, sort = struct.unpack_from("=8B", data, at + 16)
+            if sort == RTN_UNICAST:
+                packed = _attribute(data, at + 28, at + length, RTA_DST)
+                size = 4 if family == socket.AF_INET else 16
+                number = int.from_bytes((packed or b"").ljust(size, b"\0"), "big")
+                net = (IPv4Network if size == 4 else IPv6Network)((number, bits))
+                what: What = "added" if kind == RTM_NEWROUTE else "deleted"
+                yield RouteEvent(when, what, net, protocol)
+        at += (length + 3) & ~3
+
+
+def _table(when: float, data: bytes) -> Iterator[TableEvent]:
+    at = 0
+    while at + 20 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        if length < 20:
+            return
+        words: dict[int, What] = {NFT_MSG_NEWTABLE: "added", NFT_MSG_DELTABLE: "deleted"}
+        if kind >> 8 == NFNL_SUBSYS_NFTABLES and kind & 255 in words:
+            name = _attribute(data, at + 20, at + length, 1) or b""  # NFTA_TABLE_NAME
+            yield TableEvent(when, words[kind & 255], name.rstrip(b"\0").decode())
+        at += (length + 3) & ~3
+
+
+def _attribute(data: bytes, at: int, end: int, wanted: int) -> bytes | None:
+    while at + 4 <= end:
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return None
+        if kind & 0x3FFF == wanted:
+            return data[at + 4 : at + length]
+        at += (length + 3) & ~3
+    return None
