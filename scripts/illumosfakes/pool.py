@@ -277,8 +277,8 @@ def _list(machine: Machine, rest: list[str]) -> tuple[int, str, str]:
         return refused
     shown = [pool for pool in machine.pools if pool["name"] == options.get("m", pool["name"])]
     debug = "d" in options
-    listed = (printed(pool, 1 + machine.references(pool["name"]), debug) for pool in shown)
-    return 0, "".join(listed), ""
+    listed = (printed(pool, 2 + machine.references(pool["name"]), debug) for pool in shown)
+    return 0, "".join(listed), "poollist: opts = 0x1\n" if debug else ""
 
 
 def contains(pool: Table, address: str) -> bool:

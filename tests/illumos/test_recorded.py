@@ -367,6 +367,15 @@ def _(zone: Zone) -> None:
 # -- 10: ippool and IPv6 -----------------------------------------------------------------------
 
 
+@case("`ippool -l -d` tells")
+def _(zone: Zone) -> None:
+    zone.do("ippool -f -", POOL)
+    code, out, err = zone.run("ippool -l -d -m 13")
+    assert (code, "References: 2\t" in out, err != "") == (0, True, True)
+    zone.do("ipf -f -", TAGGING)
+    assert "References: 3\t" in zone.run("ippool -l -d -m 13").out
+
+
 @case("`ippool -a -i fd00:1::/64`")
 def _(zone: Zone) -> None:
     zone.do("ippool -A -m 13 -t tree")

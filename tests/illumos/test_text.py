@@ -100,9 +100,9 @@ def test_entries_of_others_are_told_apart() -> None:
 def test_it_is_seen_whether_rules_refer_to_a_pool() -> None:
     zone = Zone()
     zone.do(" ".join(pool.make(13)))
-    assert pool.references(zone.do(" ".join(pool.inspect(13)))) == 1
+    assert pool.references(zone.run(" ".join(pool.inspect(13))).out) == 2
     zone.do("ipf -f -", lines(*pool.filter_lines("pnic0", SOURCE, 13, "inet")))
-    assert pool.references(zone.do(" ".join(pool.inspect(13)))) == 2
+    assert pool.references(zone.run(" ".join(pool.inspect(13))).out) == 3
     assert pool.references("") is None
 
 

@@ -153,12 +153,17 @@ class Pooled:
             for source in sources
             for problem in pool.missing(source, self._number, maps, filters)
         ]
-        if not found and pool.references(_ask(self._runner, pool.inspect(self._number))) == 1:
+        referred = self._references()
+        if not found and referred is not None and referred <= (self._journal.unreferred or 1):
             found.append(
                 f"the rules of ipf were loaded before pool {self._number} was there, and do not"
                 " see it: ipf -I -Fa -f /etc/ipf/ipf.conf -s"
             )
         return found
+
+    def _references(self) -> int | None:
+        # -d talks on standard error.
+        return pool.references(_ask(self._runner, pool.inspect(self._number), chatty=True))
 
     def write(self, local: frozenset[Prefix], mesh: frozenset[Prefix]) -> Refusals:
         journal, nets = self._journal, set(four(mesh))
@@ -177,6 +182,8 @@ class Pooled:
             text = "\n".join(pool.table(self._number, mesh)) + "\n"
             complaint = told(self._runner.run(pool.LOAD, text))
             refused |= dict.fromkeys(nets, complaint) if complaint else {}
+            # No rule that was loaded before can refer to it.
+            journal.unreferred = self._references() or 0
         else:
             journal.entries |= nets - there.nets
             journal.save()

@@ -58,6 +58,9 @@ class Journal:
     interface: str = ""
     """Where was translated last; it counts while no default route says it."""
     made_pool: bool = False
+    unreferred: int = 0
+    """References of our pool as they were told when no rule could have one: it counts itself, and
+    it may count who asks. 0: not known."""
     made_files: set[str] = attrs.field(factory=set)
     """Files that were not there before us."""
     tells_proto1: bool | None = None
@@ -106,6 +109,7 @@ class Journal:
             "form": self.form,
             "interface": self.interface,
             "made_pool": self.made_pool,
+            "unreferred": self.unreferred,
             "made_files": sorted(self.made_files),
             "tells_proto1": self.tells_proto1,
         }
@@ -119,7 +123,7 @@ class Journal:
             setattr(self, name, {ipaddress.ip_network(text) for text in told[name]})
         self.lines = {line for text in told["lines"] if (line := parse(text)) is not None}
         self.form, self.made_pool = str(told["form"]), bool(told["made_pool"])
-        self.interface = str(told["interface"])
+        self.interface, self.unreferred = str(told["interface"]), int(told["unreferred"])
         self.made_files = set(map(str, told["made_files"]))
         self.tells_proto1 = told["tells_proto1"]
 

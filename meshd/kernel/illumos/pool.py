@@ -85,7 +85,7 @@ def listed(out: str, number: int) -> Pool | None:
 
 
 def references(out: str) -> int | None:
-    """From ``inspect``: 1 is the pool itself; None: it does not say."""
+    """From ``inspect``: the pool itself, each rule, perhaps who asks; None: it does not say."""
     found = re.search(r"References:\s*(\d+)", out)
     return int(found[1]) if found else None
 
