@@ -3,9 +3,11 @@
 A change is carried out at once when nothing is under way; what comes meanwhile is taken
 together in the next round.  After each round the kernel's own notices wait for as long as it
 cost, several times over, so that nobody who flaps routes makes us read without end; what the
-mesh wants does not wait.  Nothing is deleted before the table is known to be in sync: a
-restarted daemon adopts what its predecessor left, and stopping leaves everything in place
-(fail static).
+mesh wants waits only as long as it cost, so that a large table that comes in pieces leaves half
+of the time for hearing the rest of it.
+
+Nothing is deleted before the table is known to be in sync: a restarted daemon adopts what its
+predecessor left, and stopping leaves everything in place (fail static).
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ REST: Final = 4.0
 REST_MAX: Final = 0.5
 """What a round took times REST, at most so many seconds: a fifth of one processor for repairs at
 most, and each still done within a second."""
+
+PAUSE: Final = 1.0
+"""What a round took times PAUSE, at most REST_MAX: before what the mesh wants next."""
 
 HEARD: Final = 64
 """Notices remembered for the report of a round."""
@@ -96,8 +101,8 @@ class Reconciler:
         """Read, decide and apply are one thing: nobody else uses the backend meanwhile."""
         self._dirty, self._asked = trio.Event(), trio.Event()
         """Something is to be looked at; the mesh wants it, so at once."""
-        self._rested = -math.inf
-        """When notices of the kernel count again, in trio's seconds."""
+        self._rested = self._paused = -math.inf
+        """When notices of the kernel count again, and when the mesh's do, in trio's seconds."""
         self._heard: list[Change] = []
         self._told: set[str] = set()
         """What failed in the round before: it is not said again."""
@@ -144,6 +149,7 @@ class Reconciler:
                     await self._dirty.wait()
                     with trio.move_on_at(self._rested):
                         await self._asked.wait()
+                    await trio.sleep_until(self._paused)
                 wait = await self.round()
 
     async def read(self) -> Reading:
@@ -198,8 +204,9 @@ class Reconciler:
                 return math.inf
             began = time.monotonic()
             wait = await self._look_and_act(heard, began, retry=retry)
-            rest = min(REST_MAX, REST * (time.monotonic() - began))
-        self._rested = trio.current_time() + rest
+            took, now = time.monotonic() - began, trio.current_time()
+        self._rested = now + min(REST_MAX, REST * took)
+        self._paused = now + min(REST_MAX, PAUSE * took)
         return wait
 
     async def _look_and_act(self, heard: list[Change], began: float, *, retry: bool) -> float:

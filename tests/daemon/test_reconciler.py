@@ -358,6 +358,21 @@ async def test_a_first_notice_and_a_change_of_the_mesh_do_not_wait(
         assert Memory.read(slow).state == wanted("10.2.0.0/24", "10.3.0.0/24")
 
 
+async def test_changes_of_the_mesh_that_come_one_by_one_take_half_of_the_time_at_most(
+    slow: Slow, virtual: trio.testing.MockClock
+) -> None:
+    async with bench(kernel=slow) as made:
+        await trio.sleep(10)
+        before = slow.readings
+        for number in range(100):
+            made.want(wanted(f"10.2.{number}.0/24"))
+            await trio.sleep(0.01)
+        # A second of changes, with 0.1 s of rest after each reading, which itself takes no time.
+        assert 9 <= slow.readings - before <= 11
+        await trio.sleep(0.2)
+        assert Memory.read(slow).state == wanted("10.2.99.0/24")
+
+
 async def test_routes_of_others_that_bear_on_nothing_of_the_mesh_are_no_reason_to_look(
     slow: Slow, virtual: trio.testing.MockClock
 ) -> None:
