@@ -170,6 +170,30 @@ def purge(options: argparse.Namespace, paths: Paths) -> int:
     return DONE
 
 
+def import_zap(options: argparse.Namespace, paths: Paths) -> int:
+    """``meshd import-zap``: subnets, address and NAT of a router zone into this node's config."""
+    from pathlib import Path
+
+    from meshd.zap import command, records
+
+    proposal = command.propose(paths, Path(options.root), options.zone)
+    print("\n".join(proposal.shown()))
+    needed = records.needed(proposal.router, proposal.form)
+    print("".join(f"\n{line}" for line in ["", *needed] if needed), end="\n" if needed else "")
+    if not proposal.changed:
+        print(f"\n{paths.config} says all of that already")
+        return DONE
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"this would change {paths.config}; add --yes to do it")
+        print(f"\nwrite that to {paths.config}? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise Refused("nothing written")
+    command.write(paths, proposal)
+    print(f"\nwritten to {paths.config}; restart the daemon if it runs")
+    return DONE
+
+
 def doctor(options: argparse.Namespace, paths: Paths) -> int:
     """``meshd doctor``: what on this host breaks routing."""
     from meshd.doctor.command import run

@@ -21,6 +21,7 @@ import attrs
 from meshd import values
 from meshd.errors import UsageError
 from meshd.files import failure
+from meshd.kernel.illumos.options import DEFAULT, Options
 from meshd.local.check import Check
 from meshd.policy.filters import IN_ALL, OPEN, PER_NODE, Filter, Filters
 from meshd.values import Announced, Seed
@@ -37,9 +38,9 @@ POOL: Final = tuple(
 MAX_METRIC: Final = 2**32 - 3
 """The guard stands at 2^32 - 2, and every mesh route must be better than its guard."""
 
-NAT: Final = ("auto", "exempt", "masquerade", "set", "off")
+NAT: Final = ("auto", "exempt", "masquerade", "set", "ippool", "ipnat", "off")
 NETWORK: Final = ("lan", "wan")
-KERNEL: Final = ("auto", "linux", "memory")
+KERNEL: Final = ("auto", "linux", "illumos", "memory")
 TUNNEL: Final = ("off", "vxlan")
 WHEN: Final = ("cross-subnet", "always")
 
@@ -66,9 +67,12 @@ class Config:
     """What a grant without ``--allow`` may announce."""
     metric: int = 142
     nat: str = "auto"
-    """How the table in the kernel is shaped (``kernel.shape``). auto: exempt on Linux."""
+    """How the table in the kernel is shaped (``kernel.shape``). auto: exempt on Linux. ippool,
+    ipnat: the two forms of illumos, where auto is the first."""
     kernel: str = "auto"
     """auto: this system's; memory: no kernel is touched."""
+    illumos: Options = DEFAULT
+    """The table ``[illumos]``."""
     tunnel: str = "off"
     """off; vxlan: members that are not on a link of ours are reached through one device."""
     when: str = "cross-subnet"
@@ -125,6 +129,9 @@ def parse(text: str, where: str) -> Config:
     found = _read(table, _OPTIONS, where)
     if "import" in table:
         found["imports"] = _filters(table["import"], where)
+    if "illumos" in table:
+        inside = _table(table["illumos"], where, "illumos")
+        found["illumos"] = Options(**_read(inside, _ILLUMOS, where, "illumos."))
     if "health" in table:
         found["health"] = _checks(table["health"], where)
     config = Config(**found)
@@ -361,6 +368,19 @@ def _choice(choices: tuple[str, ...]) -> Callable[[object, dict[str, Any]], str]
     return read
 
 
+def _nat_interface(value: object, _found: dict[str, Any]) -> str:
+    # ipnat takes letters, digits, "_" and ".", and a number at the end.
+    if not isinstance(value, str) or not re.fullmatch(r"|[A-Za-z][A-Za-z0-9_.]{0,29}[0-9]", value):
+        raise UsageError("no interface's name; `ifconfig -a` shows them")
+    return value
+
+
+def _place(value: object, _found: dict[str, Any]) -> str:
+    if not isinstance(value, str) or (value and not value.startswith("/")):
+        raise UsageError("no absolute path of a directory")
+    return value
+
+
 _OPTIONS: Final[dict[str, _Reader | None]] = {
     "authority": _authority,
     "next_authority_hash": _hex32,
@@ -374,12 +394,20 @@ _OPTIONS: Final[dict[str, _Reader | None]] = {
     "metric": _number(1, MAX_METRIC),
     "nat": _choice(NAT),
     "kernel": _choice(KERNEL),
+    "illumos": None,
     "tunnel": _choice(TUNNEL),
     "when": _choice(WHEN),
     "tunnel_port": _number(1, MAX_PORT),
     "network": _choice(NETWORK),
     "import": None,
     "health": None,
+}
+
+_ILLUMOS: Final[dict[str, _Reader | None]] = {
+    "interface": _nat_interface,
+    "pool": _number(1, 2**31 - 1),
+    "tools": _place,
+    "files": _place,
 }
 
 _IMPORT: Final[dict[str, _Reader | None]] = {

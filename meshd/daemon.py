@@ -93,6 +93,8 @@ def run(options: RunOptions) -> int:
         metric=config.metric,
         nat=config.nat,
         tunnel_port=config.vxlan_port,
+        illumos=config.illumos,
+        state=options.paths.state,
     )
     if not options.additions.observe:
         kernel.check()

@@ -34,6 +34,8 @@ def purge_kernel(paths: Paths) -> list[str]:
             metric=config.metric,
             nat=config.nat,
             tunnel_port=config.vxlan_port,
+            illumos=config.illumos,
+            state=paths.state,
         )
         try:
             kernel.check()

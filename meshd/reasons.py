@@ -48,7 +48,11 @@ def explained(
     rows: dict[Prefix, list[Route]] = {}
     for row in decision.routes:
         rows.setdefault(row.prefix, []).append(row)
-    return [{"step": str(step), "why": _why(step, reading, rows, desired)} for step in plan]
+    return [
+        {"step": said, "why": _why(step, reading, rows, desired)}
+        for step in plan
+        if (said := reading.say(step))
+    ]
 
 
 def _why(

@@ -167,16 +167,17 @@ class Reconciler:
         desired = self._wanted(decision.desired, reading)
         plan = diff(desired, reading)
         notes = [reading.unread] if reading.unread else []
+        has_table = bool(reading.shape.sets) and reading.say is str
         if self._adopting:
             notes.append("not in sync with the mesh yet: until then nothing is taken away")
         if self.status.observing:
             notes.append("this daemon only observes: it does none of this")
         return {
-            "steps": str(plan).splitlines(),
+            "steps": [line for step in plan for line in reading.say(step).splitlines()],
             "in_sync": not plan,
             "changes": explained(plan, reading, decision, desired),
             "notes": notes,
-            "table": table_text(reading.shape, desired) if reading.shape.sets else None,
+            "table": table_text(reading.shape, desired) if has_table else None,
         }
 
     async def _listen(self, changes: trio.MemoryReceiveChannel[Any]) -> None:
@@ -217,7 +218,7 @@ class Reconciler:
             if self.status.observing:
                 self._observed(plan)
                 return self._next_look()
-            failures = await self._apply(plan)
+            failures = await self._apply(plan, slow=reading.slow)
         except OSError as error:
             self._fail(error)
             return self._backoff(retry=retry)
@@ -265,11 +266,11 @@ class Reconciler:
             return attrs.evolve(desired, uplinks=uplinks(reading.host, actual.uplinks))
         return desired
 
-    async def _apply(self, plan: Plan) -> list[Failure]:
+    async def _apply(self, plan: Plan, *, slow: bool) -> list[Failure]:
         if not plan:
             return []
-        quick = len(plan) <= IN_LINE and not any(isinstance(step, FlowStep) for step in plan)
-        if quick:
+        flows = any(isinstance(step, FlowStep) for step in plan)
+        if len(plan) <= IN_LINE and not flows and not slow:
             return self._backend.apply(plan)
         return await trio.to_thread.run_sync(self._backend.apply, plan)
 
@@ -298,11 +299,13 @@ class Reconciler:
         for failure in failures:
             known = failure.prefix is not None and failure.prefix in self.status.failed
             if not known and str(failure) not in self._told:
-                self._log.emit("kernel-error", step=str(failure.step), reason=failure.reason)
+                self._log.emit(
+                    "kernel-error", step=reading.say(failure.step), reason=failure.reason
+                )
         self._told = {str(failure) for failure in failures}
         self.status.failed = {f.prefix: f.reason for f in failures if f.prefix is not None}
         self.status.in_sync = not failures
-        self.status.error = str(failures[0]) if failures else None
+        self.status.error = _told(failures[0], reading) if failures else None
         before, self._refused = self._refused, frozenset(failure.step for failure in failures)
         done = [step for step in plan if step not in self._refused]
         # Nothing else was wanted than what once was there: somebody took it away.
@@ -343,6 +346,11 @@ class Reconciler:
         if untold:
             about["untold"] = untold
         self._log.emit("kernel-repaired", **about, **fields)
+
+
+def _told(failure: Failure, reading: Reading) -> str:
+    first, *_ = reading.say(failure.step).splitlines() or [""]
+    return ": ".join(filter(None, [first, failure.reason]))
 
 
 def _silent(error: OSError) -> str:

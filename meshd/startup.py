@@ -32,6 +32,7 @@ _FIXED: Final = (
     "metric",
     "nat",
     "kernel",
+    "illumos",
     "tunnel",
     "when",
     "tunnel_port",
@@ -198,6 +199,8 @@ def kernel_backend(config: Config) -> str:
         return config.kernel
     if sys.platform.startswith("linux"):
         return "linux"
+    if sys.platform == "sunos5":
+        return "illumos"
     raise UsageError(f'no kernel backend for {sys.platform}; set kernel = "memory" to only watch')
 
 

@@ -7,6 +7,7 @@ datagram to anybody else; and who sends much costs the others no more than a tur
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -27,6 +28,10 @@ IPV6_RECVERR: Final = 25
 RECEIVE_BUFFER: Final = 2 << 20
 """Bytes, of which the kernel makes twice as many (socket(7)): 3,000 datagrams as it counts them,
 so that 20,000 a second may wait for 0.15 s while somebody else has the processor."""
+_HAS_ERROR_QUEUE: Final = hasattr(socket, "MSG_ERRQUEUE")
+"""Elsewhere than on Linux an ICMP error is nobody's news, and a host whose daemon is gone shows as
+one that is silent."""
+
 _SO_RCVBUFFORCE: Final = 33
 """asm-generic/socket.h: beyond net.core.rmem_max (208 KiB by default), with CAP_NET_ADMIN."""
 
@@ -84,11 +89,13 @@ class Sockets:
         try:
             raw.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
         except OSError:  # in a user namespace, or to watch only: what the host allows
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            with contextlib.suppress(OSError):  # which some systems do not cut down, but refuse
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         if family == 6:
             raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if _HAS_ERROR_QUEUE and family == 6:
             raw.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
-        else:
+        elif _HAS_ERROR_QUEUE:
             raw.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
 
     def close(self) -> None:
@@ -126,7 +133,7 @@ class Sockets:
                 received(data, Endpoint(source[0].partition("%")[0], source[1]))
 
     def _drain_errors(self, sock: socket.socket, unreachable: Unreachable) -> None:
-        while True:
+        while _HAS_ERROR_QUEUE:
             try:
                 _, ancillary, _, to = sock.recvmsg(MAX_DATAGRAM, 512, socket.MSG_ERRQUEUE)
             except OSError:

@@ -221,6 +221,14 @@ def _purge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _import_zap_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--zone", metavar="NAME", help="which router zone, if there are several")
+    parser.add_argument(
+        "--root", metavar="DIR", default="/", help="the global zone's root (default: /)"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
 COMMANDS: Final = (
     Command(
         "init",
@@ -440,6 +448,16 @@ COMMANDS: Final = (
         "as root. docs/operations.md has more.\n\n"
         "example:\n  meshd doctor\n  meshd doctor --json | jq '.[] | select(.level == \"error\")'",
         "0 nothing would break the mesh, 1 something would, 2 usage",
+    ),
+    Command(
+        "import-zap",
+        commands.import_zap,
+        _import_zap_options,
+        "take over subnets, address and NAT of a router zone that Tribblix's zap has made",
+        "Runs in the global zone, on the config of a node that exists; --dir names its place in\n"
+        "the zone. Shows what it found and what would change, and asks. See docs/illumos.md.\n\n"
+        "example:\n  meshd import-zap --zone r1 --dir /export/zones/r1/root/var/meshd",
+        "0 written or nothing to do, 1 no, 2 usage or config",
     ),
     Command(
         "purge",

@@ -106,9 +106,13 @@ ASKING = "meshd/local/asking.py"
 """Runs the operator's own health checks: what the config says, word by word, and nothing else."""
 
 
+RUNNING = "meshd/kernel/illumos/runner.py"
+"""Runs the system's own tools where there is no other way: prefixes, addresses, numbers."""
+
+
 def test_no_shell_and_no_program_but_health_checks_and_lists_of_rules_is_ever_started() -> None:
-    # Routes, nftables and conntrack are spoken to by netlink: nothing that came from a network
-    # is ever on a command line.
+    # On Linux routes, nftables and conntrack are spoken to by netlink: nothing that came from a
+    # network is ever on a command line.
     for package in ("meshd", "protocol"):
         for path, names in _imported_by(package).items():
             source = (ROOT / path).read_text(encoding="utf-8")
@@ -116,9 +120,23 @@ def test_no_shell_and_no_program_but_health_checks_and_lists_of_rules_is_ever_st
                 assert _that_runs_programs(source) == ["trio.lowlevel.open_process"]
                 assert names & UNPACKERS == set()
                 continue
-            if path != str(LISTS_RULES):
+            if path == RUNNING:
+                assert re.findall(r"subprocess\.(?!TimeoutExpired)(\w+)\(", source) == ["Popen"]
+            elif path != str(LISTS_RULES):
                 assert names & (PROGRAMS | UNPACKERS) == set(), path
             assert _that_runs_programs(source) == [], path
+
+
+def test_on_linux_the_daemon_never_loads_what_runs_the_tools_of_illumos() -> None:
+    load = (
+        "import sys, meshd.daemon, meshd.kernel.linux; from meshd.kernel import backend;"
+        " backend('memory', metric=142, nat='auto'); print(*sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", load], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "meshd.daemon" in loaded
+    assert RUNNING.removesuffix(".py").replace("/", ".") not in loaded
 
 
 def test_the_daemon_never_loads_what_lists_rules() -> None:

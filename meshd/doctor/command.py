@@ -4,6 +4,7 @@ would."""
 from __future__ import annotations
 
 import argparse
+import socket
 from collections.abc import Iterable
 from typing import Final
 
@@ -11,6 +12,7 @@ from meshd import text
 from meshd.doctor.checks import examine
 from meshd.doctor.finding import Finding
 from meshd.doctor.gather import gather
+from meshd.errors import UsageError
 from meshd.paths import Paths
 
 SOUND, BROKEN = 0, 1
@@ -20,7 +22,12 @@ _LABEL: Final = 10
 
 
 def run(options: argparse.Namespace, paths: Paths) -> int:
-    """All checks; ``--json`` prints a list of findings."""
+    """All checks; ``--json`` prints a list of findings. ``UsageError`` elsewhere than on Linux."""
+    if not hasattr(socket, "AF_NETLINK"):
+        raise UsageError(
+            "doctor looks at Linux; here `meshd status` and the log name what is missing, and"
+            " docs/illumos.md has the rest"
+        )
     findings = examine(gather(paths))
     if options.json:
         print(text.to_json([finding.as_json() for finding in findings]))

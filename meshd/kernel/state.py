@@ -12,9 +12,9 @@ marks that the kernel keeps, so a restarted daemon needs no file to know it agai
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -219,3 +219,7 @@ class Reading:
     """What the backend takes for the shape of our table."""
     unread: str = ""
     """What could not be read, and why; empty when it was all."""
+    slow: bool = False
+    """Writing takes a program for each step: not in the event loop."""
+    say: Callable[[Any], str] = attrs.field(default=str, eq=False, repr=False)
+    """A step of a plan as a person would type it here; empty where nothing is to be typed."""

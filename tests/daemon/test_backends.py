@@ -1,24 +1,30 @@
 """One contract for every backend: what holds in memory holds on a real kernel.
 
 The Linux backend gets a network namespace of its own, made for the thread of the test and
-gone with it.  The hands of others are ``ip`` and ``nft`` there, and methods in memory.
+gone with it.  The hands of others are ``ip`` and ``nft`` there, methods in memory, and the system's
+tools on illumos, where they are fakes (tests/illumos says what else holds of it).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_interface, ip_network
-from typing import Protocol
+from ipaddress import IPv4Network, ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Final, Protocol
 
 import attrs
 import pytest
 import trio
 from ownnamespace import own_namespace, run
+from zonebox import Zone, ZoneRunner
 
+from meshd.kernel.illumos import pool
+from meshd.kernel.illumos.backend import Illumos
+from meshd.kernel.illumos.options import Options
 from meshd.kernel.linux import Linux
 from meshd.kernel.memory import Memory
-from meshd.kernel.plan import AddElement, AddRoute, Plan, RemoveElement, RemoveRoute, diff
+from meshd.kernel.plan import AddElement, AddGuard, AddRoute, Plan, RemoveElement, RemoveRoute, diff
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop, NextHops
 from netlab import until
@@ -28,10 +34,37 @@ NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2
 NET1 = Interface("net1", 3, True, (ip_interface("192.0.3.1/24"), ip_interface("2001:db8:1::1/64")))
 
 
+@attrs.frozen
+class Words:
+    """What a backend calls things."""
+
+    occupied: str = "a foreign route has this prefix and metric 142"
+    foreign: tuple[int, int] = (4, 142)
+    """Protocol and metric of a foreign route."""
+    purged: tuple[str, ...] = (
+        "nft delete table inet meshd",
+        "ip -6 route del unreachable fd02::/64 proto 142 metric 4294967294",
+    )
+    deleted: str = "our route 10.2.0.0/24 deleted"
+    flushed: str | None = "table inet meshd: table deleted"
+    """None: nobody is told of that."""
+    written: str = "route of protocol 4 10.5.0.0/24 written"
+    down: str = "link net0 down"
+
+
+ALL: Final[frozenset[str]] = frozenset()
+
+
+ANNOUNCED: Final = IPv4Network("10.1.0.0/24")
+
+
 class World(Protocol):
     """A backend, and the hands of others on the kernel behind it."""
 
     backend: Backend
+    words: Words
+    lacks: frozenset[str]
+    """What there is not in this kernel: tests that need it are skipped."""
 
     def delete_route(self, prefix: Prefix) -> None: ...
     def flush_ruleset(self) -> None: ...
@@ -40,6 +73,8 @@ class World(Protocol):
 
 
 class InMemory:
+    words, lacks = Words(), ALL
+
     def __init__(self) -> None:
         self.memory = Memory([NET0, NET1])
         self.backend: Backend = self.memory
@@ -60,6 +95,8 @@ class InMemory:
 
 
 class OnLinux:
+    words, lacks = Words(), ALL
+
     def __init__(self) -> None:
         self.backend: Backend = Linux()
 
@@ -75,6 +112,57 @@ class OnLinux:
 
     def link(self, *, up: bool, name: str = "net0") -> None:
         run(f"ip link set {name} {'up' if up else 'down'}")
+
+
+class OnFakes:
+    """illumos: a zone whose operator has prepared it as docs/illumos.md says."""
+
+    lacks = frozenset({
+        "metrics", "guards under routes", "IPv4 over IPv6", "next hops declared on-link",
+        "dead next hops", "IPv6 to exclude",
+    })  # fmt: skip
+
+    def __init__(self, form: str, files: Path) -> None:
+        self.zone = Zone({each.name: map(str, each.addresses) for each in (NET0, NET1)})
+        if form == "ippool":
+            self.zone.do("ippool -A -m 13 -t tree")
+            self.zone.do("ipf -f -", "\n".join(pool.filter_lines("net0", ANNOUNCED, 13, "inet")))
+            self.zone.do("ipnat -f -", "\n".join(pool.map_lines("net0", ANNOUNCED, "inet")))
+        self.form = form
+        gone = "ippool -r -m 13 -i 10.2.0.0/24"
+        if form == "ipnat":
+            gone = "ipnat: remove map net0 from 10.1.0.0/24 to 10.2.0.0/24 -> 0/0"
+        self.words = Words(
+            occupied="a foreign route has this prefix",
+            foreign=(0, 0),
+            purged=(gone, "route -n delete -inet6 fd02::/64 ::1 -reject"),
+            flushed=None,
+            written="route 10.5.0.0/24 written",
+            down="link net0 changed",
+        )
+        options = Options(interface="net0", files=str(files))
+        self.backend: Backend = Illumos(form, options, files, ZoneRunner(self.zone))
+
+    def delete_route(self, prefix: Prefix) -> None:
+        (found,) = [each for each in self.zone.machine.routes if each["dest"] == str(prefix)]
+        family = "-inet6" if prefix.version == 6 else "-inet"
+        self.zone.do(f"route -n delete {family} {prefix} {found['gateway']}")
+
+    def flush_ruleset(self) -> None:
+        if self.form == "ipnat":
+            self.zone.do("ipnat -C")
+        if self.form == "ippool":
+            found = self.zone.machine.pool("13")
+            for node in list(found["nodes"]) if found is not None else []:
+                self.zone.do(f"ippool -r -m 13 -i {node}")
+
+    def add_foreign(self, prefix: Prefix, metric: int) -> None:
+        del metric
+        gateway = "-inet6 {} 2001:db8::9" if prefix.version == 6 else "{} 192.0.2.9"
+        self.zone.do(f"route -n add {gateway.format(prefix)}")
+
+    def link(self, *, up: bool, name: str = "net0") -> None:
+        self.zone.do(f"ifconfig {name} {'up' if up else 'down'}")
 
 
 @pytest.fixture
@@ -95,15 +183,25 @@ def namespace() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["memory", pytest.param("linux", marks=pytest.mark.kernel)])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+@pytest.fixture(
+    params=["memory", pytest.param("linux", marks=pytest.mark.kernel), "ippool", "ipnat"]
+)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "memory":
         yield InMemory()
+        return
+    if request.param in ("ippool", "ipnat"):
+        yield OnFakes(request.param, tmp_path)
         return
     request.getfixturevalue("namespace")
     world = OnLinux()
     yield world
     world.backend.close()
+
+
+def needs(world: World, what: str) -> None:
+    if what in world.lacks:
+        pytest.skip(f"{world.backend.name} has no {what}")
 
 
 def nets(*texts: str) -> frozenset[Prefix]:
@@ -212,6 +310,7 @@ def test_one_next_hop_becomes_several_and_several_one(world: World, first: str) 
 
 
 def test_an_ipv4_prefix_is_reached_through_ipv6_next_hops(world: World) -> None:
+    needs(world, "IPv4 over IPv6")
     reach(world, JOINED)
     for hops in (
         several("2001:db8::2", source="192.0.2.1"),
@@ -229,6 +328,7 @@ def test_an_ipv6_prefix_is_not_reached_through_an_ipv4_next_hop(world: World) ->
 
 
 def test_a_next_hop_can_be_declared_on_link(world: World) -> None:
+    needs(world, "next hops declared on-link")
     far4 = NextHop(ip_address("198.51.100.2"), "net0", onlink=True)
     far6 = NextHop(ip_address("2001:db8:ffff::2"), "net0", onlink=True)
     near4, near6 = several("192.0.3.2").hops[0], several("2001:db8:1::2").hops[0]
@@ -256,6 +356,7 @@ def test_of_several_next_hops_one_that_is_not_on_link_refuses_them_all(world: Wo
 def test_of_several_next_hops_those_of_a_link_that_goes_down_stay_until_replaced(
     world: World,
 ) -> None:
+    needs(world, "dead next hops")
     both = {FOUR: ONE_AND_MORE["two"][0], SIX: ONE_AND_MORE["two"][1]}
     reach(world, attrs.evolve(JOINED, routes=both))
     world.link(up=False, name="net1")
@@ -283,9 +384,10 @@ def test_neighbours_stay_prefixes_of_their_own(world: World) -> None:
 def test_a_foreign_route_on_our_key_is_refused_and_stays(world: World, prefix: Prefix) -> None:
     world.add_foreign(prefix, 142)
     failed = reasons(world, diff(JOINED, world.backend.read()))
-    assert failed == {str(prefix): "a foreign route has this prefix and metric 142"}
+    assert failed == {str(prefix): world.words.occupied}
     reading = world.backend.read()
-    assert (prefix, 4, 142) in {(r.prefix, r.protocol, r.metric) for r in reading.host.foreign}
+    there = {(r.prefix, r.protocol, r.metric) for r in reading.host.foreign}
+    assert (prefix, *world.words.foreign) in there
     assert set(reading.state.routes) == BOTH - {prefix}
     assert reading.state.mesh == BOTH
 
@@ -294,6 +396,7 @@ def test_a_foreign_route_on_our_key_is_refused_and_stays(world: World, prefix: P
 def test_a_foreign_route_at_another_metric_is_seen_and_left_alone(
     world: World, prefix: Prefix
 ) -> None:
+    needs(world, "metrics")
     world.add_foreign(prefix, 50)
     before = [r for r in world.backend.read().host.foreign if r.prefix == prefix]
     reach(world, JOINED)
@@ -353,23 +456,31 @@ def test_routes_go_with_their_link_and_the_guards_stay(world: World) -> None:
     reach(world, JOINED)
     world.link(up=False)
     state = world.backend.read().state
-    assert (dict(state.routes), state.guards, state.mesh) == ({}, BOTH, BOTH)
+    assert (dict(state.routes), state.mesh) == ({}, BOTH)
+    if "guards under routes" not in world.lacks:
+        assert state.guards == BOTH
+        return
+    # They come as soon as it is seen, ahead of everything else.
+    plan = diff(attrs.evolve(JOINED, routes={}), world.backend.read())
+    assert set(plan.steps[:2]) == {AddGuard(FOUR), AddGuard(SIX)}
+    reach(world, attrs.evolve(JOINED, routes={}))
 
 
 def test_a_flushed_ruleset_is_written_again(world: World) -> None:
     reach(world, JOINED)
     world.flush_ruleset()
     reading = world.backend.read()
-    assert not reading.table
-    assert reading.state.mesh == frozenset()
+    if "IPv6 to exclude" not in world.lacks:
+        assert not reading.table
+        assert reading.state.mesh == frozenset()
+    assert FOUR not in reading.state.mesh
     reach(world, JOINED)
 
 
 def test_purge_leaves_nothing_and_says_what_it_removed(world: World) -> None:
     reach(world, JOINED)
     said = world.backend.purge()
-    assert "nft delete table inet meshd" in said
-    assert "ip -6 route del unreachable fd02::/64 proto 142 metric 4294967294" in said
+    assert set(world.words.purged) <= set(said)
     reading = world.backend.read()
     assert reading.state == KernelState()
     assert not reading.table
@@ -381,14 +492,15 @@ async def test_changes_by_others_are_told_and_own_ones_are_not(world: World) -> 
         async with world.backend.changes(lambda *_: True) as changes:
             reach(world, JOINED)
             world.delete_route(FOUR)
-            assert (await changes.receive()).what == "our route 10.2.0.0/24 deleted"
+            assert (await changes.receive()).what == world.words.deleted
             reach(world, JOINED)
             world.flush_ruleset()
-            await told(changes, "table inet meshd: table deleted")
+            if world.words.flushed is not None:
+                await told(changes, world.words.flushed)
             world.add_foreign(ip_network("10.5.0.0/24"), 50)
-            await told(changes, "route of protocol 4 10.5.0.0/24 written")
+            await told(changes, world.words.written)
             world.link(up=False)
-            await told(changes, "link net0 down")
+            await told(changes, world.words.down)
 
 
 async def told(changes: trio.MemoryReceiveChannel[Change], what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd import config, values
+from meshd import config, kernel, startup, values
 from meshd.config import Config
 from meshd.errors import UsageError
+from meshd.kernel.illumos.options import Options
 from meshd.local.check import Check
 from meshd.policy.filters import Filter, Filters
 
@@ -89,8 +91,8 @@ def test_what_is_rendered_reads_back_the_same() -> None:
         ("port = true", "port = true: give a whole number from 1 to 65535"),
         ('port = "6179"', 'port = "6179": give a whole number'),
         ("metric = 4294967294", "metric = 4294967294: give a whole number from 1 to 4294967293"),
-        ('nat = "maybe"', "choose one of auto, exempt, masquerade, set, off"),
-        ("nat = []", "choose one of auto, exempt, masquerade, set, off"),
+        ('nat = "maybe"', "choose one of auto, exempt, masquerade, set, ippool, ipnat, off"),
+        ("nat = []", "choose one of auto, exempt, masquerade, set, ippool, ipnat, off"),
         ('network = "man"', "choose one of lan, wan"),
         ('tunnel = "gre"', "choose one of off, vxlan"),
         ('when = "never"', "choose one of cross-subnet, always"),
@@ -317,3 +319,37 @@ def test_any_text_is_a_value_or_one_line(text: str) -> None:
         values.until,
     ):
         assert complaint(partial(reader, text)).isprintable()
+
+
+def test_the_table_of_illumos_is_read_and_its_mistakes_are_named() -> None:
+    made = config.parse(
+        'nat = "ipnat"\n[illumos]\ninterface = "znic0"\npool = 7\ntools = "/opt/bin"\nfiles = ""',
+        "meshd.toml",
+    )
+    assert made.illumos == Options("znic0", 7, "/opt/bin", "")
+    assert "interface" in told('[illumos]\ninterface = "net0:1"')
+    assert "illumos.pool" in told("[illumos]\npool = 0")
+    assert "illumos.pool" in told('[illumos]\npool = "mesh"')
+    assert "absolute" in told('[illumos]\ntools = "bin"')
+    assert "did you mean files" in told('[illumos]\nfile = ""')
+    assert "write [illumos]" in told("illumos = 3")
+
+
+def test_what_is_for_illumos_is_refused_elsewhere_and_the_reverse() -> None:
+    for name, nat, port, said in (
+        ("linux", "ippool", 0, "is for illumos"),
+        ("memory", "ipnat", 0, "is for illumos"),
+        ("illumos", "masquerade", 0, "not for this system"),
+        ("illumos", "auto", 6180, "not for illumos"),
+    ):
+        assert said in complaint(
+            partial(kernel.backend, name, metric=142, nat=nat, tunnel_port=port)
+        )
+
+
+def test_this_systems_kernel_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, name in (("linux", "linux"), ("sunos5", "illumos")):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert startup.kernel_backend(Config()) == name
+    monkeypatch.setattr(sys, "platform", "plan9")
+    assert "no kernel backend for plan9" in complaint(partial(startup.kernel_backend, Config()))

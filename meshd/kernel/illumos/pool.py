@@ -1,0 +1,193 @@
+"""``ippool``, and the rules that look into a pool. Pure.
+
+Pools are numbered, for ipf knows no others here.  ``-f`` changes no pool that is there, so entries
+come and go one by one, and only a pool that is not there is made from a text.  IPv4 only: the
+command reads no other address, and there is nothing to exclude, for IPv6 is not translated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network
+from typing import Final
+
+import attrs
+
+from meshd.kernel.illumos.nat import Map, four
+from protocol.address import Prefix
+
+Argv = tuple[str, ...]
+
+LOAD: Final[Argv] = ("ippool", "-f", "-")
+"""``-f`` must come first. Exit 0 also when the pool was there already and nothing was done."""
+
+
+def table(number: int, prefixes: Iterable[Prefix]) -> list[str]:
+    """The text of the pool, for ``LOAD`` and for the file that is read at boot."""
+    nets = four(prefixes)
+    inside = " ".join(f"{net};" for net in nets) if nets else ";"
+    return [f"table role = ipf type = tree number = {number}", f"\t{{ {inside} }};"]
+
+
+def add(number: int, prefix: Prefix) -> Argv:
+    return ("ippool", "-a", "-m", str(number), "-i", str(prefix))
+
+
+def remove(number: int, prefix: Prefix) -> Argv:
+    return ("ippool", "-r", "-m", str(number), "-i", str(prefix))
+
+
+def make(number: int) -> Argv:
+    return ("ippool", "-A", "-m", str(number), "-t", "tree")
+
+
+def destroy(number: int) -> Argv:
+    return ("ippool", "-R", "-m", str(number), "-t", "tree")
+
+
+def show(number: int) -> Argv:
+    return ("ippool", "-l", "-m", str(number))
+
+
+def inspect(number: int) -> Argv:
+    """The same with how often it is referred to."""
+    return ("ippool", "-l", "-d", "-m", str(number))
+
+
+@attrs.frozen
+class Pool:
+    """A pool as the kernel has it."""
+
+    nets: frozenset[IPv4Network]
+    others: tuple[str, ...] = ()
+    """Entries that we never write: inverted ones, IPv6."""
+
+
+_TABLE: Final = re.compile(
+    r"table\s+role\s*=\s*ipf\s+type\s*=\s*tree\s+number\s*=\s*(\S+)\s*\{([^}]*)\}\s*;"
+)
+
+
+def listed(out: str, number: int) -> Pool | None:
+    """What ``show`` printed, or a file holds; None: there is no such pool."""
+    for name, inside in _TABLE.findall(out):
+        if name == str(number):
+            nets: set[IPv4Network] = set()
+            others: list[str] = []
+            for entry in re.split(r"[;,]", inside):
+                try:
+                    nets.add(IPv4Network(entry.strip()))
+                except ValueError:
+                    others += [entry.strip()] if entry.strip() else []
+            return Pool(frozenset(nets), tuple(others))
+    return None
+
+
+def references(out: str) -> int | None:
+    """From ``inspect``: the pool itself, each rule, perhaps who asks; None: it does not say."""
+    found = re.search(r"References:\s*(\d+)", out)
+    return int(found[1]) if found else None
+
+
+# -- the rules that make the pool count ----------------------------------------------------------
+
+
+def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> list[str]:
+    """What ipf.conf needs for ``source``: the mesh first, and all else gets the tag."""
+    return [
+        f"pass out quick on {interface} from {source} to pool/{number}",
+        f"pass out quick on {interface} from {source} to any set-tag(nat={tag})",
+    ]
+
+
+def map_lines(interface: str, source: IPv4Network, tag: str) -> list[str]:
+    """What ipnat.conf needs: only what has the tag is translated."""
+    return [
+        f"map {interface} {source} -> 0/32 portmap tcp/udp auto tag {tag}",
+        f"map {interface} {source} -> 0/32 tag {tag}",
+    ]
+
+
+_RULE: Final = re.compile(
+    r"(?:@\d+ )?pass out quick (?:on (?P<on>\S+) )?"
+    r"(?:(?P<all>all)|from (?P<source>!?\S+) to (?P<to>!?\S+))(?P<rest>.*)"
+)
+
+
+@attrs.frozen
+class _Rule:
+    on: str | None
+    source: str
+    to: str
+    tag: str | None
+    """None: it does more than pass and tag."""
+
+    def covers(self, interface: str, source: IPv4Network) -> bool:
+        if self.on not in (None, interface):
+            return False
+        if self.source == "any":
+            return True
+        try:
+            return source.subnet_of(IPv4Network(self.source))
+        except ValueError:
+            return False
+
+
+def _rules(out: str) -> list[_Rule]:
+    found = []
+    for line in out.splitlines():
+        match = _RULE.fullmatch(line.strip())
+        if match is None:
+            continue
+        tag = re.fullmatch(r"(?: set-tag\(nat=(\S+)\))?", match["rest"])
+        if match["all"]:
+            found.append(_Rule(match["on"], "any", "any", (tag[1] or "") if tag else None))
+        else:
+            to = re.sub(r"\(!\)$", "", match["to"])
+            found.append(_Rule(match["on"], match["source"], to, (tag[1] or "") if tag else None))
+    return found
+
+
+def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
+    """Why traffic of ``source`` to the pool would be translated, or nothing would: a line each.
+
+    ``maps``: what ``nat.listed`` found; ``filters``: what ``ipfstat -o`` printed.
+    """
+    # Lines of the other form, which are ours, are on their way out.
+    mine = [
+        each
+        for each in maps
+        if isinstance(each, Map) and not each.generation and each.translates(source)
+    ]
+    plain = [each for each in mine if not each.tag]
+    if plain:
+        return [f'the map line "{plain[0]}" has no tag, so it translates the mesh too: add a tag']
+    covering = [each for each in mine if source.subnet_of(each.source)]
+    ported = [each for each in covering if each.ports]
+    bare = [each for each in covering if not each.ports and each.tag in {m.tag for m in ported}]
+    if not ported or not bare:
+        interface = covering[0].interface if covering else "INTERFACE"
+        tag = covering[0].tag if covering else "inet"
+        wanted = map_lines(interface, source, tag)[bool(ported)]
+        return [f'ipnat has no line "{wanted}"; add it to ipnat.conf']
+    interface, tag = ported[0].interface, ported[0].tag
+    rules = [each for each in _rules(filters) if each.covers(interface, source)]
+    passes = _first(rules, f"pool/{number}", "")
+    tags = _first(rules, "any", tag)
+    others = _first(rules, f"!pool/{number}", tag)
+    rest = _first(rules, "any", "")
+    # Without any rule that matches the tag is not looked at, and the mesh is translated too.
+    if others is not None and (passes is not None or (rest is not None and others < rest)):
+        return []
+    first, second = filter_lines(interface, source, number, tag)
+    if passes is None:
+        return [f'ipf has no rule "{first}"; add it to ipf.conf']
+    if tags is None:
+        return [f'ipf has no rule "{second}"; add it to ipf.conf']
+    return [] if passes < tags else [f'in ipf "{first}" stands behind "{second}"; exchange them']
+
+
+def _first(rules: list[_Rule], to: str, tag: str) -> int | None:
+    places = (at for at, rule in enumerate(rules) if (rule.to, rule.tag) == (to, tag))
+    return next(places, None)
