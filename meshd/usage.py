@@ -16,6 +16,8 @@ from meshd.paths import Paths
 
 
 class Command(NamedTuple):
+    """One command: what runs it, what it takes, and how it is told of."""
+
     name: str
     run: Callable[[argparse.Namespace, Paths], int]
     options: Callable[[argparse.ArgumentParser], None]

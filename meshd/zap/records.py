@@ -184,6 +184,7 @@ def needed(router: Router, chosen: Form) -> list[str]:
 
 
 def announced(router: Router) -> list[str]:
+    """The subnets behind it, for the config."""
     return [str(subnet) for subnet in router.subnets]
 
 

@@ -15,6 +15,7 @@ POLL = 0.02
 
 
 def main(tool: str, state: str, argv: list[str]) -> int:
+    """Be ``tool`` once, over the machine that is kept in the file ``state``; its exit code."""
     if tool == "route" and "monitor" in argv:
         return monitor(events_of(Path(state)))
     standard = sys.stdin.read() if "-" in argv else ""

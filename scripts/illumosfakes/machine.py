@@ -167,10 +167,12 @@ def _append(path: Path, text: str) -> None:
 
 
 def events_of(state: Path) -> Path:
+    """Where the messages of the routing socket are kept."""
     return state.with_name(f"{state.name}.events")
 
 
 def commands_of(state: Path) -> Path:
+    """Where every command that was run is kept."""
     return state.with_name(f"{state.name}.commands")
 
 

@@ -47,6 +47,7 @@ _SAID: Final = {
 
 
 def flags(route: Table) -> str:
+    """As ``route get`` prints them."""
     return "<" + ",".join(flag for flag in _ORDER if flag in route["flags"]) + ">"
 
 

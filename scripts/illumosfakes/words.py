@@ -10,6 +10,8 @@ _PUNCTUATION: Final = '!,{}/=;()*"'
 
 
 class Token(NamedTuple):
+    """A word or a sign of a file, and the line that it stands in."""
+
     text: str
     line: int
 
@@ -71,6 +73,7 @@ class Words:
 
 
 def is_address(text: str) -> bool:
+    """Whether the tools take it for one without asking a name server."""
     try:
         ip_address(text)
     except ValueError:

@@ -127,6 +127,7 @@ def listed(out: str) -> list[Map | str]:
 
 
 def exclusion(interface: str, source: IPv4Network, destination: IPv4Network) -> Map:
+    """The line that keeps what goes from one subnet to another as it is."""
     return Map(interface, source, destination, False, ORIGINAL)
 
 

@@ -31,22 +31,27 @@ def table(number: int, prefixes: Iterable[Prefix]) -> list[str]:
 
 
 def add(number: int, prefix: Prefix) -> Argv:
+    """Put one entry in; the kernel refuses one that is there."""
     return ("ippool", "-a", "-m", str(number), "-i", str(prefix))
 
 
 def remove(number: int, prefix: Prefix) -> Argv:
+    """Take one entry out; rules that refer to the pool may stand."""
     return ("ippool", "-r", "-m", str(number), "-i", str(prefix))
 
 
 def make(number: int) -> Argv:
+    """An empty pool."""
     return ("ippool", "-A", "-m", str(number), "-t", "tree")
 
 
 def destroy(number: int) -> Argv:
+    """The pool itself; refused while a rule refers to it."""
     return ("ippool", "-R", "-m", str(number), "-t", "tree")
 
 
 def show(number: int) -> Argv:
+    """List the pool, for ``listed``."""
     return ("ippool", "-l", "-m", str(number))
 
 

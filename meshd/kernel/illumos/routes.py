@@ -57,6 +57,7 @@ def add_reject(prefix: Prefix) -> Argv:
 
 
 def delete_reject(prefix: Prefix) -> Argv:
+    """Take that away again, and no other route of the prefix."""
     return (
         "route", "-n", "delete", *_family(prefix), str(prefix), _LOOPBACK[prefix.version], "-reject"
     )  # fmt: skip
