@@ -187,7 +187,7 @@ class Detector:
         if member.silent:
             self._accuse_soon(member, self._tuning.accuse_jitter, now)
         else:
-            self.prober.probe(member, now)
+            self.prober.probe(member, now, doubted=True)
 
     def accused(self, accusation: Accusation, now: float) -> None:
         """A member's accusation of another, at its present sequence, is held now."""
@@ -202,6 +202,10 @@ class Detector:
         elif len(self._common.members) <= FANOUT_ALL:
             self.prober.probe(member, now)
         self.suspect(member, now)
+
+    def is_known(self, member: Member) -> bool:
+        """Enough others find ``member`` silent, whatever we find ourselves."""
+        return len(self._counted(member)) >= self._needed()
 
     def _agreed(self, member: Member) -> bool:
         """Another finds it silent as well."""

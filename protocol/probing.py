@@ -42,6 +42,8 @@ class Attempt:
     member: Member
     drawn: bool
     """It was its turn: such probes are a fair sample of the mesh, others are not."""
+    wanted: int = 1
+    """Direct probes before relays are asked."""
     nonces: dict[int, None] = attrs.field(factory=dict)
     tries: int = 0
     relays: dict[bytes, None] = attrs.field(factory=dict)
@@ -70,6 +72,9 @@ class Findings(Protocol):
 
     def silent(self, attempt: Attempt, now: float) -> None:
         """Neither we nor a relay had an answer."""
+
+    def is_known(self, member: Member) -> bool:
+        """Enough others find ``member`` silent: relays would add nothing to what they say."""
 
 
 @attrs.define(eq=False)
@@ -121,10 +126,10 @@ class Misses:
     @property
     def tries(self) -> int:
         """Direct probes before relays are asked: that all are lost by chance happens once in
-        500 times; at least 2, at most 6, which is a fifth of a second more."""
+        500 times; at most 6, which is a sixth of a second more."""
         if self.rate <= _RARE:
-            return 2
-        return min(6, max(2, math.ceil(math.log(_RARE) / math.log(self.rate))))
+            return 1
+        return min(6, math.ceil(math.log(_RARE) / math.log(self.rate)))
 
 
 class Prober:
@@ -156,12 +161,19 @@ class Prober:
 
     # Own probes.
 
-    def probe(self, member: Member, now: float, *, drawn: bool = False) -> None:
-        """Find out whether ``member`` answers, unless that is under way already."""
-        if member.key not in self._attempts:
-            attempt = Attempt(member, drawn)
-            self._attempts[member.key] = attempt
+    def probe(
+        self, member: Member, now: float, *, drawn: bool = False, doubted: bool = False
+    ) -> None:
+        """Find out whether ``member`` answers, unless that is under way already.
+
+        ``doubted``: it is silent to another, so relays are asked at once.
+        """
+        attempt = self._attempts.get(member.key)
+        if attempt is None:
+            attempt = self._attempts[member.key] = Attempt(member, drawn, self._misses.tries)
             self._try(attempt, now)
+        if doubted and not attempt.asked:
+            self._ask_relays(attempt, now)
 
     def knock(self, member: Member, now: float) -> None:
         """One probe to a member whose silence would mean nothing, at most one at a time."""
@@ -229,8 +241,10 @@ class Prober:
             self._misses.add(True)
         if attempt.asked:
             self._conclude(attempt, now)
-        elif attempt.tries < self._misses.tries:
+        elif attempt.tries < attempt.wanted:
             self._try(attempt, now)
+        elif self._findings.is_known(attempt.member):
+            self.end(attempt.member.key)
         else:
             self._ask_relays(attempt, now)
 

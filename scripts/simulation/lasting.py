@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Final
 
 from protocol.events import Event, ReachabilityChanged
@@ -18,6 +19,16 @@ _MINUTE: Final = 60.0
 
 _CONVALESCENT: Final = 10.0
 """Seconds after a stall in which a node is not yet called healthy."""
+
+_STUTTER: Final = (0.2, 1.0)
+"""Seconds that a node stands still at a time: a garbage collection, a host with too few cores, a
+machine that is moved."""
+
+_OFTEN: Final = 10.0
+"""Seconds between two of those of one node, on average."""
+
+_BAD: Final = 0.5
+"""Share that a bad cable loses, each way."""
 
 _ONE_WAY: Final = 0.01
 """Share of the directed links that are dead."""
@@ -58,6 +69,42 @@ def _stall(run: Run) -> None:
         "withdrawn": sum(healthy(one, when) for when, one in wrong),
         "by the stalled": sum(not healthy(one, when) for when, one in wrong),
         "dropped": run.dropped_since(),
+    }
+
+
+def _stutter(run: Run) -> None:
+    network, hosts = run.network, run.warm()
+    views = Views(network)
+    stalls: dict[str, tuple[float, float]] = {}
+    end = network.now + run.case.seconds
+    while network.now < end:
+        network.run(run.rng.expovariate(len(hosts) / _OFTEN))
+        host = run.rng.choice(hosts)
+        if network.now >= host.stalled_until:
+            seconds = run.rng.uniform(*_STUTTER)
+            host.stall(seconds)
+            stalls[host.name] = network.now, seconds
+    run.values |= {
+        "withdrawn": sum(
+            when > sum(stalls.get(other, (-1.0, 0.0))) + 1.0 for when, _, other in views.falls
+        ),
+        "stalled": len(dict.fromkeys((other, round(when)) for when, _, other in views.falls)),
+        "shortest": min(
+            (stalls[other][1] for _, _, other in views.falls if other in stalls), default=_STUTTER[1]
+        ),
+    }
+
+
+def _bad(run: Run) -> None:
+    network, hosts = run.network, run.warm()
+    views = Views(network)
+    bad, rng = run.rng.choice(hosts), Random(f"{run.case.seed} bad cable")
+    network.drop(lambda one, other, _: bad in (one, other) and rng.random() < _BAD)
+    network.run(run.case.seconds)
+    run.values |= {
+        "withdrawn": sum(bad.name not in (one, other) for _, one, other in views.falls),
+        "by the bad": sum(one == bad.name for _, one, _ in views.falls),
+        "the bad": sum(other == bad.name for _, _, other in views.falls),
     }
 
 
@@ -117,6 +164,28 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         },
         3600.0,
         least=5,
+    ),
+    "stutter": Scenario(
+        "each node stands still for 0.2 to 1 s, every 10 s on average",
+        _stutter,
+        {
+            "withdrawn": Measure("", "times that one was shown failed a second after, or later"),
+            "stalled": Measure("", "stalls for which anybody showed the node failed"),
+            "shortest": Measure("s", "shortest of these stalls; 1 if there is none"),
+        },
+        600.0,
+        least=4,
+    ),
+    "bad": Scenario(
+        "the cable of one node loses half of all datagrams, each way",
+        _bad,
+        {
+            "withdrawn": Measure("", "times that a healthy node was shown failed by a healthy one"),
+            "by the bad": Measure("", "times that the node showed another failed"),
+            "the bad": Measure("", "times that another showed the node failed"),
+        },
+        600.0,
+        least=4,
     ),
     "oneway": Scenario(
         "1 % of the directed links are dead for --seconds",

@@ -31,6 +31,7 @@ class Summary:
     measure: Measure
     values: tuple[float | None, ...]
     median: float | None
+    p90: float | None
     p99: float | None
     worst: float | None
 
@@ -42,6 +43,7 @@ class Summary:
             measure,
             tuple(values),
             _finite(median(ranked)),
+            _finite(quantile(ranked, 0.9)),
             _finite(quantile(ranked, 0.99)),
             _finite(max(ranked)),
         )
@@ -98,22 +100,22 @@ def group(outcomes: Iterable[Outcome]) -> list[Group]:
 
 
 def table(groups: Iterable[Group]) -> str:
-    """Median, p99 and worst over the seeds, with units."""
+    """Median, p90, p99 and worst over the seeds, with units."""
     return "\n\n".join(_section(each) for each in groups)
 
 
 def _section(group: Group) -> str:
     lines = [f"{_title(group.case)}, {_plural(len(group.outcomes), 'seed')}"]
-    rows = [("", "median", "p99", "worst", "", "")]
+    rows = [("", "median", "p90", "p99", "worst", "", "")]
     for name, each in group.summaries.items():
-        numbers = (_number(each.median), _number(each.p99), _number(each.worst))
+        numbers = map(_number, (each.median, each.p90, each.p99, each.worst))
         rows.append((name, *numbers, each.measure.unit, each.measure.meaning))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *columns, unit, meaning in rows:
         right = "  ".join(
-            text.rjust(width) for text, width in zip(columns, widths[1:4], strict=True)
+            text.rjust(width) for text, width in zip(columns, widths[1:5], strict=True)
         )
-        line = f"  {name.ljust(widths[0])}  {right}  {unit.ljust(widths[4])}  {meaning}"
+        line = f"  {name.ljust(widths[0])}  {right}  {unit.ljust(widths[5])}  {meaning}"
         lines.append(line.rstrip())
     if group.failures:
         lines.append(f"  {_plural(len(group.failures), 'run')} broke an invariant")
@@ -157,6 +159,7 @@ def _object(group: Group) -> dict[str, Any]:
                 "unit": each.measure.unit,
                 "meaning": each.measure.meaning,
                 "median": _rounded(each.median),
+                "p90": _rounded(each.p90),
                 "p99": _rounded(each.p99),
                 "worst": _rounded(each.worst),
                 "values": [_rounded(value) for value in each.values],

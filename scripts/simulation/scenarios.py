@@ -6,13 +6,14 @@ import gc
 from collections.abc import Callable
 from typing import Final
 
-from simulation import failing, lasting, spreading
+from simulation import cutting, failing, lasting, spreading
 from simulation.case import Case, Outcome, Run, Scenario
 from simulation.referee import InvariantBroken
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     **spreading.SCENARIOS,
     **failing.SCENARIOS,
+    **cutting.SCENARIOS,
     **lasting.SCENARIOS,
 }
 
