@@ -29,6 +29,7 @@ from protocol.probing import Attempt, Prober
 from protocol.store import slot_id
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL
+from protocol.turns import Turns
 
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
@@ -53,6 +54,7 @@ class Detector:
         self._send, self._accuse, self._changed = send, accuse, changed
         self.suspects = Roster()
         self.prober = Prober(common, self, send=send, doubtful=self.suspects)
+        self.turns = Turns(common)
         self._suspicions: dict[bytes, Timer] = {}
         """When each suspect is failed."""
         self._accusing: dict[bytes, Timer] = {}
@@ -71,21 +73,20 @@ class Detector:
         """The period's probe: the next of the round, and besides it one that nobody has
         seen and one that is suspected, if there are any."""
         members, rng = self._common.members, self._common.rng
-        self._probe_in_turn(now)
+        self._probe_in_turn(self.turns.next(), now)
         for roster in (members.unseen, self.suspects):
             key = roster.next(rng)
             if key is not None:
                 self.prober.probe(members[key], now)
 
-    def _probe_in_turn(self, now: float) -> None:
-        key = self._common.members.live.next(self._common.rng)
+    def _probe_in_turn(self, key: bytes | None, now: float) -> None:
         if key is not None:
             self.prober.probe(self._common.members[key], now, drawn=True)
 
     def _bring_forward(self, now: float) -> None:
         """A member is dead, it seems: look for others that died with it."""
         if self._hasten.take(now):
-            self._probe_in_turn(now)
+            self._probe_in_turn(self._common.members.live.next(self._common.rng), now)
 
     # What came of a probe.
 

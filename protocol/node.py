@@ -419,6 +419,7 @@ class Node:
         prober = self._detector.prober
         match message:
             case Probe():
+                self._detector.turns.probed_by(peer)
                 self._acknowledge(member, message, source, now)
             case Ack():
                 prober.acked(peer, message, now)

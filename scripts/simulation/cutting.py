@@ -19,6 +19,9 @@ _AWAY: Final = 20.0
 _SPLIT: Final = 30.0
 """Seconds that a mesh is in two parts, one to three."""
 
+_SETTLED: Final = 10.0
+"""Seconds at least that a mesh is left alone before."""
+
 _AFTER: Final = 5.0
 """Seconds from the cut in which datagrams are counted: what one failure costs."""
 
@@ -64,7 +67,7 @@ class _Stages:
 
 def _cut(run: Run) -> None:
     network, hosts = run.network, run.warm()
-    network.run(run.rng.random() * 10.0)
+    network.run(_SETTLED * (1 + run.rng.random()))
     target = run.rng.choice(hosts)
     others = [host for host in hosts if host is not target]
     views = Views(network)
@@ -92,7 +95,7 @@ def _cut(run: Run) -> None:
 
 def _back(run: Run, *, told: bool) -> None:
     network, hosts = run.network, run.warm()
-    network.run(run.rng.random() * 10.0)
+    network.run(_SETTLED * (1 + run.rng.random()))
     target = run.rng.choice(hosts)
     _apart_and_together(run, hosts, [target], run.case.seconds, told=told)
 
@@ -107,7 +110,7 @@ def _unheard(run: Run) -> None:
 
 def _split(run: Run) -> None:
     network, hosts = run.network, run.warm()
-    network.run(run.rng.random() * 10.0)
+    network.run(_SETTLED * (1 + run.rng.random()))
     fewer = run.rng.sample(hosts, max(1, len(hosts) // 4))
     _apart_and_together(run, hosts, fewer, run.case.seconds, told=False)
 
