@@ -33,6 +33,10 @@ from protocol.turns import Turns
 
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
+_WAITS: Final = 5
+"""Of our own timeouts that a suspicion lasts at least: nothing where round trips are short,
+and more where they are long because the host of either end has much to do."""
+
 _APART: Final = 0.002
 """Seconds per live member over which those accuse who only heard of an accusation: one takes
 about a trip to be heard, and few are to speak before it is."""
@@ -270,15 +274,21 @@ class Detector:
         old = self._suspicions.pop(member.key, None)
         if old is not None:
             old.cancel()
-        ends = member.since + self._patience(len(accusers))
+        ends = member.since + self._patience(member, len(accusers))
         self.suspects.add(member.key)
-        self._suspicions[member.key] = self._common.timers.after(
-            ends - now, now, lambda now: self._fail(member, now)
+        self._suspicions[member.key] = self._common.timers.silence(
+            ends - now,
+            now,
+            lambda now: self._fail(member, now),
+            late=self._tuning.probe_timeout_floor,
         )
 
-    def _patience(self, accusers: int) -> float:
-        """Lifeguard's suspicion timeout: from max to min as independent accusers agree."""
-        low, high = self._tuning.suspicion_min, self._tuning.suspicion_max
+    def _patience(self, member: Member, accusers: int) -> float:
+        """Lifeguard's suspicion timeout: from max to min as independent accusers agree, but no
+        less than several of the waits that its answers have taken here of late."""
+        high = self._tuning.suspicion_max
+        waits = _WAITS * self.prober.timeout(member)
+        low = min(high, max(self._tuning.suspicion_min, waits))
         share = math.log(accusers + 1) / math.log(self._needed() + 1)
         return max(low, high - (high - low) * share)
 

@@ -200,7 +200,7 @@ class Prober:
     def _try(self, attempt: Attempt, now: float) -> None:
         attempt.tries += 1
         attempt.nonces[self._send_probe(attempt.member, now, attempt.tries - 1)] = None
-        self._wait(attempt, self._timeout(attempt.member), now)
+        self._wait(attempt, self.timeout(attempt.member), now)
 
     def _send_probe(self, member: Member, now: float, attempt: int = 0) -> int:
         nonce = self._new_nonce(member.key, now)
@@ -220,7 +220,8 @@ class Prober:
         self._nonces[nonce] = (target, now)
         return nonce
 
-    def _timeout(self, member: Member) -> float:
+    def timeout(self, member: Member) -> float:
+        """How long an answer of ``member`` is waited for, in seconds."""
         expected = 4 * member.rtt if member.rtt is not None else self._trips.timeout
         longest = self._tuning.probe_timeout_unknown
         if expected is None:
@@ -232,8 +233,11 @@ class Prober:
     def _wait(self, attempt: Attempt, delay: float, now: float) -> None:
         if attempt.timer is not None:
             attempt.timer.cancel()
-        attempt.timer = self._common.timers.after(
-            delay, now, lambda now: self._missed(attempt, now)
+        attempt.timer = self._common.timers.silence(
+            delay,
+            now,
+            lambda now: self._missed(attempt, now),
+            late=self._tuning.probe_timeout_floor,
         )
 
     def _missed(self, attempt: Attempt, now: float) -> None:
@@ -262,7 +266,7 @@ class Prober:
         for key in relays:
             self._send(key, Indirect(nonce, slot_id(Announcement.KIND, target)), now, 0)
         attempt.nonces[self._send_probe(attempt.member, now)] = None  # and once more ourselves
-        patience = _RELAY_WAITS * self._timeout(attempt.member)
+        patience = _RELAY_WAITS * self.timeout(attempt.member)
         self._wait(attempt, min(patience, self._tuning.indirect_timeout), now)
 
     def _conclude(self, attempt: Attempt, now: float) -> None:
@@ -358,5 +362,6 @@ class Prober:
                 self._send(relayed.requester, Nack(relayed.nonce), now, 0)
 
         longest = _RELAY_SHARE * self._tuning.indirect_timeout
-        patience = min(self._timeout(relayed.target), longest)
-        self._common.timers.after(patience, now, missed)
+        patience = min(self.timeout(relayed.target), longest)
+        late = self._tuning.probe_timeout_floor
+        self._common.timers.silence(patience, now, missed, late=late)

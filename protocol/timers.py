@@ -40,9 +40,33 @@ class Timers:
 
     def after(self, delay: float, now: float, call: Callable[[float], None]) -> Timer:
         """Call ``call(now)`` at the first tick ``delay`` seconds from ``now``, or later."""
-        timer = Timer(now + max(delay, RESOLUTION), call)
+        timer = Timer(0.0, call)
+        self._add(timer, now + max(delay, RESOLUTION))
+        return timer
+
+    def _add(self, timer: Timer, when: float) -> None:
+        timer.when = when
         self._count += 1
-        heapq.heappush(self._heap, (timer.when, self._count, timer))
+        heapq.heappush(self._heap, (when, self._count, timer))
+
+    def silence(
+        self, delay: float, now: float, call: Callable[[float], None], *, late: float
+    ) -> Timer:
+        """Call ``call(now)`` when nothing was heard for ``delay``.
+
+        A loop that comes to it more than ``late`` seconds late has not looked at what arrived
+        meanwhile: it waits once more, as long as it was late.
+        """
+
+        def due(now: float) -> None:
+            behind = now - timer.when
+            if behind > late:
+                timer.call = call
+                self._add(timer, now + behind)
+            else:
+                call(now)
+
+        timer = self.after(delay, now, due)
         return timer
 
     def run(self, now: float) -> None:

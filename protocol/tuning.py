@@ -60,7 +60,7 @@ class Tuning:
     """SWIM's k (Das et al., DSN 2002; memberlist uses 3)."""
     indirect_timeout: float = 0.3
     """Longest wait for the k: their own probe at the unknown-RTT timeout, and two trips."""
-    suspicion_min: float = 0.6
+    suspicion_min: float = 0.4
     """Suspicion lasts at least this long: room for a refutation (two periods' jitter)."""
     suspicion_max: float = 2.5
     """... and at most this long while nobody else accuses (Lifeguard section IV-B)."""
