@@ -26,6 +26,7 @@ from protocol.members import Common, Member, Roster, State
 from protocol.messages import Message, Suspect
 from protocol.objects import Accusation, Announcement
 from protocol.probing import Attempt, Prober
+from protocol.returning import AT_ONCE, Returning
 from protocol.store import slot_id
 from protocol.timers import Timer
 from protocol.tuning import FANOUT_ALL
@@ -58,6 +59,7 @@ class Detector:
         self._send, self._accuse, self._changed = send, accuse, changed
         self.suspects = Roster()
         self.prober = Prober(common, self, send=send, doubtful=self.suspects)
+        self._returning = Returning(common, self.prober.knock)
         self.turns = Turns(common)
         self._suspicions: dict[bytes, Timer] = {}
         """When each suspect is failed."""
@@ -92,6 +94,15 @@ class Detector:
         if self._hasten.take(now):
             self._probe_in_turn(self._common.members.live.next(self._common.rng), now)
 
+    def link_changed(self, now: float) -> None:
+        """A link or an address of this host is another: who was silent may not be any more."""
+        members = self._common.members
+        self._returning.begin(now)
+        for key in self.suspects.draw(self._common.rng, AT_ONCE):
+            self.prober.knock(members[key], now)
+        # Who holds us failed while we hold it live says so in its answer.
+        self._bring_forward(now)
+
     # What came of a probe.
 
     def answered(self, member: Member, attempt: Attempt | None, now: float) -> None:
@@ -102,12 +113,9 @@ class Detector:
         self._note(member, attempt, silent=False)
         was_unreachable, member.reachable = not member.reachable, True
         if member.state is State.FAILED:
-            # One that answers again means most often a partition that has healed: the
-            # next few are tried at once, and each that answers does the same.
+            # One that answers again means most often a partition that has healed.
             self._revive(member, "answered a probe", now)
-            members = self._common.members
-            for key in members.failed.draw(self._common.rng, self._tuning.indirect_members):
-                self.prober.knock(members[key], now)
+            self._returning.begin(now)
         elif member.state is State.SUSPECT:
             self._revive(member, "answered a probe", now)
         elif was_unreachable:

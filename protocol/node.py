@@ -295,6 +295,10 @@ class Node:
         """The host at ``where`` itself says that nobody listens there (ICMP, section 5)."""
         self._detector.prober.unreachable(where, now)
 
+    def link_changed(self, now: float) -> None:
+        """A link or an address of this host has changed: those who are silent are tried at once."""
+        self._detector.link_changed(now)
+
     def tick(self, now: float) -> None:
         """Do what is due. Early, late or repeated calls are harmless."""
         if now - self.deadline > self._common.tuning.late_tick:

@@ -333,9 +333,10 @@ class Prober:
     def unreachable(self, where: Endpoint, now: float) -> None:
         """The host at ``where`` answered that nobody listens there: do not wait it out."""
         for attempt in list(self._attempts.values()):
-            if where in attempt.member.announcement.endpoints and not attempt.asked:
+            if where in attempt.member.announcement.endpoints:
                 attempt.refused = True
-                self._wait(attempt, 0.0, now)
+                if not attempt.asked:
+                    self._wait(attempt, 0.0, now)
 
     # For others.
 
