@@ -217,8 +217,8 @@ class Detector:
         self.suspect(member, now)
 
     def is_known(self, member: Member) -> bool:
-        """Enough others find ``member`` silent, whatever we find ourselves."""
-        return len(self._counted(member)) >= self._needed()
+        """``member`` is a suspect by the word of enough others, whatever we find ourselves."""
+        return member.state is State.SUSPECT and len(self._counted(member)) >= self._needed()
 
     def _agreed(self, member: Member) -> bool:
         """Another finds it silent as well."""

@@ -166,14 +166,12 @@ class Prober:
     ) -> None:
         """Find out whether ``member`` answers, unless that is under way already.
 
-        ``doubted``: it is silent to another, so relays are asked at once.
+        ``doubted``: it is silent to another, so relays are asked after one miss.
         """
-        attempt = self._attempts.get(member.key)
-        if attempt is None:
-            attempt = self._attempts[member.key] = Attempt(member, drawn, self._misses.tries)
+        if member.key not in self._attempts:
+            wanted = 1 if doubted else self._misses.tries
+            attempt = self._attempts[member.key] = Attempt(member, drawn, wanted)
             self._try(attempt, now)
-        if doubted and not attempt.asked:
-            self._ask_relays(attempt, now)
 
     def knock(self, member: Member, now: float) -> None:
         """One probe to a member whose silence would mean nothing, at most one at a time."""
