@@ -25,7 +25,8 @@ from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
-from meshd.kernel.state import Reading
+from meshd.kernel.state import Interface, Reading
+from meshd.links import opened
 from meshd.local.asking import keep_capabilities
 from meshd.log import EventLog
 from meshd.membership import Membership
@@ -166,6 +167,8 @@ class Daemon:
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
+        self._interfaces: tuple[Interface, ...] = ()
+        """This host's, when they were looked at last."""
         self._importer = Importer(
             self._node,
             self._config.imports,
@@ -339,6 +342,10 @@ class Daemon:
         if not self._announcer.look(reading.host):
             trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
         now = trio.current_time()
+        before, self._interfaces = self._interfaces, reading.host.interfaces
+        if opened(before, self._interfaces):
+            self._node.link_changed(self._now())
+            self._wake_transmit()
         decision = self._importer.decide(reading.host, self._reconciler.decision, now)
         self._narrator.clock(decision.clock_off)
         self._narrator.decided(decision.routes, now)

@@ -97,6 +97,7 @@ class Detector:
     def link_changed(self, now: float) -> None:
         """A link or an address of this host is another: who was silent may not be any more."""
         members = self._common.members
+        self.prober.recovered()
         self._returning.begin(now)
         for key in self.suspects.draw(self._common.rng, AT_ONCE):
             self.prober.knock(members[key], now)
@@ -295,7 +296,8 @@ class Detector:
         """Lifeguard's suspicion timeout: from max to min as independent accusers agree, but no
         less than several of the waits that its answers have taken here of late."""
         high = self._tuning.suspicion_max
-        waits = _WAITS * self.prober.timeout(member)
+        # Not by our own health: who was cut off would be slow to believe others for long.
+        waits = _WAITS * self.prober.timeout(member) / self.prober.slowness
         low = min(high, max(self._tuning.suspicion_min, waits))
         share = math.log(accusers + 1) / math.log(self._needed() + 1)
         return max(low, high - (high - low) * share)

@@ -192,6 +192,10 @@ class Prober:
         for key in list(self._attempts):
             self.end(key)
 
+    def recovered(self) -> None:
+        """What was wrong here was a link, and is over."""
+        self._health = 0
+
     def _worsen(self) -> None:
         self._health = min(self._tuning.health_max, self._health + 1)
 

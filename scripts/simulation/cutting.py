@@ -25,6 +25,7 @@ _SETTLED: Final = 10.0
 _AFTER: Final = 5.0
 """Seconds from the cut in which datagrams are counted: what one failure costs."""
 
+_STAGES: Final = ("probed", "suspected", "accused", "first")
 _WATCHED: Final = ("Indirect", "Suspect", "Push")
 
 
@@ -79,17 +80,17 @@ def _cut(run: Run) -> None:
     network.run(max(0.0, stages.began + _AFTER - network.now))
     counted = [run.sent_since(host) for host in others]
     took = network.now - stages.began
-    kinds = {
-        name.lower(): sum(each.datagrams[NAMES.index(name)] for each in counted)
-        for name in _WATCHED
-    }
+    places = {name: NAMES.index(name) for name in _WATCHED}
     run.curve, run.of = tuple(sorted(stages.shown.values())), len(others)
     run.values |= {
-        **{stage: stages.values.get(stage) for stage in ("probed", "suspected", "accused", "first")},
+        **{stage: stages.values.get(stage) for stage in _STAGES},
         "everywhere": max(stages.shown.values()) if len(stages.shown) == len(others) else None,
         "withdrawn": sum(target.name not in (one, other) for _, one, other in views.falls),
         "datagrams": sum(each.count() for each in counted) / len(others) / took,
-        **kinds,
+        **{
+            name.lower(): sum(each.datagrams[place] for each in counted)
+            for name, place in places.items()
+        },
     }
 
 

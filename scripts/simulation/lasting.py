@@ -27,6 +27,9 @@ machine that is moved."""
 _OFTEN: Final = 10.0
 """Seconds between two of those of one node, on average."""
 
+_RECOVERED: Final = 1.0
+"""Seconds after such a stall in which a node may still be shown failed."""
+
 _BAD: Final = 0.5
 """Share that a bad cable loses, each way."""
 
@@ -75,23 +78,19 @@ def _stall(run: Run) -> None:
 def _stutter(run: Run) -> None:
     network, hosts = run.network, run.warm()
     views = Views(network)
-    stalls: dict[str, tuple[float, float]] = {}
+    over: dict[str, float] = {}
     end = network.now + run.case.seconds
     while network.now < end:
         network.run(run.rng.expovariate(len(hosts) / _OFTEN))
         host = run.rng.choice(hosts)
         if network.now >= host.stalled_until:
-            seconds = run.rng.uniform(*_STUTTER)
-            host.stall(seconds)
-            stalls[host.name] = network.now, seconds
+            host.stall(run.rng.uniform(*_STUTTER))
+            over[host.name] = host.stalled_until
     run.values |= {
         "withdrawn": sum(
-            when > sum(stalls.get(other, (-1.0, 0.0))) + 1.0 for when, _, other in views.falls
+            when > over.get(other, 0.0) + _RECOVERED for when, _, other in views.falls
         ),
         "stalled": len(dict.fromkeys((other, round(when)) for when, _, other in views.falls)),
-        "shortest": min(
-            (stalls[other][1] for _, _, other in views.falls if other in stalls), default=_STUTTER[1]
-        ),
     }
 
 
@@ -171,7 +170,6 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         {
             "withdrawn": Measure("", "times that one was shown failed a second after, or later"),
             "stalled": Measure("", "stalls for which anybody showed the node failed"),
-            "shortest": Measure("s", "shortest of these stalls; 1 if there is none"),
         },
         600.0,
         least=4,

@@ -106,9 +106,9 @@ def table(groups: Iterable[Group]) -> str:
 
 def _section(group: Group) -> str:
     lines = [f"{_title(group.case)}, {_plural(len(group.outcomes), 'seed')}"]
-    rows = [("", "median", "p90", "p99", "worst", "", "")]
+    rows: list[tuple[str, ...]] = [("", "median", "p90", "p99", "worst", "", "")]
     for name, each in group.summaries.items():
-        numbers = map(_number, (each.median, each.p90, each.p99, each.worst))
+        numbers = [_number(each.median), _number(each.p90), _number(each.p99), _number(each.worst)]
         rows.append((name, *numbers, each.measure.unit, each.measure.meaning))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *columns, unit, meaning in rows:

@@ -1,0 +1,21 @@
+"""Whether this host's links have changed so that who was silent may answer now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshd.kernel.state import Interface
+
+
+def opened(before: Iterable[Interface], after: Iterable[Interface]) -> bool:
+    """Whether an interface can send now that could not, or from an address that it could not:
+    a cable is in again, the switch at its other end is up, an address was given."""
+    known = {(each.index, each.name): _sources(each) for each in before}
+    return any(_sources(each) - known.get((each.index, each.name), set()) for each in after)
+
+
+def _sources(interface: Interface) -> set[object]:
+    """The addresses that can be sent from there; none while it has no carrier."""
+    if not interface.up or not interface.carrier:
+        return set()
+    return {each for each in interface.addresses if each.ip not in interface.tentative}
