@@ -62,7 +62,7 @@ class Turns:
             return
         ring = self._look()
         place, steps = self._place(key), len(ring) - 1
-        if place >= len(ring) or ring[place] != key:
+        if key == self._common.me.public or place >= len(ring) or ring[place] != key:
             return
         step = (self._place(self._common.me.public) - place) % len(ring)
         ahead = (step - self._step) % steps

@@ -210,6 +210,34 @@ def test_a_late_tick_drops_suspicions_that_are_only_our_own() -> None:
     assert net.state("n1", "n2") == "alive"
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_stood_still_reads_what_came_before_it_believes_a_member_dead(seed: int) -> None:
+    net = Network(seed, cipher=False)
+    a, b, _ = net.mesh_of(3)
+    cut = net.cut("n2")
+    net.run_until(lambda: net.state("n1", "n2") == "suspect", 5)
+    net.run(net.tuning.suspicion_min - 0.05)
+    a.stall(0.2)
+    net.heal(cut)
+    net.run(0.01)
+    b.do(lambda node, now: node.announce(now, preference=7))  # it waits in the buffer
+    net.run(0.5)
+    assert failures(a) == [], net
+    assert net.state("n1", "n2") == "alive", net
+
+
+def test_a_suspicion_lasts_longer_where_answers_take_long() -> None:
+    net = Network(5, cipher=False)
+    a, b, _ = net.mesh_of(3)
+    detector, member = a.up._detector, a.up.members[b.key]
+    member.rtt = 0.002
+    assert detector._patience(member, 3) == net.tuning.suspicion_min
+    member.rtt = 0.05
+    assert detector._patience(member, 3) == pytest.approx(5 * 4 * 0.05)
+    member.rtt = 2.0
+    assert detector._patience(member, 3) == net.tuning.suspicion_max
+
+
 def test_an_indirect_probe_of_a_stranger_is_refused() -> None:
     from protocol.messages import Indirect  # noqa: PLC0415
 

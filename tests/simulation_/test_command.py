@@ -42,7 +42,7 @@ def test_the_table_names_each_measure_with_its_unit_and_progress_goes_elsewhere(
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0] == "update, 6 nodes, 0 % loss, 2 seeds"
-    assert lines[1].split() == ["median", "p99", "worst"]
+    assert lines[1].split() == ["median", "p90", "p99", "worst"]
     assert [line.split("  ")[1] for line in lines[2:]] == list(SCENARIOS["update"].measures)
     assert err.splitlines()[-1] == "simulate: 2 of 2: update, 6 nodes, seed 2"
 

@@ -16,7 +16,15 @@ from simulation.traffic import GROUPS, NAMES
 
 ROOT = Path(__file__).parents[2]
 
-SECONDS = {"partition": 60.0, "churn": 30.0, "idle": 20.0, "stall": 120.0, "oneway": 60.0}
+SECONDS = {
+    "partition": 60.0,
+    "churn": 30.0,
+    "idle": 20.0,
+    "stall": 120.0,
+    "oneway": 60.0,
+    "stutter": 30.0,
+    "bad": 30.0,
+}
 """Less than the scenario's own, where that is long."""
 
 
