@@ -177,7 +177,8 @@ class Prober:
         """One probe to a member whose silence would mean nothing, at most one at a time."""
         if now - member.knocked >= self._tuning.probe_timeout_unknown:
             member.knocked = now
-            self._send_probe(member, now)
+            member.knocks += 1
+            self._send_probe(member, now, member.knocks)
 
     def end(self, key: bytes) -> Attempt | None:
         """End the attempt at ``key``, if one is under way."""
@@ -267,7 +268,8 @@ class Prober:
         attempt.nonces[nonce] = None
         for key in relays:
             self._send(key, Indirect(nonce, slot_id(Announcement.KIND, target)), now, 0)
-        attempt.nonces[self._send_probe(attempt.member, now)] = None  # and once more ourselves
+        # And once more ourselves.
+        attempt.nonces[self._send_probe(attempt.member, now, attempt.tries)] = None
         patience = _RELAY_WAITS * self.timeout(attempt.member)
         self._wait(attempt, min(patience, self._tuning.indirect_timeout), now)
 
@@ -293,7 +295,8 @@ class Prober:
         self._common.count("heard Ack")
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
-        trip = now - sent
+        # What lay in a queue until a cable was in again says nothing of the way.
+        trip = min(now - sent, self.timeout(member) / self.slowness)
         self._trips.add(trip)
         member.rtt = trip if member.rtt is None else member.rtt + (trip - member.rtt) / 8
         self._health = max(0, self._health - 1)
