@@ -59,8 +59,6 @@ class Member:
     """When it last answered a probe of ours; -1 for never."""
     knocked: float = -1.0
     """When it was last probed although its silence would mean nothing."""
-    knocks: int = 0
-    """How often that was: its endpoints are tried by turns."""
     observed: Endpoint | None = None
     """Where it last saw our datagrams come from, if not from an announced endpoint."""
     root: bytes | None = None

@@ -173,12 +173,12 @@ class Prober:
             attempt = self._attempts[member.key] = Attempt(member, drawn, wanted)
             self._try(attempt, now)
 
-    def knock(self, member: Member, now: float) -> None:
-        """One probe to a member whose silence would mean nothing, at most one at a time."""
+    def knock(self, member: Member, now: float, attempt: int = 0) -> None:
+        """One probe to a member whose silence would mean nothing, at most one at a time;
+        ``attempt``: which of its endpoints it goes to, by turns."""
         if now - member.knocked >= self._tuning.probe_timeout_unknown:
             member.knocked = now
-            member.knocks += 1
-            self._send_probe(member, now, member.knocks)
+            self._send_probe(member, now, attempt)
 
     def end(self, key: bytes) -> Attempt | None:
         """End the attempt at ``key``, if one is under way."""

@@ -26,8 +26,9 @@ _ROUNDS: Final = 3
 class Returning:
     """What one node tries at once, beside its turns."""
 
-    def __init__(self, common: Common, knock: Callable[[Member, float], None]) -> None:
-        """``knock(member, now)`` sends one probe to a member whose silence means nothing."""
+    def __init__(self, common: Common, knock: Callable[[Member, float, int], None]) -> None:
+        """``knock(member, now, attempt)`` sends one probe to a member whose silence means
+        nothing, to the endpoint whose turn it is."""
         self._common, self._knock = common, knock
         self._waiting: list[bytes] = []
         """Who is still to be tried in this round."""
@@ -50,7 +51,7 @@ class Returning:
         for key in portion:
             member = self._common.members.get(key)
             if member is not None and member.state is State.FAILED:
-                self._knock(member, now)
+                self._knock(member, now, _ROUNDS - self._rounds)
         timers, tuning = self._common.timers, self._common.tuning
         if self._waiting:
             timers.after(_APART, now, self._go_on)
