@@ -419,7 +419,9 @@ class Node:
             member.seen = True
             self._show(member, now)
         if member.state is State.FAILED:
-            self._detector.prober.knock(member, now)
+            # By the way that it came, if that is announced: the other may not be open yet.
+            first = choose_endpoint(member.announcement, self._contacts.families)
+            self._detector.prober.knock(member, now, int(source != first))
         prober = self._detector.prober
         match message:
             case Probe():
