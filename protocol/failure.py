@@ -38,6 +38,9 @@ _WAITS: Final = 5
 """Of our own timeouts that a suspicion lasts at least: nothing where round trips are short,
 and more where they are long because the host of either end has much to do."""
 
+_LONGEST: Final = 2.5
+"""... but no longer than so many times ``suspicion_min``: enough accusers are enough."""
+
 _APART: Final = 0.002
 """Seconds per live member over which those accuse who only heard of an accusation: one takes
 about a trip to be heard, and few are to speak before it is."""
@@ -298,7 +301,8 @@ class Detector:
         high = self._tuning.suspicion_max
         # Not by our own health: who was cut off would be slow to believe others for long.
         waits = _WAITS * self.prober.timeout(member) / self.prober.slowness
-        low = min(high, max(self._tuning.suspicion_min, waits))
+        least = self._tuning.suspicion_min
+        low = max(least, min(waits, _LONGEST * least))
         share = math.log(accusers + 1) / math.log(self._needed() + 1)
         return max(low, high - (high - low) * share)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.address import Endpoint
+from protocol.address import Endpoint, endpoint
 from protocol.events import Accused, PeerChanged, ReachabilityChanged
+from protocol.members import State
+from protocol.messages import Ack, Probe
 from protocol.objects import Accusation
 from simulation import Host, Network, one_way
 
@@ -232,10 +234,40 @@ def test_a_suspicion_lasts_longer_where_answers_take_long() -> None:
     detector, member = a.up._detector, a.up.members[b.key]
     member.rtt = 0.002
     assert detector._patience(member, 3) == net.tuning.suspicion_min
-    member.rtt = 0.05
-    assert detector._patience(member, 3) == pytest.approx(5 * 4 * 0.05)
+    member.rtt = 0.04
+    assert detector._patience(member, 3) == pytest.approx(5 * 4 * 0.04)
     member.rtt = 2.0
-    assert detector._patience(member, 3) == net.tuning.suspicion_max
+    assert detector._patience(member, 3) == 2.5 * net.tuning.suspicion_min
+
+
+def test_an_ack_that_lay_in_a_queue_is_no_round_trip() -> None:
+    net = Network(6, cipher=False)
+    a, b, _ = net.mesh_of(3)
+    net.run(5)
+    prober, member = a.up._detector.prober, a.up.members[b.key]
+    before = prober.timeout(member)
+    nonce = prober._new_nonce(b.key, a.clock() - 3.0)
+    prober.acked(b.key, Ack(nonce, bytes(16), bytes(8)), a.clock())
+    assert member.acked == a.clock()
+    assert prober.timeout(member) < 1.4 * before
+
+
+def test_who_speaks_again_is_probed_by_the_way_that_it_came() -> None:
+    net = Network(7, cipher=False)
+    a, b, _ = net.mesh_of(3)
+    second = endpoint("192.0.9.9", 6179)
+    net.masquerade(b, second)
+    b.do(lambda node, now: node.announce(now, endpoints=[b.where, second]))
+    net.run(5)
+    a.up.members[b.key].state = State.FAILED
+    a.up.members.place(a.up.members[b.key])
+    a.up.members[b.key].knocked = -1.0
+    probe = Probe(7, bytes(16), bytes(8))
+    for way in (second, b.where):
+        a.up.members[b.key].knocked = -1.0
+        a.up.datagrams_to_send()
+        a.up._opened(b.key, probe, way, a.clock())
+        assert [each.to for each in a.up.datagrams_to_send()] == [way, way]
 
 
 def test_an_indirect_probe_of_a_stranger_is_refused() -> None:

@@ -297,7 +297,7 @@ def test_nothing_recorded_before_a_receiver_restarted_counts_after_it() -> None:
     for other in hosts[2:]:
         net.kill(other.name)
     net.start("n2", "n1")
-    net.run(2)
+    net.run(5)
     acked = {key: member.acked for key, member in host.up.members.items() if key != hosts[0].key}
     for source, data in old:
         if source is not hosts[0]:
