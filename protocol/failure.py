@@ -1,6 +1,6 @@
 """The failure detector: SWIM (Das et al., DSN 2002) with Lifeguard (Dadgar et al., 2018).
 
-One member is probed each period, in shuffled round robin.  What stays silent is suspected,
+One member is probed each period, in turns (``turns``).  What stays silent is suspected,
 and failed when its suspicion has run out unrefuted.  Deaths come together, so each death
 that is heard of brings a probe forward.  Accusing others is rationed, because a route
 hangs on it:

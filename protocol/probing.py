@@ -1,7 +1,7 @@
 """Probes: whether a member answers us, or others (SWIM, Das et al., DSN 2002, section 3.1).
 
-A member is probed directly, after a miss once more (more often where probes are often lost),
-and then through k others.  What comes
+A member is probed directly, more than once where probes are often lost, and after that through
+k others and once more directly.  What comes
 of it is told to the detector as one of three: it *answered* us, it is there but *only
 others reach it*, or it is *silent*.  How long an answer may take follows the round trips
 that were measured, and our own local health (Lifeguard, Dadgar et al., 2018, section IV-A).
