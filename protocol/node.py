@@ -421,7 +421,8 @@ class Node:
         if member.state is State.FAILED:
             # By the way that it came, if that is announced: the other may not be open yet.
             first = choose_endpoint(member.announcement, self._contacts.families)
-            self._detector.prober.knock(member, now, int(source != first))
+            second = source != first and source in member.announcement.endpoints
+            self._detector.prober.knock(member, now, int(second))
         prober = self._detector.prober
         match message:
             case Probe():

@@ -255,13 +255,14 @@ def test_an_ack_that_lay_in_a_queue_is_no_round_trip() -> None:
 def test_who_speaks_again_is_probed_by_the_way_that_it_came() -> None:
     net = Network(7, cipher=False)
     a, b, _ = net.mesh_of(3)
-    second = endpoint("192.0.9.9", 6179)
+    second = endpoint("2001:db8::2", 6179)
     net.masquerade(b, second)
     b.do(lambda node, now: node.announce(now, endpoints=[b.where, second]))
     net.run(5)
     a.up.members[b.key].state = State.FAILED
     a.up.members.place(a.up.members[b.key])
     a.up.members[b.key].knocked = -1.0
+    a.up._contacts.families = frozenset((4, 6))
     probe = Probe(7, bytes(16), bytes(8))
     for way in (second, b.where):
         a.up.members[b.key].knocked = -1.0
