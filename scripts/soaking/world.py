@@ -44,6 +44,10 @@ longest suspicion, what is braked for 5 s because much happens at once."""
 ISOLATION_CALM_S: Final = 10.0
 """Who was isolated holds routes for so long after most are back (protocol/isolation.py)."""
 
+SAVED_S: Final = 4.0
+"""What a daemon heard so long before it was killed is in its snapshot: it is written a second
+after a change (meshd/snapshot.py), and telling and hearing of it takes its time."""
+
 EXTRAS: Final = 2
 """More subnets of each family behind every router, announced and withdrawn as it comes."""
 
@@ -99,6 +103,8 @@ class Router:
     """What it had routes to when it was cut off, and might hold."""
     unheld: frozenset[Network] = frozenset()
     """... and does not."""
+    remembered: frozenset[Network] = frozenset()
+    """Withdrawn so shortly before its daemon was killed that its snapshot may still have them."""
     foreign: list[str] = attrs.field(factory=list)
     """Routes of somebody else, as `ip route` is told them."""
 
@@ -124,6 +130,8 @@ class World:
     routers: dict[int, Router]
     unheld: int = 0
     """Routes that routers which were cut off, and are no more, had not held."""
+    withdrawn: dict[Network, float] = attrs.field(factory=dict)
+    """When each was withdrawn last."""
 
     @classmethod
     def of(cls, zones: Iterable[Zone]) -> World:
@@ -257,8 +265,8 @@ class World:
             for prefix in {**before, **after}
         }
 
-    def end(self, router: Router, before: Ways, now: float) -> None:
-        """Its daemon is gone."""
+    def end(self, router: Router, before: Ways, now: float, *, killed: bool = False) -> None:
+        """Its daemon is gone; ``killed``: without having saved what it heard last."""
         if router.follows:
             self.lose_touch(router, before, now)
             for prefix, ways in router.ways.items():
@@ -268,10 +276,16 @@ class World:
             router.ways = {prefix: _grounded(ways) for prefix, ways in router.ways.items()}
         router.running, router.ended = False, now
         router.held = frozenset()
+        recent = (net for net, when in self.withdrawn.items() if when > now - SAVED_S)
+        router.remembered = frozenset(recent) - router.announced if killed else frozenset()
 
     def start(self, router: Router, now: float) -> None:
         """Its daemon runs again."""
         router.running, router.started = True, now
+        if not router.attached:  # nobody tells it otherwise
+            for prefix in router.remembered:
+                router.ways[prefix] = router.ways.get(prefix, frozenset()) | EITHER | {Way.ABSENT}
+        router.remembered = frozenset()
         self._tell(router)
 
     def part(self, router: Router, before: Ways, now: float, *, down: bool) -> None:
@@ -298,8 +312,9 @@ class World:
         router.announced |= frozenset(prefixes)
         self._tell(router)
 
-    def withdraw(self, router: Router, prefixes: Iterable[Network]) -> None:
+    def withdraw(self, router: Router, prefixes: Iterable[Network], now: float) -> None:
         router.announced -= frozenset(prefixes)
+        self.withdrawn |= dict.fromkeys(prefixes, now)
         self._tell(router)
 
     def forget_route(self, router: Router, prefix: Network) -> None:

@@ -44,8 +44,26 @@ def test_a_subnet_is_everywhere_while_it_is_announced_and_nowhere_after(world: W
     world.announce(world[1], [extra])
     assert world.ways(world[2], LONG)[extra] == ROUTE
     assert str(extra) in held(world, world[1], LONG).sets["local4"]
-    world.withdraw(world[1], [extra])
+    world.withdraw(world[1], [extra], LONG)
     assert extra not in world.ways(world[2], LONG)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("ago", [1.0, 10.0])
+def test_who_was_killed_may_remember_what_was_withdrawn_just_before_until_it_hears_otherwise(
+    world: World, attached: bool, killed: bool, ago: float
+) -> None:
+    extra = extras(world[1].zone)[0]
+    world.announce(world[1], [extra])
+    world.withdraw(world[1], [extra], LONG - ago)
+    world.end(world[3], world.ways(world[3], LONG), LONG, killed=killed)
+    if not attached:
+        world.part(world[3], world.ways(world[3], LONG), LONG, down=True)
+    world.start(world[3], LONG + 60)
+    may_remember = killed and not attached and ago < 4
+    ways = world.ways(world[3], LONG + 60).get(extra, frozenset({Way.ABSENT}))
+    assert ways == (GUARD | {Way.ABSENT} if may_remember else {Way.ABSENT})
 
 
 def test_a_daemon_that_is_gone_keeps_its_routes_for_the_restart_window_only(world: World) -> None:
