@@ -236,7 +236,9 @@ class World:
         for prefix, ways in list(router.ways.items()):
             here = _held(str(prefix), found)
             if here is Way.ABSENT:
-                del router.ways[prefix]
+                # One that has just been started may still put it there, out of its snapshot.
+                if not router.running or now > router.started + LATE_S:
+                    del router.ways[prefix]
             elif not router.running:
                 # Down, it shows nothing of what will be there again.
                 router.ways[prefix] = frozenset({here})

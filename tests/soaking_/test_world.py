@@ -64,6 +64,9 @@ def test_who_was_killed_may_remember_what_was_withdrawn_just_before_until_it_hea
     may_remember = killed and not attached and ago < 4
     ways = world.ways(world[3], LONG + 60).get(extra, frozenset({Way.ABSENT}))
     assert ways == (GUARD | {Way.ABSENT} if may_remember else {Way.ABSENT})
+    for late in (1, 30):  # it has not put it there yet, and then it will not
+        world.learn(world[3], Holdings(), LONG + 60 + late)
+        assert (extra in world[3].ways) == (may_remember and late < 15)
 
 
 def test_a_daemon_that_is_gone_keeps_its_routes_for_the_restart_window_only(world: World) -> None:
