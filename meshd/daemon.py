@@ -284,6 +284,8 @@ class Daemon:
                 self._departed.set()
             for datagram in self._node.datagrams_to_send():
                 await self._sockets.send(datagram.data, datagram.to, self._unreachable)
+            for where in self._node.reached():
+                self._sockets.confirm(where)
 
     def _listen_to_node(self) -> None:
         now = trio.current_time()

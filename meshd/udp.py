@@ -32,6 +32,10 @@ _HAS_ERROR_QUEUE: Final = hasattr(socket, "MSG_ERRQUEUE")
 """Elsewhere than on Linux an ICMP error is nobody's news, and a host whose daemon is gone shows as
 one that is silent."""
 
+_HAS_CONFIRM: Final = hasattr(socket, "MSG_CONFIRM")
+_CONFIRM: Final = getattr(socket, "MSG_CONFIRM", 0) | 0x10
+"""... | MSG_PROBE (linux/socket.h): the neighbour is confirmed, and nothing is sent."""
+
 _SO_RCVBUFFORCE: Final = 33
 """asm-generic/socket.h: beyond net.core.rmem_max (208 KiB by default), with CAP_NET_ADMIN."""
 
@@ -176,6 +180,15 @@ class Sockets:
                 self._drain_errors(sock, unreachable)
             else:
                 return
+
+    def confirm(self, to: Endpoint) -> None:
+        """What was sent to ``to`` has been answered: its neighbour entry is good, so the kernel
+        need not ask for it by ARP or neighbour solicitation, which in a mesh of 128 would be
+        more than half of what the probes cost (MSG_CONFIRM, send(2))."""
+        sock = self._sockets.get(to.family)
+        if _HAS_CONFIRM and sock is not None:
+            with contextlib.suppress(OSError):  # an error of before: the next send meets it again
+                sock.sendto(b"", _CONFIRM, to)
 
 
 def _address(sockaddr: bytes) -> str | None:

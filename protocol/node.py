@@ -174,6 +174,8 @@ class Node:
         knock = self._detector.prober.knock
         self._seeds = Seeds(common, self._contacts, knock)
         self._departure = Departure(common, self._contacts, knock)
+        self._reached: dict[Endpoint, None] = {}
+        """Where probes were answered from, until ``reached`` is asked."""
         self._herald = Herald(common, self._contacts)
         self._renewal: Timer | None = None
         self._renew_later(now)
@@ -312,6 +314,12 @@ class Node:
         told, self._common.events = self._common.events, []
         return told
 
+    def reached(self) -> list[Endpoint]:
+        """Endpoints from which a probe of ours was answered since the last call: what we send
+        there arrives, so the link layer need not ask (RFC 4861 section 7.3.1)."""
+        reached, self._reached = self._reached, {}
+        return list(reached)
+
     # What the owner may read.
 
     @property
@@ -421,7 +429,8 @@ class Node:
             case Probe():
                 self._acknowledge(member, message, source, now)
             case Ack():
-                prober.acked(peer, message, now)
+                if prober.acked(peer, message, now) and source in member.announcement.endpoints:
+                    self._reached[source] = None
                 if message.observed is not None and message.observed != member.observed:
                     told = ObservedElsewhere(peer, message.observed)
                     self._common.events.append(told)

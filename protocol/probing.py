@@ -261,15 +261,15 @@ class Prober:
 
     # What comes back.
 
-    def acked(self, peer: bytes, ack: Ack, now: float) -> None:
-        """``peer`` answered; believed only with the nonce of a probe that was its own."""
+    def acked(self, peer: bytes, ack: Ack, now: float) -> bool:
+        """``peer`` answered; whether it is believed: with the nonce of a probe that was its own."""
         target, sent = self._nonces.get(ack.nonce, (None, 0.0))
         relayed = self._relayed.get(ack.nonce)
         if relayed is not None and relayed.target.key == peer and not relayed.answered:
             relayed.answered = True
             self._send(relayed.requester, Reached(relayed.nonce), now, 0)
         if target != peer:
-            return
+            return False
         self._common.count("heard Ack")
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
@@ -281,6 +281,7 @@ class Prober:
         if attempt is not None and attempt.drawn and attempt.tries == 1:
             self._misses.add(False)
         self._findings.answered(member, attempt, now)
+        return True
 
     def reached(self, peer: bytes, answer: Reached, now: float) -> None:
         """A relay reaches the target: it lives, though not for us."""

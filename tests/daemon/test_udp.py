@@ -96,6 +96,17 @@ async def test_a_dead_peer_costs_no_datagram_to_the_others() -> None:
         assert [data for data, _ in made.received] == [bytes([number]) for number in range(50)]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_to_confirm_a_neighbour_sends_nothing(host: str) -> None:
+    async with bench() as made:
+        where = Endpoint(host, made.port)
+        made.sockets.confirm(where)
+        made.sockets.confirm(Endpoint(host, free_port()))
+        await made.send(b"after", where)
+        await made.until(1)
+        assert (made.received, made.unreachable) == ([(b"after", where)], [])
+
+
 async def test_empty_and_oversized_datagrams_are_handed_over_as_what_they_are() -> None:
     async with bench() as made:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:

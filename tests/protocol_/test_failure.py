@@ -30,6 +30,20 @@ def test_a_cut_link_is_seen_by_all_others_within_four_seconds(seed: int, number:
     assert {e.name for h in others for e in failures(h)} == {"n2"}, net
 
 
+def test_endpoints_that_have_answered_a_probe_are_told_once_and_those_that_only_ask_never() -> None:
+    net = Network(1)
+    a, b, c = net.mesh_of(3)
+    net.run(10)
+    assert sorted(a.up.reached()) == sorted([b.where, c.where])
+    assert a.up.reached() == []
+    net.drop(one_way("n1", "n2"))  # b's probes come, its answers do not
+    net.run(1)
+    a.up.reached()
+    net.run(20)
+    assert net.state("n1", "n2") == "alive", net
+    assert a.up.reached() == [c.where]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_host_that_sends_few_errors_is_taken_at_its_word_by_all(
     seed: int, monkeypatch: pytest.MonkeyPatch
