@@ -89,7 +89,7 @@ class Doer:
 
     def _announce(self, router: Router, fault: Fault) -> None:
         self.mesh[router.number].command("announce", *map(str, fault.prefixes))
-        self.world.announce(router, fault.prefixes)
+        self.world.announce(router, fault.prefixes, time.monotonic())
 
     def _withdraw(self, router: Router, fault: Fault) -> None:
         self.mesh[router.number].command("withdraw", *map(str, fault.prefixes))

@@ -104,7 +104,8 @@ class Router:
     unheld: frozenset[Network] = frozenset()
     """... and does not."""
     remembered: frozenset[Network] = frozenset()
-    """Withdrawn so shortly before its daemon was killed that its snapshot may still have them."""
+    """Announced or withdrawn so shortly before its daemon was killed that its snapshot may have
+    them, whatever its kernel has."""
     foreign: list[str] = attrs.field(factory=list)
     """Routes of somebody else, as `ip route` is told them."""
 
@@ -130,8 +131,8 @@ class World:
     routers: dict[int, Router]
     unheld: int = 0
     """Routes that routers which were cut off, and are no more, had not held."""
-    withdrawn: dict[Network, float] = attrs.field(factory=dict)
-    """When each was withdrawn last."""
+    changed: dict[Network, float] = attrs.field(factory=dict)
+    """When each was announced or withdrawn last."""
 
     @classmethod
     def of(cls, zones: Iterable[Zone]) -> World:
@@ -278,7 +279,7 @@ class World:
             router.ways = {prefix: _grounded(ways) for prefix, ways in router.ways.items()}
         router.running, router.ended = False, now
         router.held = frozenset()
-        recent = (net for net, when in self.withdrawn.items() if when > now - SAVED_S)
+        recent = (net for net, when in self.changed.items() if when > now - SAVED_S)
         router.remembered = frozenset(recent) - router.announced if killed else frozenset()
 
     def start(self, router: Router, now: float) -> None:
@@ -310,13 +311,14 @@ class World:
         router.held = router.unheld = frozenset()
         self._tell(router)
 
-    def announce(self, router: Router, prefixes: Iterable[Network]) -> None:
+    def announce(self, router: Router, prefixes: Iterable[Network], now: float) -> None:
         router.announced |= frozenset(prefixes)
+        self.changed |= dict.fromkeys(prefixes, now)
         self._tell(router)
 
     def withdraw(self, router: Router, prefixes: Iterable[Network], now: float) -> None:
         router.announced -= frozenset(prefixes)
-        self.withdrawn |= dict.fromkeys(prefixes, now)
+        self.changed |= dict.fromkeys(prefixes, now)
         self._tell(router)
 
     def forget_route(self, router: Router, prefix: Network) -> None:

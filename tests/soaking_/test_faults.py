@@ -37,7 +37,7 @@ def _follow(world: World, fault: Fault, now: float) -> None:
     elif fault.kind in ("heal", "interface-up"):
         world.join(router, now)
     elif fault.kind == "announce":
-        world.announce(router, fault.prefixes)
+        world.announce(router, fault.prefixes, 0.0)
     elif fault.kind == "withdraw":
         world.withdraw(router, fault.prefixes, 0.0)
     elif fault.kind == "foreign-add":
