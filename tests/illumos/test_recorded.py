@@ -343,7 +343,28 @@ def _(zone: Zone) -> None:
 def _(zone: Zone) -> None:
     zone.do("route -n add 10.2.0.0/24 127.0.0.1 -reject")
     zone.do("route -n add -inet6 fd02::/64 ::1 -reject")
-    assert zone.do("netstat -rnv").count("UGR") == 1
+    four, six = zone.do("netstat -rnv").split("IPv6")
+    assert [row.split()[6] for row in four.splitlines() if "10.2.0.0" in row] == ["URB"]
+    assert [row.split()[5] for row in six.splitlines() if "fd02" in row] == ["U"]
+
+
+@case("`netstat -rnv` prints flags")
+def _(zone: Zone) -> None:
+    zone.machine.held["sent"] = 123456
+    zone.do("route -n add 10.2.0.7/32 192.0.2.2 -setsrc 10.1.0.1")
+    zone.do(ADD)
+    listed = zone.do("netstat -rnv -f inet")
+    assert " UGHS123456      0 \n" in listed
+    assert " UG  123456      0 \n" in listed
+
+
+@case("by 127.0.0.1 or ::1")
+def _(zone: Zone) -> None:
+    zone.do("route -n add 10.2.0.0/24 127.0.0.1 -reject")
+    told = zone.do("route -n get 10.2.0.0/24")
+    assert "interface: lo0" in told
+    assert "<UP,REJECT,DONE,STATIC,BLACKHOLE>" in told
+    assert " 127.0.0.1            lo0     1500   1 URB " in zone.do("netstat -rnv -f inet")
 
 
 @case("`-reject` and `-setsrc`")
