@@ -168,6 +168,15 @@ def _(zone: Zone) -> None:
     listed = "table role = ipf type = tree number = 13\n\t{ 10.3.0.0/24; 10.2.0.0/24; };\n"
     assert zone.do("ippool -l -m 13") == listed
     assert zone.do("ippool -l") == listed + listed.replace("13", "14")
+    zone.do("ippool -A -m 15 -t tree")
+    assert zone.do("ippool -l -m 15").endswith("number = 15\n\t{; };\n")
+
+
+@case("`-z ZONE`")
+def _(zone: Zone) -> None:
+    for letter in ("-z", "-G"):
+        assert zone.run(f"ippool {letter} r1 -A -m 13 -t tree").code == 1
+    assert zone.machine.pools == []
 
 
 # -- 3.3, 3.4: ipnat and ipf -------------------------------------------------------------------
