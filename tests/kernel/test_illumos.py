@@ -85,13 +85,12 @@ def test_the_linux_zone_has_what_it_has_among_its_own(world: World) -> None:
 
 def test_the_files_for_the_next_boot_say_the_same(world: World) -> None:
     near = str(world.listed.zone.prefix4)
-    _, pooled, _ = blocks.split((world.pooled.files / "ippool.conf").read_text())
-    assert pooled is not None
+    marker, *pooled, end = (world.pooled.files / "ippool.conf").read_text().splitlines()
+    assert (marker.startswith(blocks.BEGIN), end) == (True, blocks.END)
     assert f"{near};" in pooled[1]
-    _, listed, _ = blocks.split((world.listed.files / "ipnat.conf").read_text())
-    assert listed is not None
-    first = f"from {near} to {world.pooled.zone.prefix4} -> 0/0"
-    assert first in listed[0]
+    marker, *listed, end = (world.listed.files / "ipnat.conf").read_text().splitlines()
+    assert (marker.startswith(blocks.BEGIN), end) == (True, blocks.END)
+    assert f"from {near} to {world.pooled.zone.prefix4} -> 0/0" in listed[0]
     assert "portmap tcp/udp auto" in listed[-2]
 
 
