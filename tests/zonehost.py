@@ -72,6 +72,20 @@ class Host:
         chosen = Options(**{"files": str(self.files), **options})  # type: ignore[arg-type]
         self.backend = Illumos(self.form, chosen, self.state, self.runner)
 
+    def boot(self) -> None:
+        """As /lib/svc/method/ipfilter does it: pool, rules, lines, each from its file; a new
+        process then."""
+        machine = self.zone.machine
+        machine.held["routes"] = [each for each in machine.routes if each["dest"] == "0.0.0.0/0"]
+        machine.held["pools"], machine.held["nat"], machine.held["filters"] = [], [], [[], []]
+        if (self.files / "ippool.conf").exists():
+            self.zone.do(f"ippool -f {self.files / 'ippool.conf'}")
+        if self.form == "ippool":
+            self.prepare()
+        if (self.files / "ipnat.conf").exists():
+            self.zone.do(f"ipnat -f {self.files / 'ipnat.conf'}")
+        self.start()
+
     def apply(self, desired: KernelState) -> dict[str, str]:
         """One round of the reconciler; why what failed."""
         failures = self.backend.apply(diff(desired, self.backend.read()))
@@ -81,11 +95,16 @@ class Host:
         assert self.apply(desired) == {}
         self.holds(desired)
 
-    def holds(self, desired: KernelState) -> None:
+    def agrees(self, desired: KernelState) -> None:
+        """There is nothing to be done, as the backend sees it."""
         reading = self.backend.read()
         assert reading.state == desired
         assert (reading.problems, reading.strays) == ((), ())
         assert not diff(desired, reading)
+
+    def holds(self, desired: KernelState) -> None:
+        """And as the zone's own table has it, where no other daemon is."""
+        self.agrees(desired)
         for prefix in (B, C, SIX):
             wanted = {"::1" if prefix.version == 6 else "127.0.0.1"}
             if prefix in desired.routes:

@@ -9,27 +9,21 @@ from zonehost import FORMS, OWN, PUBLIC, SIX, B, C, Host, state
 from meshd.kernel.illumos import blocks
 
 
-def boot(host: Host) -> None:
-    """A boot as /lib/svc/method/ipfilter does it: pool, rules, lines, each from its file."""
-    machine = host.zone.machine
-    machine.held["routes"] = [each for each in machine.routes if each["dest"] == "0.0.0.0/0"]
-    machine.held["pools"], machine.held["nat"], machine.held["filters"] = [], [], [[], []]
-    if (host.files / "ippool.conf").exists():
-        host.zone.do(f"ippool -f {host.files / 'ippool.conf'}")
-    if host.form == "ippool":
-        host.load_rules()
-        host.load_maps()
-    if (host.files / "ipnat.conf").exists():
-        host.zone.do(f"ipnat -f {host.files / 'ipnat.conf'}")
-
-
 def test_after_a_boot_the_exclusion_is_what_it_was(host: Host) -> None:
     host.reach(state(B, C, SIX))
-    boot(host)
+    host.boot()
     assert host.sources() == [OWN, OWN, PUBLIC]
-    host.start()
     host.reach(state(B, C, SIX))
     assert host.leads(B) == {"192.0.2.2"}
+
+
+def test_what_a_boot_has_loaded_is_ours_to_take_away(host: Host) -> None:
+    host.reach(state(B))
+    host.reach(state(B, C))  # the base lines of the file have another number than these
+    host.boot()
+    host.backend.purge()
+    assert host.zone.machine.pools == [] or host.zone.machine.pools[0]["nodes"] == []
+    assert [rule for rule in host.zone.machine.nat if not rule["tag"]] == []
 
 
 def test_a_file_that_was_not_there_goes_again_and_one_that_was_empty_stays(

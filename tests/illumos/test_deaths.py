@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import pytest
 from zonebox import Killed
@@ -42,14 +44,19 @@ Death = tuple[dict[str, object], dict[str, bytes]]
 """The zone and the disk as they are when it comes."""
 
 
-def deaths_in(host: Host, act: Callable[[], object]) -> list[Death]:
-    """What death before any command of ``act`` leaves, and after its last; each once."""
+def deaths_in(host: Host, act: Callable[[], object], *, writes: bool = False) -> list[Death]:
+    """What death before any command of ``act`` leaves, and after its last; each once. ``writes``:
+    and before any file takes the place of another."""
     found: list[Death] = []
-    run = host.runner.run
+    run, replace = host.runner.run, os.replace
 
     def watched(argv: Sequence[str], stdin: str = "") -> Done:
         note()
         return run(argv, stdin)
+
+    def replaced(temporary: str, target: Path) -> None:
+        note()
+        replace(temporary, target)
 
     def note() -> None:
         death = (deepcopy(host.zone.machine.held), snapshot(host.directory))
@@ -57,7 +64,8 @@ def deaths_in(host: Host, act: Callable[[], object]) -> list[Death]:
             found.append(death)
 
     host.runner.run = watched  # type: ignore[method-assign]
-    act()
+    with patch("os.replace", replaced if writes else replace):
+        act()
     note()
     return found
 
@@ -97,6 +105,20 @@ def test_death_after_any_command_is_mended_and_owns_nothing_foreign(
             if wanted.local:
                 expected = [OWN if each in wanted.mesh else PUBLIC for each in (B, C)]
                 assert host.sources() == [*expected, PUBLIC]
+
+
+@pytest.mark.parametrize("journey", ["exchange", "leave"])
+def test_what_the_file_of_a_dead_machine_brings_back_is_known(host: Host, journey: str) -> None:
+    before, after = JOURNEYS[journey]
+    host.apply(before)
+    for death in deaths_in(host, lambda: host.apply(after), writes=True):
+        rise(host, death)
+        host.boot()
+        if host.apply(after):
+            assert host.apply(after) == {}
+        host.holds(after)
+        expected = [OWN if each in after.mesh else PUBLIC for each in (B, C)]
+        assert host.sources() == [*expected, PUBLIC]
 
 
 def rise(host: Host, death: Death) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Network
 from pathlib import Path
 
 from zonebox import ZoneRunner
@@ -64,9 +65,21 @@ def test_a_route_that_another_has_put_in_the_place_of_ours_is_not_deleted(host: 
     assert host.leads(C) == set()
 
 
-def test_where_the_kernel_does_not_tell_our_mark_the_journal_alone_counts(host: Host) -> None:
-    run = host.runner.run
+def test_a_route_that_another_has_made_since_the_boot_is_not_deleted(host: Host) -> None:
+    """The journal still says that it is ours: routes are gone after a boot, it is not."""
+    host.reach(state(B, C))
+    host.zone.machine.routes[1:] = []
+    host.zone.do("route -n add 10.2.0.0/24 192.0.2.2")
+    host.start()
+    host.reach(state(B, C))
+    host.start()
+    host.apply(NOTHING)
+    host.backend.purge()
+    assert host.leads(B) == {"192.0.2.2"}
+    assert host.leads(C) == set()
 
+
+def test_where_the_kernel_does_not_tell_our_mark_the_journal_alone_counts(host: Host) -> None:
     def mute(runner: ZoneRunner) -> None:
         def without(argv: tuple[str, ...], stdin: str = "") -> object:
             done = runner_run(argv, stdin)
@@ -75,7 +88,6 @@ def test_where_the_kernel_does_not_tell_our_mark_the_journal_alone_counts(host: 
         runner_run = runner.run
         runner.run = without  # type: ignore[method-assign, assignment]
 
-    del run
     mute(host.runner)
     host.reach(state(B))
     host.start()
@@ -91,6 +103,24 @@ def test_a_route_of_others_keeps_ours_out_and_guards_the_prefix(host: Host) -> N
     assert host.leads(C) == {"192.0.2.2"}
     host.zone.do("route -n delete 10.2.0.0/24 192.0.2.7")
     host.reach(state(B, C))
+
+
+def test_routes_to_the_same_address_are_told_apart_by_their_masks(host: Host) -> None:
+    host.zone.do("route -n add 10.2.0.0/16 192.0.2.7")
+    host.reach(state(B))
+    host.reach(NOTHING)
+    assert [each["dest"] for each in host.zone.machine.routes] == ["0.0.0.0/0", "10.2.0.0/16"]
+
+
+def test_a_busy_route_to_one_host_is_seen(host: Host) -> None:
+    """Its letters and its count are printed as one word."""
+    one = IPv4Network("10.2.0.7/32")
+    host.reach(state(one))
+    host.zone.machine.held["sent"] = 1234567
+    host.start()
+    host.reach(state(one))
+    host.reach(NOTHING)
+    assert host.leads(one) == set()
 
 
 def test_a_pool_of_a_name_is_not_ours(tmp_path: Path) -> None:

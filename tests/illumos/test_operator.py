@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from zonebox import Zone, ZoneRunner
-from zonehost import NOTHING, OWN, PUBLIC, SOURCE, B, Host, state
+from zonehost import NOTHING, OWN, PUBLIC, REJECT, SOURCE, B, C, Host, state
 
 from meshd.errors import StateError, UsageError
 from meshd.kernel.illumos import nat
@@ -85,6 +86,119 @@ def test_base_lines_that_go_are_missed_even_without_a_mesh(tmp_path: Path) -> No
     assert host.backend.read().problems != ()
     host.reach(NOTHING)
     assert host.sources() == [PUBLIC, PUBLIC, PUBLIC]
+
+
+def test_an_interface_that_is_none_is_named_with_those_there_are(tmp_path: Path) -> None:
+    host = Host(tmp_path, "ipnat")
+    host.start(interface="pnci0")
+    host.backend.check()  # it may come
+    reasons = set(host.apply(state(B)).values())
+    assert (
+        "there is no pnci0 to translate at ([illumos], interface); there is int0, pnic0" in reasons
+    )
+    assert (host.leads(B), host.zone.machine.nat) == (REJECT, [])
+    host.start(interface="pnic0")
+    host.reach(state(B))
+
+
+def test_without_a_default_route_the_interface_has_to_be_said(host: Host) -> None:
+    host.zone.do("route -n delete default 192.0.2.1")
+    if host.form == "ippool":
+        host.reach(state(B))  # its rules say where
+        return
+    host.backend.check()  # it may come
+    assert any("set [illumos], interface" in each for each in host.apply(state(B)).values())
+    assert host.leads(B) == REJECT
+    host.start(interface="pnic0")
+    host.reach(state(B))
+
+
+def test_a_default_route_that_goes_changes_nothing(host: Host) -> None:
+    host.reach(state(B))
+    host.zone.do("route -n delete default 192.0.2.1")
+    host.start()
+    host.reach(state(B, C))
+    assert host.sources() == [OWN, OWN, PUBLIC]
+
+
+BLOCKED = "table role = ipf type = tree number = 13 { 203.0.113.0/24; };"
+
+
+def test_a_pool_that_somebody_filled_for_another_use_is_left_alone_and_named(
+    tmp_path: Path,
+) -> None:
+    host = Host(tmp_path, "ippool", prepared=False)
+    host.zone.do("ippool -f -", BLOCKED)
+    host.zone.do("ipf -f -", "block in quick on pnic0 from pool/13 to any\n")
+    host.prepare()
+    with pytest.raises(UsageError, match="give another number"):
+        host.backend.check()
+    reasons = set(host.apply(state(B)).values())
+    assert any('"block in quick on pnic0 from pool/13 to any"' in each for each in reasons)
+    assert (host.zone.machine.pool("13") or {})["nodes"] == ["203.0.113.0/24"]
+    assert host.leads(B) == REJECT
+    host.zone.do("ippool -A -m 14 -t tree")
+    host.zone.do("ipf -Fo")
+    host.load_rules(14)
+    host.start(pool=14)
+    host.reach(state(B))
+
+
+def test_our_pool_may_be_used_for_more(tmp_path: Path) -> None:
+    host = Host(tmp_path, "ippool")
+    host.zone.do("ipf -f -", "pass in quick on pnic0 from pool/13 to 10.1.0.0/24\n")
+    host.backend.check()
+    host.reach(state(B))
+    host.reach(state(C))
+
+
+def test_rules_that_tag_leave_nothing_to_the_list_and_are_named(tmp_path: Path) -> None:
+    """Those of the other form, when ipf.conf was left as it was."""
+    host = Host(tmp_path, "ipnat")
+    host.zone.do("ippool -A -m 13 -t tree")
+    host.load_rules()
+    reasons = set(host.apply(state(B)).values())
+    assert any("take it out of ipf.conf" in each for each in reasons)
+    assert host.sources() == [OWN, OWN, OWN]
+    host.zone.do("ipf -I -Fa -f - -s", "pass out all\n")  # the command that was named
+    host.reach(state(B))
+    assert host.sources() == [OWN, PUBLIC, PUBLIC]
+
+
+def unreadable(host: Host) -> None:
+    host.file().unlink(missing_ok=True)
+    host.file().mkdir()
+
+
+def test_a_file_that_cannot_be_read_is_named_before_anything_is_done(host: Host) -> None:
+    unreadable(host)
+    before = deepcopy(host.zone.machine.held)
+    with pytest.raises(UsageError, match=f"cannot read {host.file()}"):
+        host.backend.check()
+    assert any("cannot read" in each for each in host.apply(state(B)).values())
+    assert host.leads(B) == REJECT
+    assert (host.zone.machine.pools, host.zone.machine.nat) == (before["pools"], before["nat"])
+    host.file().rmdir()
+    host.reach(state(B))
+
+
+def test_a_file_that_cannot_be_read_any_more_leaves_the_mesh_as_it_is(host: Host) -> None:
+    host.reach(state(B))
+    unreadable(host)
+    (problem,) = host.backend.read().problems
+    assert "cannot read" in problem
+    assert set(host.apply(state(B)).values()) == {problem}
+    assert (host.leads(B), host.sources()) == ({"192.0.2.2"}, [OWN, PUBLIC, PUBLIC])
+
+
+def test_a_place_that_cannot_be_written_is_named_at_the_start(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path != str(host.files))
+    with pytest.raises(UsageError, match=f"{host.files} cannot be written"):
+        host.backend.check()
+    host.start(files="")
+    host.backend.check()
 
 
 # -- tools that fail -------------------------------------------------------------------------------

@@ -241,6 +241,13 @@ def _(zone: Zone) -> None:
     assert zone.do("ipnat -l").endswith("\nList of active sessions:\n")
 
 
+@case("CR is white space")
+def _(zone: Zone) -> None:
+    for tool, text in (("ippool", POOL), ("ipf", TAGGING), ("ipnat", TAGGED)):
+        zone.do(f"{tool} -f -", f"{text}\n".replace("\n", "\r\n"))
+    assert sources(zone) == (OWN, OWN, PUBLIC)
+
+
 @case("two generations of one list")
 def _(zone: Zone) -> None:
     zone.do("ipnat -f -", TWO + BASE)

@@ -41,8 +41,10 @@ class Listed:
         if not self._interface:
             return "no default route says where we translate: set [illumos], interface"
         if self._interface not in self.around.interfaces | {"*"}:
-            there = ", ".join(sorted(self.around.interfaces - {"lo0"}))
-            return f"there is no {self._interface} to translate at, [illumos], interface: {there}"
+            return (
+                f"there is no {self._interface} to translate at ([illumos], interface);"
+                f" there is {', '.join(sorted(self.around.interfaces - {'lo0'}))}"
+            )
         return ""
 
     def fingerprint(self) -> str:
@@ -52,8 +54,15 @@ class Listed:
         self.seen = self.fingerprint()
         return [each for each in nat.listed(self.seen) if isinstance(each, Map)]
 
-    def _ours(self, there: list[Map]) -> frozenset[Map]:
-        return frozenset(line for line in there if line in self._journal.lines or line.generation)
+    def _ours(self, there: list[Map], local: Iterable[Prefix] = ()) -> frozenset[Map]:
+        """By the journal; the base lines of our subnets by their mark too, for those of the file
+        have another number than those that were there before the boot."""
+        sources = {*self._journal.local, *local}
+        return frozenset(
+            line
+            for line in there
+            if line in self._journal.lines or (line.generation and line.source in sources)
+        )
 
     def read(self) -> Excluded:
         journal, there = self._journal, self._list()
@@ -95,7 +104,7 @@ class Listed:
         if reason := self.unfit() or (four(local) and self._nowhere()):
             return {None: reason}
         journal, there = self._journal, self._list()
-        change = nat.reload(there, self._ours(there), self._interface, local, mesh)
+        change = nat.reload(there, self._ours(there, local), self._interface, local, mesh)
         journal.local |= local
         journal.mesh |= mesh
         journal.lines |= set(change.add)
@@ -118,13 +127,14 @@ class Listed:
             for line in change.remove:
                 if line in there:
                     refused[line.to if line.excludes else None] = complaint or "it is still there"
-        journal.lines &= set(there)
-        journal.local, journal.mesh = set(local), set(mesh)
-        journal.save()
         for source in four(local):
             done = nat.effective(there, self._interface, source)
             refused |= {net: "it is not in the list" for net in four(mesh) if net not in done}
         complaint = self._file.write(nat.text(self._interface, local, mesh))
+        if not complaint:  # What the file says is back after a boot, and ours then too.
+            journal.lines &= set(there)
+        journal.local, journal.mesh = set(local), set(mesh)
+        journal.save()
         if reason := "; ".join(self._in_the_way(there, four(local))) or complaint:
             refused[None] = reason
         return refused

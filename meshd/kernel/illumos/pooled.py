@@ -117,10 +117,11 @@ class Pooled:
             refused[net] = said.get(net) or f"it is not in pool {self._number} all the same"
         for net in sorted((held & journal.entries) - nets):
             refused[net] = said.get(net) or f"it is in pool {self._number} all the same"
-        journal.entries &= held
+        complaint = self._file.write(pool.table(self._number, mesh))
+        if not complaint:  # What the file says is back after a boot, and ours then too.
+            journal.entries &= held
         journal.local, journal.mesh = set(local), set(mesh)
         journal.save()
-        complaint = self._file.write(pool.table(self._number, mesh))
         if reason := "; ".join(self._lacking(local)) or complaint:
             refused[None] = reason
         return refused
