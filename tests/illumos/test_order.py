@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from collections.abc import Sequence
 from copy import deepcopy
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import trio
 from zonehost import NOTHING, OWN, PUBLIC, REJECT, SIX, B, C, Host, state, via
 
 from meshd.kernel.illumos.runner import Done
 from meshd.kernel.plan import AddGuard, AddRoute, Plan, RemoveGuard, diff
 from meshd.kernel.state import KernelState, NextHops
+from meshd.log import EventLog
+from meshd.policy.decide import Decision
+from meshd.reconciler import Reconciler
 
 
 def test_the_mesh_keeps_its_sources_and_the_rest_is_translated(host: Host) -> None:
@@ -94,6 +100,22 @@ def test_an_interface_that_goes_takes_the_route_and_the_guard_follows(host: Host
     assert host.leads(B) == REJECT
 
 
+def test_a_route_that_stays_while_its_interface_is_down_makes_way_for_the_guard(
+    host: Host,
+) -> None:
+    """As the source has it: a route by a gateway is bound to no interface."""
+    host.reach(state(B))
+    held = deepcopy(host.zone.machine.held["routes"])
+    host.zone.do("ifconfig pnic0 down")
+    host.zone.machine.held["routes"] = held
+    assert host.backend.read().state.routes == state(B).routes
+    down = KernelState({}, frozenset({B}), state().local, frozenset({B}))
+    seen = seen_while(host, down)
+    assert [where for _, where, _ in seen] == [{"127.0.0.1", "192.0.2.2"}, REJECT]
+    host.zone.do("ifconfig pnic0 up")
+    host.reach(state(B))
+
+
 def test_never_p_never_flush_never_svcadm(host: Host) -> None:
     for desired in (NOTHING, state(B, C, SIX), state(C), NOTHING):
         host.reach(desired)
@@ -101,6 +123,36 @@ def test_never_p_never_flush_never_svcadm(host: Host) -> None:
     words = {word for argv in host.runner.ran for word in argv}
     assert not words & {"-p", "-F", "-Fa", "-C", "svcadm"}
     assert len(host.runner.ran) > 50
+
+
+async def test_no_command_holds_up_the_daemon(host: Host) -> None:
+    """One may take up to 20 s, and others are to be heard meanwhile."""
+    done, threads, run = trio.Event(), set(), host.runner.run
+    wanted = state(B)
+
+    def watched(argv: Sequence[str], stdin: str = "") -> Done:
+        threads.add(threading.current_thread())
+        return run(argv, stdin)
+
+    def settled() -> None:
+        nonlocal done
+        done.set()
+        done = trio.Event()
+
+    host.runner.run = watched  # type: ignore[method-assign]
+    log = EventLog(io.StringIO(), "json")
+    reconciler = Reconciler(host.backend, lambda _: Decision(wanted, ()), log=log, settled=settled)
+    reconciler.in_sync_with_mesh()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reconciler.run)
+            await done.wait()
+            wanted = state(B, gateway="192.0.2.3")  # a short plan
+            reconciler.wake()
+            await done.wait()
+            nursery.cancel_scope.cancel()
+    assert host.leads(B) == {"192.0.2.3"}
+    assert threading.main_thread() not in threads
 
 
 def test_of_a_pool_entries_come_before_others_go(tmp_path: Path) -> None:
