@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from zonehost import FORMS, OWN, PUBLIC, SOURCE, B, C, Host, state, via
+from zonebox import Zone
+from zonehost import FORMS, NOTHING, OWN, PUBLIC, SOURCE, B, C, Host, state, via
 
+import illumosfakes
 from meshd.kernel.illumos import pool
+from meshd.kernel.illumos.backend import Illumos
 from meshd.kernel.illumos.journal import NAME
+from meshd.kernel.illumos.options import Options
+from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState
 
 
@@ -49,3 +54,18 @@ def test_with_nat_off_routes_are_all_that_is_kept(tmp_path: Path) -> None:
     desired = KernelState({B: via("192.0.2.2")}, frozenset({B}))
     host.reach(desired)
     assert {argv[0] for argv in host.runner.ran} == {"route", "netstat", "ifconfig"}
+
+
+def test_the_tools_of_the_form_before_are_at_hand_until_it_has_gone(tmp_path: Path) -> None:
+    tools, zone = tmp_path / "bin", tmp_path / "zone"
+    illumosfakes.install(tools, zone)
+    zone.write_text(json.dumps(Zone().machine.held), encoding="utf-8")
+    options = Options(interface="pnic0", tools=str(tools), files="")
+    before = Illumos("ipnat", options, tmp_path)
+    assert before.apply(diff(NOTHING, before.read())) == []
+    after = Illumos("off", options, tmp_path)
+    assert after.apply(diff(KernelState(), after.read())) == []
+    assert json.loads(zone.read_text())["nat"] == []
+    for name in ("ippool", "ipnat", "ipfstat"):
+        (tools / name).unlink()
+    Illumos("off", options, tmp_path).check()

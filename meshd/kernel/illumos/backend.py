@@ -93,13 +93,15 @@ class Illumos:
             )
         self._nat, self._options = NAT[form], options
         self._journal = Journal.load(state / NAME if state is not None else None)
-        self._runner = runner or Tools(options.tools, NAMES[self._nat])
+        former = self._journal.form or self._nat
+        names = dict.fromkeys((*NAMES[self._nat], *NAMES[former]))
+        self._runner = runner or Tools(options.tools, tuple(names))
         self._routing = Routing(self._runner, self._journal)
         self._exclusion = self._form(self._nat)
         self._former: Exclusion | None = None
         """What another ``nat`` of before has left; it goes when the new form stands."""
-        if self._journal.form not in ("", self._nat):
-            self._former = self._form(self._journal.form)
+        if former != self._nat:
+            self._former = self._form(former)
         self._turn = threading.RLock()
 
     def _form(self, name: str) -> Exclusion:
