@@ -20,7 +20,8 @@ from netlab.lab import OUTSIDE4
 
 NewLab = Callable[..., Lab]
 
-REJECT = {"127.0.0.1"}
+WITHIN = 60
+"""Seconds: each command is a Python of its own, and the machine may be busy."""
 
 
 @attrs.frozen
@@ -62,7 +63,9 @@ def settle(world: World) -> None:
             if other is not host.zone:
                 leads = {other.prefix4: other.uplink4.ip, other.prefix6: other.uplink6.ip}
                 for prefix, hop in leads.items():
-                    until(lambda h=host, p=prefix, n=hop: h.leads(p) == {str(n)}, 20, f"{prefix}")  # type: ignore[misc]
+                    until(
+                        lambda h=host, p=prefix, n=hop: h.leads(p) == {str(n)}, WITHIN, f"{prefix}"
+                    )  # type: ignore[misc]
 
 
 def test_private_hosts_reach_one_another_from_their_own_addresses(world: World) -> None:
@@ -123,13 +126,13 @@ def test_only_what_is_allowed_was_ever_run(world: World) -> None:
         assert not words & {"-p", "-F", "-Fa", "-C", "-CF"}
 
 
-def test_a_route_that_somebody_deletes_is_back_within_a_second_or_two(world: World) -> None:
+def test_a_route_that_somebody_deletes_is_back_and_that_is_told(world: World) -> None:
     far = world.linux.prefix4
     gateway = str(world.linux.uplink4.ip)
     for host, number in ((world.pooled, 1), (world.listed, 2)):
         host.run("route", "-n", "delete", str(far), gateway)
-        until(lambda host=host: host.leads(far) == {gateway}, 5, "the route is back")  # type: ignore[misc]
-        until(lambda number=number: world.mesh[number].events("kernel-repaired"), 5, "told")  # type: ignore[misc]
+        until(lambda host=host: host.leads(far) == {gateway}, WITHIN, "the route is back")  # type: ignore[misc]
+        until(lambda number=number: world.mesh[number].events("kernel-repaired"), WITHIN, "told")  # type: ignore[misc]
 
 
 def test_a_daemon_that_is_killed_leaves_all_and_the_next_one_takes_it_over(world: World) -> None:
@@ -149,10 +152,10 @@ def test_who_leaves_is_forgotten_and_who_comes_back_is_there_again(world: World)
     leaver.command("leave")
     leaver.exit_status()
     for host in (world.pooled, world.listed):
-        until(lambda host=host: host.leads(far) == set(), 10, "the routes are gone")  # type: ignore[misc]
+        until(lambda host=host: host.leads(far) == set(), WITHIN, "the routes are gone")  # type: ignore[misc]
         until(
             lambda host=host: host.translated(world.linux.private4) == host.zone.uplink4.ip,  # type: ignore[misc]
-            5,
+            WITHIN,
             "what goes there is translated",
         )
     leaver.start()
