@@ -7,6 +7,7 @@ What is shown is that: no illumos kernel had a part in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -61,11 +62,15 @@ def settle(world: World) -> None:
     for host in (world.pooled, world.listed):
         for other in world.mesh.lab.zones:
             if other is not host.zone:
-                leads = {other.prefix4: other.uplink4.ip, other.prefix6: other.uplink6.ip}
-                for prefix, hop in leads.items():
-                    until(
-                        lambda h=host, p=prefix, n=hop: h.leads(p) == {str(n)}, WITHIN, f"{prefix}"
-                    )  # type: ignore[misc]
+                until(
+                    partial(leads_to, host, other), WITHIN, f"{host.zone.number} to {other.number}"
+                )
+
+
+def leads_to(host: SunosHost, other: Zone) -> bool:
+    """Whether its table has the gateway routes to the other zone, and nothing beside them."""
+    hops = {other.prefix4: other.uplink4.ip, other.prefix6: other.uplink6.ip}
+    return all(host.leads(prefix) == {str(hop)} for prefix, hop in hops.items())
 
 
 def test_private_hosts_reach_one_another_from_their_own_addresses(world: World) -> None:
