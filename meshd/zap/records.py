@@ -151,7 +151,7 @@ def _lines(path: Path) -> list[str]:
         return []
     except OSError as error:
         raise failure(path, "read", error) from None
-    return [line.partition("#")[0].strip() for line in text.splitlines()]
+    return [line.partition("#")[0].strip() for line in text.split("\n")]
 
 
 def _pool_number(router: Router) -> int | None:

@@ -72,7 +72,7 @@ def test_a_thousand_entries_are_one_pool() -> None:
 @given(prefixes=nets4(4))
 def test_entries_come_and_go_one_by_one(prefixes: frozenset[Prefix]) -> None:
     zone = Zone()
-    zone.do(" ".join(pool.make(13)))
+    zone.do("ippool -A -m 13 -t tree")
     for prefix in prefixes:
         zone.do(" ".join(pool.add(13, prefix)))
     found = pool.listed(zone.do("ippool -l"), 13)
@@ -99,7 +99,7 @@ def test_entries_of_others_are_told_apart() -> None:
 
 def test_it_is_seen_whether_rules_refer_to_a_pool() -> None:
     zone = Zone()
-    zone.do(" ".join(pool.make(13)))
+    zone.do("ippool -A -m 13 -t tree")
     assert pool.references(zone.run(" ".join(pool.inspect(13))).out) == 2
     zone.do("ipf -f -", lines(*pool.filter_lines("pnic0", SOURCE, 13, "inet")))
     assert pool.references(zone.run(" ".join(pool.inspect(13))).out) == 3
@@ -345,28 +345,54 @@ FOREIGN = st.lists(
 )
 
 
+OWNER = "/var/meshd/state"
+BEGIN = blocks.begin(OWNER)
+
+
+def put(text: str, *ours: str, owner: str = OWNER) -> str:
+    ahead, _, after = blocks.split(text, owner)
+    return blocks.joined(ahead, ours, after, owner)
+
+
 @given(theirs=FOREIGN, last=st.sampled_from(["", "\n", "no newline"]), first=FOREIGN, more=FOREIGN)
 def test_what_others_wrote_stays_octet_for_octet(
     theirs: list[str], last: str, first: list[str], more: list[str]
 ) -> None:
     text = lines(*theirs) + last
-    once = blocks.put(text, ["a", *first])
-    assert blocks.split(once) == ("", ["a", *first], text)
-    twice = blocks.put(once, ["b", *more])
-    assert blocks.split(twice) == ("", ["b", *more], text)
-    assert blocks.put(once, ["a", *first]) == once
-    assert blocks.put(twice, []) == text
+    once = put(text, "a", *first)
+    assert blocks.split(once, OWNER) == ("", ["a", *first], text)
+    twice = put(once, "b", *more)
+    assert blocks.split(twice, OWNER) == ("", ["b", *more], text)
+    assert put(once, "a", *first) == once
+    assert put(twice) == text
 
 
 def test_ours_stay_where_somebody_moved_them() -> None:
-    moved = "ahead\n" + blocks.put("", ["a"]) + "after\n"
-    assert blocks.put(moved, ["b"]) == "ahead\n" + blocks.put("", ["b"]) + "after\n"
-    assert blocks.put(moved, []) == "ahead\nafter\n"
+    moved = "ahead\n" + put("", "a") + "after\n"
+    assert put(moved, "b") == "ahead\n" + put("", "b") + "after\n"
+    assert put(moved) == "ahead\nafter\n"
+
+
+def test_an_editor_that_writes_crlf_leaves_them_ours_and_its_own_line_ends() -> None:
+    found = put(lines("a comment", "map x"), "a", "b").replace("\n", "\r\n")
+    assert put(found, "a", "b") == put("", "a", "b") + "a comment\r\nmap x\r\n"
+    assert put(found) == "a comment\r\nmap x\r\n"
+
+
+def test_an_octet_that_some_take_for_the_end_of_a_line_is_none() -> None:
+    text = f"# \x85{blocks.END}\n# \x0c{blocks.BEGIN}\n"
+    assert put(put(text, "a")) == text
+
+
+def test_lines_of_another_daemon_are_named_and_left_alone() -> None:
+    theirs = put("map x\n", "a", owner="/var/other/state")
+    with pytest.raises(blocks.Foreign, match="meshd of /var/other/state"):
+        put(theirs, "b")
 
 
 @pytest.mark.parametrize(
-    "wrong", [*itertools.permutations([blocks.BEGIN, blocks.END, blocks.END], 3), (blocks.BEGIN,)]
+    "wrong", [*itertools.permutations([BEGIN, blocks.END, blocks.END], 3), (BEGIN,)]
 )
 def test_damaged_markers_are_not_written_over(wrong: tuple[str, ...]) -> None:
     with pytest.raises(blocks.Damaged):
-        blocks.put(lines(*wrong), ["a"])
+        put(lines(*wrong), "a")

@@ -165,9 +165,9 @@ def reload(
 ) -> Reload:
     """From the list as it is ``there`` to one that excludes ``mesh`` for each of ``local``.
 
-    Only what is in ``ours``, or is a base line by its mark, is ever removed; an exclusion that
-    somebody else has written counts as it stands.  Whatever a crash left half done, what results
-    is whole; nothing to do is an empty reload.
+    Only what is in ``ours``, or is a base line of ``local`` by its mark, is ever removed; an
+    exclusion that somebody else has written counts as it stands.  Whatever a crash left half done,
+    what results is whole; nothing to do is an empty reload.
     """
     add: list[Map] = []
     remove: list[Map] = []
@@ -178,11 +178,7 @@ def reload(
         add += one.add
         remove += one.remove
     kept = {(interface, source) for source in sources}
-    remove += [
-        line
-        for line in there
-        if (line.interface, line.source) not in kept and (line in ours or line.generation)
-    ]
+    remove += [line for line in there if (line.interface, line.source) not in kept and line in ours]
     return Reload(tuple(add), tuple(remove))
 
 

@@ -40,11 +40,6 @@ def remove(number: int, prefix: Prefix) -> Argv:
     return ("ippool", "-r", "-m", str(number), "-i", str(prefix))
 
 
-def make(number: int) -> Argv:
-    """An empty pool."""
-    return ("ippool", "-A", "-m", str(number), "-t", "tree")
-
-
 def destroy(number: int) -> Argv:
     """The pool itself; refused while a rule refers to it."""
     return ("ippool", "-R", "-m", str(number), "-t", "tree")
@@ -123,20 +118,22 @@ _RULE: Final = re.compile(
 @attrs.frozen
 class _Rule:
     on: str | None
-    source: str
+    source: IPv4Network | None
+    """None: not one net."""
     to: str
     tag: str | None
     """None: it does more than pass and tag."""
 
     def covers(self, interface: str, source: IPv4Network) -> bool:
-        if self.on not in (None, interface):
-            return False
-        if self.source == "any":
-            return True
-        try:
-            return source.subnet_of(IPv4Network(self.source))
-        except ValueError:
-            return False
+        """It is for all of ``source``."""
+        return self._at(interface) and self.source is not None and source.subnet_of(self.source)
+
+    def meets(self, interface: str, source: IPv4Network) -> bool:
+        """It is for some of it."""
+        return self._at(interface) and self.source is not None and source.overlaps(self.source)
+
+    def _at(self, interface: str) -> bool:
+        return self.on is None or interface in (self.on, "*")
 
 
 def _rules(out: str) -> list[_Rule]:
@@ -146,12 +143,35 @@ def _rules(out: str) -> list[_Rule]:
         if match is None:
             continue
         tag = re.fullmatch(r"(?: set-tag\(nat=(\S+)\))?", match["rest"])
-        if match["all"]:
-            found.append(_Rule(match["on"], "any", "any", (tag[1] or "") if tag else None))
-        else:
-            to = re.sub(r"\(!\)$", "", match["to"])
-            found.append(_Rule(match["on"], match["source"], to, (tag[1] or "") if tag else None))
+        source, to = ("any", "any") if match["all"] else (match["source"], match["to"])
+        to = re.sub(r"\(!\)$", "", to)
+        found.append(_Rule(match["on"], _net(source), to, (tag[1] or "") if tag else None))
     return found
+
+
+def _net(text: str) -> IPv4Network | None:
+    try:
+        return IPv4Network("0.0.0.0/0" if text == "any" else text)
+    except ValueError:
+        return None
+
+
+def tagging(filters: str, interface: str, source: IPv4Network) -> str:
+    """A rule that gives a tag to what leaves there from ``source``: then only map lines with that
+    tag are looked at (``fr_matchtag``)."""
+    for line in filters.splitlines():
+        if "set-tag(nat=" in line and any(rule.meets(interface, source) for rule in _rules(line)):
+            return line
+    return ""
+
+
+def other_use(filters: str, number: int) -> str:
+    """A rule that looks into the pool and neither passes what leaves for it nor tags the rest."""
+    for line in filters.splitlines():
+        mine = [rule for rule in _rules(line) if rule.to in (f"pool/{number}", f"!pool/{number}")]
+        if re.search(rf"\bpool/{number}\b", line) and not mine:
+            return line
+    return ""
 
 
 def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
