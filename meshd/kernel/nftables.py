@@ -424,6 +424,11 @@ class Notices:
     def __init__(self) -> None:
         self._pending: dict[str, None] = {}
 
+    @property
+    def pending(self) -> bool:
+        """A change to our table is heard of, and not yet whose it is."""
+        return bool(self._pending)
+
     def take(self, part: Part) -> list[tuple[str, str]]:
         """What is known now of our table, and by whom: most notifications tell nothing yet."""
         if part.kind >> 8 != _SUBSYSTEM:

@@ -327,7 +327,13 @@ class Plan:
         return "\n".join(map(str, self.steps))
 
 
-def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool = False) -> Plan:
+def diff(
+    desired: KernelState,
+    actual: Reading | KernelState,
+    *,
+    recheck: bool = False,
+    swept: frozenset[Prefix] = frozenset(),
+) -> Plan:
     """What leads from ``actual`` to ``desired``; nothing when they agree.
 
     Every route of ``desired`` lies in an element of its ``mesh``.  Every route gets a guard,
@@ -335,7 +341,7 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     or it has a tunnel, so the empty state plans a complete removal.  ``recheck``
     looks at the connections of everything excluded and not of what changes only: due at
     the first plan of a process, whose predecessor may have died before its step 5, and
-    after a step 5 that failed.
+    after a step 5 that failed.  ``swept``: guards whose connections are forgotten already.
     """
     reading = actual if isinstance(actual, Reading) else _plain(actual)
     state, metric = reading.state, reading.metric
@@ -394,7 +400,7 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
         frozenset(desired.mesh) if everything else (desired.mesh - state.mesh) | set(added),
     )
     # Also for a guard that goes: its element may have gone in a plan that was cut short.
-    steps += _leftover(desired, state, state.mesh - desired.mesh | set(guards_gone))
+    steps += _leftover(desired, state, state.mesh - desired.mesh | (set(guards_gone) - swept))
     steps += behind.sweeping
     steps += [RemoveGuard(prefix) for prefix in guards_gone]
     return Plan(tuple(steps))

@@ -61,8 +61,11 @@ NEW_LINK, DEL_LINK, GET_LINK = 16, 17, 18
 NEW_ADDRESS, DEL_ADDRESS, GET_ADDRESS = 20, 21, 22
 NEW_ROUTE, DEL_ROUTE, GET_ROUTE = 24, 25, 26
 
-GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE."""
+NEW_NEXT_HOP, DEL_NEXT_HOP = 104, 105
+
+GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 31
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE, and RTNLGRP_NEXTHOP (32):
+of the routes that go with a next hop object (``ip nexthop``) nothing else is told."""
 
 _AF: Final = {4: 2, 6: 10}
 _FAMILIES: Final = tuple(_AF.values())
@@ -371,6 +374,11 @@ def span(part: Part) -> tuple[int, int, int] | None:
             break
         at += max(4, (length + 3) & ~3)
     return version, first, first | ((1 << shift) - 1)
+
+
+def shows(part: Part) -> bool:
+    """A notification for which there are no words may all the same be of what a reading shows."""
+    return part.kind in (NEW_NEXT_HOP, DEL_NEXT_HOP)
 
 
 def describe(part: Part) -> tuple[str, Literal["ours", "host", "others"]] | None:

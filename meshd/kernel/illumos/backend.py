@@ -161,6 +161,15 @@ class Illumos:
             return Excluded(table=self._nat == "off")
         return self._exclusion.read() if self._journal.form else Excluded()
 
+    def undisturbed(self) -> bool:
+        return False  # of pools and NAT lines nothing is told
+
+    def connections(self) -> int:
+        return 1
+
+    def forget(self, steps: Sequence[FlowStep]) -> list[Failure]:
+        return []
+
     def apply(self, plan: Plan) -> list[Failure]:
         with self._turn:
             return carry_out(plan, self)
