@@ -17,7 +17,7 @@ from meshd.kernel.state import Host
 from meshd.local.health import Health
 from meshd.local.selection import Selection, candidates, select
 from meshd.log import EventLog
-from meshd.policy.prefixes import Nets, overlaps
+from meshd.policy.prefixes import Nets
 from meshd.startup import check_announced
 from meshd.state import RuntimeChanges, StateDirectory
 from meshd.values import Announced, Followed
@@ -256,7 +256,7 @@ class Announcer:
         theirs = self._node.store.grants[member.key]
         both_named = prefix in self.grant.allow and prefix in theirs.allow
         for other in member.prefixes:
-            if overlaps(prefix, other) and not (prefix == other and both_named):
+            if prefix.overlaps(other) and not (prefix == other and both_named):
                 raise Refused(
                     f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
                     " there, or let the authority grant this very prefix to both"

@@ -136,8 +136,4 @@ def _row(row: Route) -> str:
 
 
 def _inside(narrow: Prefix, wide: Prefix) -> bool:
-    return (
-        narrow.version == wide.version
-        and narrow.prefixlen > wide.prefixlen
-        and narrow.network_address in wide
-    )
+    return narrow != wide and wide.covers(narrow)

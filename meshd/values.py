@@ -80,8 +80,9 @@ def prefix(text: str) -> Prefix:
         raise UsageError(f"{parsed} has no length; write {parsed}/{bits} if you mean this one host")
     if not re.fullmatch(r"[0-9]{1,3}", length) or int(length) > bits:
         raise UsageError(f"{shown(text)} has no valid length; it is a number from 0 to {bits}")
-    network: Prefix = ipaddress.ip_network(f"{parsed}/{int(length)}", strict=False)
-    if network.network_address != parsed:
+    value, host = int(parsed), bits - int(length)
+    network = Prefix(parsed.version, value >> host << host, int(length))
+    if network.first != value:
         raise UsageError(f"{parsed}/{int(length)} has host bits set; the network is {network}")
     return network
 
@@ -110,9 +111,8 @@ def prefix_or_address(text: str) -> Prefix:
 def distinct(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     """``prefixes`` each once in order; two of which one contains the other are refused."""
     once = tuple(dict.fromkeys(prefixes))
-    ordered = sorted(once, key=lambda item: (item.version, item.network_address, item.prefixlen))
-    for cover, inner in pairwise(ordered):
-        if cover.overlaps(inner):
+    for cover, inner in pairwise(sorted(once)):
+        if cover.covers(inner):
             raise UsageError(f"{inner} lies inside {cover}; keep only one of them")
     return once
 

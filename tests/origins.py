@@ -23,7 +23,7 @@ IDENTITIES = sorted((Identity.generate(RNG.randbytes) for _ in range(8)), key=la
 
 
 def net(text: str) -> Prefix:
-    return ipaddress.ip_network(text)
+    return Prefix.parse(text)
 
 
 UPLINK = Interface(

@@ -173,7 +173,4 @@ class _Failed:
         return None
 
     def _exclusion(self, prefix: Prefix) -> bool:
-        return self._table or any(
-            prefix.version == element.version and prefix.overlaps(element)
-            for element in self._elements
-        )
+        return self._table or any(prefix.overlaps(element) for element in self._elements)

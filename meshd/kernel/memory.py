@@ -74,7 +74,7 @@ def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
         for own in interface.addresses:
             if interface.up and own.network.prefixlen < own.network.max_prefixlen:
                 metric = 0 if own.version == 4 else 256
-                yield ForeignRoute(own.network, None, interface.name, 2, metric)
+                yield ForeignRoute(Prefix.of(own.network), None, interface.name, 2, metric)
 
 
 class _Refused(Exception):
@@ -356,8 +356,7 @@ class Memory:
     def _tell_of(self, route: ForeignRoute, verb: str) -> None:
         self._disturbed = True
         net = route.prefix
-        span = int(net.network_address), int(net.broadcast_address)
-        if self._concerns(net.version, *span):
+        if self._concerns(net.version, net.first, net.last):
             self._tell(f"route of protocol {route.protocol} {net} {verb}", "others")
 
     def _tell(self, what: str, about: Literal["ours", "host", "others"] = "ours") -> None:
@@ -394,6 +393,6 @@ def _write_element(sets: _Sets, step: AddElement | RemoveElement) -> _Sets:
         if prefix not in there:
             raise _Refused("No such file or directory")
         return {**sets, step.name: there - {prefix}}
-    if any(prefix.version == other.version and prefix.overlaps(other) for other in there):
+    if any(map(prefix.overlaps, there)):
         raise _Refused("File exists")
     return {**sets, step.name: there | {prefix}}

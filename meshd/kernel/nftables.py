@@ -11,7 +11,6 @@ INTERVAL_END behind its last address.  Every other table is none of our business
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,6 @@ from meshd.kernel.shape import (
     SetName,
     Shape,
 )
-from meshd.kernel.state import interned
 from protocol.address import Prefix
 
 GROUP: Final = 7
@@ -269,7 +267,7 @@ def _prefix(begin: int, count: int, size: int) -> Prefix | None:
     length = 8 * size + 1 - count.bit_length()
     if count & (count - 1) or begin & (count - 1):
         return None
-    return interned(begin.to_bytes(size, "big"), length)
+    return Prefix(4 if size == 4 else 6, begin, length)
 
 
 def write(channel: Channel, steps: Sequence[TableStep]) -> dict[TableStep, str]:
@@ -304,7 +302,7 @@ def _doomed(channel: Channel, steps: Sequence[TableStep]) -> list[Message]:
 
 def rehearse(channel: Channel, shape: Shape) -> Refusal | None:
     """Build the table without committing, as ``nft --check`` does; why it cannot be."""
-    some = frozenset[Prefix]({ipaddress.IPv4Network("192.0.2.0/24")})
+    some = frozenset[Prefix]({Prefix.parse("192.0.2.0/24")})
     step = BuildTable(shape, some, some)
     messages, _ = _encode([step], _doomed(channel, [step]))
     return next(iter(_transact(channel, messages).values()), None)
@@ -404,9 +402,8 @@ def _device(name: str) -> bytes:
 
 def _ends(prefix: Prefix) -> list[bytes]:
     size = prefix.max_prefixlen // 8
-    first = int(prefix.network_address)
-    behind = first + (1 << (prefix.max_prefixlen - prefix.prefixlen))
-    ends = [_element(first.to_bytes(size, "big"))]
+    behind = prefix.last + 1
+    ends = [_element(prefix.octets)]
     if behind >> prefix.max_prefixlen == 0:  # else it reaches the end of the space
         ends.append(_element(behind.to_bytes(size, "big"), _END))
     return ends

@@ -30,7 +30,6 @@ from meshd.kernel.state import (
     NextHops,
     Reading,
     Stray,
-    order,
 )
 from meshd.kernel.tunnel import DEVICE, TunnelStep
 from protocol.address import Address, Prefix
@@ -60,7 +59,7 @@ class Cover:
         for prefix in prefixes:
             shift = prefix.max_prefixlen - prefix.prefixlen
             key = (prefix.version, shift)
-            networks.setdefault(key, set()).add(int(prefix.network_address) >> shift)
+            networks.setdefault(key, set()).add(prefix.first >> shift)
         self._by_version = {
             version: [(s, found) for (v, s), found in networks.items() if v == version]
             for version in (4, 6)
@@ -201,7 +200,7 @@ class BuildTable:
         if name == UPLINKS:
             return sorted(self.uplinks)
         prefixes = {"local": self.local, "mesh": self.mesh, "tunnel": self.admitted}[name[:-1]]
-        return sorted((p for p in prefixes if p.version == int(name[-1])), key=order)
+        return sorted(p for p in prefixes if p.version == int(name[-1]))
 
     def __str__(self) -> str:
         text = f"nft add {self.text}"
@@ -356,17 +355,16 @@ def diff(
     holds = desired.local or desired.mesh or desired.tunnel is not None
     wanted = bool(reading.shape.sets and holds)
 
-    added = sorted(routes - kept, key=order)
-    removed = sorted(there - (routes & kept), key=order)
+    added = sorted(routes - kept)
+    removed = sorted(there - (routes & kept))
     moved = sorted(
         (p for p, hops in desired.routes.items() if p in kept and state.routes[p] != hops),
-        key=order,
     )
-    strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
-    guards_gone = sorted(state.guards - guards, key=order)
+    strays = sorted(reading.strays, key=lambda stray: (stray.prefix, stray.metric))
+    guards_gone = sorted(state.guards - guards)
 
     steps: list[Step] = []
-    steps += [AddGuard(prefix) for prefix in sorted(guards - state.guards, key=order)]
+    steps += [AddGuard(prefix) for prefix in sorted(guards - state.guards)]
     steps += [RemoveRoute(prefix, state.routes[prefix], metric) for prefix in removed]
     steps += [RemoveStray(stray) for stray in strays if stray.prefix not in desired.routes]
     steps += behind.removal
@@ -418,9 +416,9 @@ def _elements(
     name: SetName, desired: frozenset[Prefix], actual: frozenset[Prefix]
 ) -> Iterator[TableStep]:
     # Removals first: a cover and what it covers must not be in a set together.
-    for prefix in sorted(actual - desired, key=order):
+    for prefix in sorted(actual - desired):
         yield RemoveElement(name, prefix)
-    for prefix in sorted(desired - actual, key=order):
+    for prefix in sorted(desired - actual):
         yield AddElement(name, prefix)
 
 
@@ -509,7 +507,7 @@ def _conntrack(verb: str, left: frozenset[Prefix], arrow: str, right: frozenset[
     parts = []
     for version in (4, 6):
         sides = [
-            ", ".join(str(p) for p in sorted(side, key=order) if p.version == version)
+            ", ".join(str(p) for p in sorted(side) if p.version == version)
             for side in (left, right)
         ]
         if all(sides):

@@ -53,7 +53,6 @@ from meshd.kernel.state import (
     NextHop,
     NextHops,
     Stray,
-    interned,
 )
 from protocol.address import Address, Prefix
 
@@ -233,7 +232,7 @@ def _parse(raw: bytes) -> _Entry | None:
     else:
         ours = hops if protocol == ROUTE_PROTOCOL else ()
     return _Entry(
-        interned(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
+        Prefix.from_octets(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
         _U32.unpack(about[_PRIORITY])[0] if _PRIORITY in about else 0,
         protocol,
         kind,
@@ -306,7 +305,7 @@ def _body(
     header = _ROUTE.pack(
         _AF[prefix.version], prefix.prefixlen, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, flags
     )
-    destination = attribute(_DST, prefix.network_address.packed)
+    destination = attribute(_DST, prefix.octets)
     return b"".join((header, destination, attribute(_PRIORITY, _U32.pack(metric)), *more))
 
 

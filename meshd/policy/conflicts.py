@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import attrs
 
-from meshd.kernel.state import order
 from meshd.policy.origin import SENIORITY, Origin, seniority
-from meshd.policy.prefixes import covers
 from protocol.address import Prefix
 
 
@@ -61,8 +59,8 @@ def _apart(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
     Nearly all claims are alone, and judged by that.
     """
     group: list[Claim] = []
-    for claim in sorted(claims, key=lambda each: order(each.prefix)):
-        if group and not covers(group[0].prefix, claim.prefix):
+    for claim in sorted(claims, key=lambda each: each.prefix):
+        if group and not group[0].prefix.covers(claim.prefix):
             yield group
             group = []
         group.append(claim)
@@ -110,7 +108,7 @@ _Lead = tuple[int, int, int]
 
 def _lead(prefix: Prefix, length: int) -> _Lead:
     shift = prefix.max_prefixlen - length
-    return prefix.version, length, int(prefix.network_address) >> shift
+    return prefix.version, length, prefix.first >> shift
 
 
 def _stronger(claim: Claim, others: Iterable[Claim]) -> Claim | None:

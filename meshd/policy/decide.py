@@ -16,14 +16,14 @@ from typing import Final, Literal, NamedTuple
 
 import attrs
 
-from meshd.kernel.state import Host, KernelState, NextHop, NextHops, order
+from meshd.kernel.state import Host, KernelState, NextHop, NextHops
 from meshd.policy.conflicts import Claim, settle, verdict
 from meshd.policy.damping import Damping, Key
 from meshd.policy.filters import OPEN, Filters, screen
 from meshd.policy.ground import Ground
 from meshd.policy.limits import within_limits
 from meshd.policy.origin import Origin
-from meshd.policy.prefixes import Nets, covers, outermost
+from meshd.policy.prefixes import Nets, outermost
 from meshd.policy.refusal import Refusal, Rule
 from meshd.policy.tunnel import Terms, Tunnelling
 from protocol import identity
@@ -135,7 +135,7 @@ def decide(
                 rows.append(_row(prefix, origin, None, "standby", why, until=now + wait))
             else:
                 longest = max(
-                    (net for net in origin.grant.allow if covers(net, prefix)),
+                    (net for net in origin.grant.allow if net.covers(prefix)),
                     key=lambda net: net.prefixlen,
                 )
                 claims.append(Claim(prefix, origin, longest, over.get(origin.key, "")))
@@ -171,7 +171,7 @@ def decide(
         tunnel=tunnelling.wanted(routes.values()),
         admitted=tunnelling.admitted,
     )
-    ordered = tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node)))
+    ordered = tuple(sorted(rows, key=lambda row: (row.prefix, row.node)))
     return Decision(desired, ordered, clock_off, look_again, in_force, failed, damping)
 
 
@@ -236,7 +236,7 @@ class _Judge:
         """By grant or ground, whatever the limits say."""
         if self._outright is not None:
             return self._outright
-        if not any(covers(net, prefix) for net in self.origin.grant.allow):
+        if not any(net.covers(prefix) for net in self.origin.grant.allow):
             allowed = ", ".join(map(str, self.origin.grant.allow)) or "nothing"
             return Refusal("outside-grant", f"outside its grant, which allows {allowed}")
         return self._ground.refuses(prefix)

@@ -31,16 +31,16 @@ class Fib:
             prefix = route.prefix
             shift = prefix.max_prefixlen - prefix.prefixlen
             among = self._best.setdefault((prefix.version, shift), {})
-            best = among.setdefault(int(prefix.network_address) >> shift, route)
+            best = among.setdefault(prefix.first >> shift, route)
             if route.metric < best.metric:
-                among[int(prefix.network_address) >> shift] = route
+                among[prefix.first >> shift] = route
         self._lengths = sorted(self._best)
 
     def exact(self, prefix: Prefix) -> ForeignRoute | None:
         """The route for this very prefix."""
         shift = prefix.max_prefixlen - prefix.prefixlen
         among = self._best.get((prefix.version, shift), {})
-        return among.get(int(prefix.network_address) >> shift)
+        return among.get(prefix.first >> shift)
 
     def lookup(self, address: Address) -> ForeignRoute | None:
         """The route that a packet to ``address`` takes."""

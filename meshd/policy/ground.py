@@ -6,19 +6,18 @@ servers, and where members are reached, and nothing of who announces what.
 
 from __future__ import annotations
 
-import ipaddress
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from meshd.kernel.state import Host, NextHop
 from meshd.policy.fib import SHORTEST, Fib
-from meshd.policy.prefixes import Nets, overlaps
+from meshd.policy.prefixes import Nets
 from meshd.policy.refusal import Refusal, Rule
 from protocol.address import Address, Endpoint, Prefix
 
 BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
-    (ipaddress.ip_network(text), what)
+    (Prefix.parse(text), what)
     for text, what in (
         ("0.0.0.0/8", "this network (RFC 791)"),
         ("127.0.0.0/8", "loopback (RFC 1122)"),
@@ -63,7 +62,7 @@ class Ground:
         self._local = [(prefix, "announced here") for prefix in local]
         for interface in host.interfaces:
             self._local += [
-                (address.network, f"on {interface.name}")
+                (Prefix.of(address.network), f"on {interface.name}")
                 for address in interface.addresses
                 if not address.is_link_local
             ]
@@ -101,16 +100,16 @@ class Ground:
             return Refusal("too-short", f"shorter than /{SHORTEST[prefix.version]}")
         if _BOGON_NETS.overlapping(prefix) is not None:
             for net, what in BOGONS:
-                if overlaps(net, prefix):
+                if net.overlaps(prefix):
                     return Refusal("bogon", f"not to be routed: {net} is {what}")
         if self._local_nets.overlapping(prefix) is not None:
             for net, what in self._local:
-                if overlaps(net, prefix):
+                if net.overlaps(prefix):
                     return Refusal("local", f"overlaps {net}, {what}")
-        at = bisect_left(self._precious, (prefix.version, int(prefix.network_address)))
+        at = bisect_left(self._precious, (prefix.version, prefix.first))
         if at < len(self._precious):
             found = self._precious[at]
-            if found.version == prefix.version and found.value <= int(prefix.broadcast_address):
+            if found.version == prefix.version and found.value <= prefix.last:
                 return Refusal(found.rule, f"covers {found.address}, {found.what}")
         return None
 

@@ -9,7 +9,6 @@ one that a route leads to by another device (``ip6_route_check_nh_onlink``).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
@@ -194,7 +193,7 @@ class Tunnelling:
         assert terms.local is not None
         found = (_underlay(o.announcement.endpoints) for o in members if o.announcement.tunnel)
         return frozenset(
-            ipaddress.ip_network(address)
+            Prefix.single(address)
             for address in found
             if address is not None and address.version == terms.local.version
         )

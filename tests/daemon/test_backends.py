@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from ipaddress import IPv4Network, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -55,7 +55,7 @@ class Words:
 ALL: Final[frozenset[str]] = frozenset()
 
 
-ANNOUNCED: Final = IPv4Network("10.1.0.0/24")
+ANNOUNCED: Final = Prefix.parse("10.1.0.0/24")
 
 
 class World(Protocol):
@@ -205,14 +205,14 @@ def needs(world: World, what: str) -> None:
 
 
 def nets(*texts: str) -> frozenset[Prefix]:
-    return frozenset(ip_network(text) for text in texts)
+    return frozenset(Prefix.parse(text) for text in texts)
 
 
 def hop(address: str, source: str | None = None) -> NextHops:
     return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
-FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+FOUR, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("fd02::/64")
 BOTH = frozenset({FOUR, SIX})
 LOCAL = nets("10.1.0.0/24", "fd01::/64")
 JOINED = KernelState(
@@ -277,7 +277,7 @@ def several(*addresses: str, source: str | None = None) -> NextHops:
     return NextHops(tuple(hops), ip_address(source) if source else None)
 
 
-OTHER = {4: ip_network("192.0.3.0/24"), 6: ip_network("2001:db8:1::/64")}
+OTHER = {4: Prefix.parse("192.0.3.0/24"), 6: Prefix.parse("2001:db8:1::/64")}
 
 ONE_AND_MORE = {
     "one": (several("192.0.2.2"), several("2001:db8::2")),
@@ -423,7 +423,7 @@ def test_a_source_that_is_not_ours_is_refused(world: World) -> None:
 
 def test_an_element_that_overlaps_is_refused_and_the_others_go_in(world: World) -> None:
     reach(world, KernelState(local=LOCAL, mesh=BOTH))
-    inside, apart = ip_network("10.2.0.128/25"), ip_network("10.7.0.0/24")
+    inside, apart = Prefix.parse("10.2.0.128/25"), Prefix.parse("10.7.0.0/24")
     plan = Plan((AddElement("mesh", inside), AddElement("mesh", apart)))
     assert set(reasons(world, plan)) == {str(inside)}
     assert world.backend.read().state.mesh == BOTH | {apart}
@@ -431,12 +431,12 @@ def test_an_element_that_overlaps_is_refused_and_the_others_go_in(world: World) 
 
 def test_what_is_absent_cannot_be_removed_and_the_rest_can(world: World) -> None:
     reach(world, JOINED)
-    absent = ip_network("10.8.0.0/24")
+    absent = Prefix.parse("10.8.0.0/24")
     plan = Plan(
         (
             RemoveRoute(absent, hop("192.0.2.2"), 142),
             RemoveRoute(FOUR, JOINED.routes[FOUR], 142),
-            RemoveElement("mesh", ip_network("10.9.0.0/24")),
+            RemoveElement("mesh", Prefix.parse("10.9.0.0/24")),
             RemoveElement("mesh", FOUR),
         )
     )
@@ -497,7 +497,7 @@ async def test_changes_by_others_are_told_and_own_ones_are_not(world: World) -> 
             world.flush_ruleset()
             if world.words.flushed is not None:
                 await told(changes, world.words.flushed)
-            world.add_foreign(ip_network("10.5.0.0/24"), 50)
+            world.add_foreign(Prefix.parse("10.5.0.0/24"), 50)
             await told(changes, world.words.written)
             world.link(up=False)
             await told(changes, world.words.down)

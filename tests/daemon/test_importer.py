@@ -59,7 +59,7 @@ def test_all_members_are_judged_and_what_the_operator_changes_takes_effect_at_on
 def test_the_resolvers_of_the_moment_are_asked_for() -> None:
     made = Bench()
     prefix = made.hosts[1].prefixes[0]
-    made.resolvers = (prefix[53],)
+    made.resolvers = (prefix.network_address + 53,)
     assert made.rules() == {"n2": "resolver", "n3": ""}
     made.resolvers = ()
     assert made.rules() == {"n2": "", "n3": ""}

@@ -27,7 +27,7 @@ from protocol.address import Prefix
 
 
 def net(text: str) -> Prefix:
-    return ipaddress.ip_network(text)
+    return Prefix.parse(text)
 
 
 HOP = NextHops.via(ipaddress.ip_address("192.0.2.2"), "net0")

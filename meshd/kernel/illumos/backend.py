@@ -343,8 +343,7 @@ class Illumos:
             return Change(event.what, by, "host")
         if self._routing.keeps(prefix):
             return Change(f"our route {event.what}", by, "ours")
-        first, last = int(prefix.network_address), int(prefix.broadcast_address)
-        if not concerns(prefix.version, first, last):
+        if not concerns(prefix.version, prefix.first, prefix.last):
             return None
         return Change(f"route {event.what}", by, "others")
 
@@ -369,7 +368,7 @@ def _offer(send: trio.MemorySendChannel[Change], change: Change) -> None:
 
 
 def _overlapping(held: set[Prefix], prefix: Prefix) -> Prefix | None:
-    return next((p for p in held if p.version == prefix.version and p.overlaps(prefix)), None)
+    return next((each for each in held if each.overlaps(prefix)), None)
 
 
 def _of_steps(failed: Refusals, steps: Sequence[TableStep]) -> dict[TableStep, str]:

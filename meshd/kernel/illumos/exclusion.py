@@ -9,7 +9,6 @@ list stays; where it says the same as we would, it counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
 from typing import Final, Protocol
 
 import attrs
@@ -215,7 +214,7 @@ class Pooled:
             refused[None] = "; ".join(lacking)
         return refused
 
-    def _change(self, argv: tuple[str, ...], net: IPv4Network) -> Refusals:
+    def _change(self, argv: tuple[str, ...], net: Prefix) -> Refusals:
         done = self._runner.run(argv)
         if "File exists" in done.err:
             self._journal.entries.discard(net)  # Somebody was faster: it is theirs.
@@ -237,7 +236,7 @@ class Pooled:
     def clear(self) -> Refusals:
         journal, there = self._journal, self._list()
         refused: dict[Prefix | None, str] = {}
-        held: frozenset[IPv4Network] = frozenset()
+        held: frozenset[Prefix] = frozenset()
         if there is not None:
             for net in sorted(there.nets & journal.entries):
                 refused |= self._change(pool.remove(self._number, net), net)
@@ -305,7 +304,7 @@ class Listed:
         return Excluded(frozenset(journal.local), mesh, True, tuple(problems))
 
     @staticmethod
-    def _ahead(there: list[Map], sources: Iterable[IPv4Network]) -> list[str]:
+    def _ahead(there: list[Map], sources: Iterable[Prefix]) -> list[str]:
         found = [line for line in (nat.ahead_of_ours(there, each) for each in sources) if line]
         return [
             f'a foreign line stands ahead of ours and translates the mesh: "{line}"; let it come'

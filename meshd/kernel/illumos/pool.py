@@ -64,7 +64,7 @@ def inspect(number: int) -> Argv:
 class Pool:
     """A pool as the kernel has it."""
 
-    nets: frozenset[IPv4Network]
+    nets: frozenset[Prefix]
     others: tuple[str, ...] = ()
     """Entries that we never write: inverted ones, IPv6."""
 
@@ -78,11 +78,11 @@ def listed(out: str, number: int) -> Pool | None:
     """What ``show`` printed, or a file holds; None: there is no such pool."""
     for name, inside in _TABLE.findall(out):
         if name == str(number):
-            nets: set[IPv4Network] = set()
+            nets: set[Prefix] = set()
             others: list[str] = []
             for entry in re.split(r"[;,]", inside):
                 try:
-                    nets.add(IPv4Network(entry.strip()))
+                    nets.add(Prefix.of(IPv4Network(entry.strip())))
                 except ValueError:
                     others += [entry.strip()] if entry.strip() else []
             return Pool(frozenset(nets), tuple(others))
@@ -98,7 +98,7 @@ def references(out: str) -> int | None:
 # -- the rules that make the pool count ----------------------------------------------------------
 
 
-def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> list[str]:
+def filter_lines(interface: str, source: Prefix, number: int, tag: str) -> list[str]:
     """What ipf.conf needs for ``source``: the mesh first, and all else gets the tag."""
     return [
         f"pass out quick on {interface} from {source} to pool/{number}",
@@ -106,7 +106,7 @@ def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> 
     ]
 
 
-def map_lines(interface: str, source: IPv4Network, tag: str) -> list[str]:
+def map_lines(interface: str, source: Prefix, tag: str) -> list[str]:
     """What ipnat.conf needs: only what has the tag is translated."""
     return [
         f"map {interface} {source} -> 0/32 portmap tcp/udp auto tag {tag}",
@@ -128,13 +128,13 @@ class _Rule:
     tag: str | None
     """None: it does more than pass and tag."""
 
-    def covers(self, interface: str, source: IPv4Network) -> bool:
+    def covers(self, interface: str, source: Prefix) -> bool:
         if self.on not in (None, interface):
             return False
         if self.source == "any":
             return True
         try:
-            return source.subnet_of(IPv4Network(self.source))
+            return Prefix.of(IPv4Network(self.source)).covers(source)
         except ValueError:
             return False
 
@@ -154,7 +154,7 @@ def _rules(out: str) -> list[_Rule]:
     return found
 
 
-def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
+def missing(source: Prefix, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
     """Why traffic of ``source`` to the pool would be translated, or nothing would: a line each.
 
     ``maps``: what ``nat.listed`` found; ``filters``: what ``ipfstat -o`` printed.
@@ -168,7 +168,7 @@ def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters
     plain = [each for each in mine if not each.tag]
     if plain:
         return [f'the map line "{plain[0]}" has no tag, so it translates the mesh too: add a tag']
-    covering = [each for each in mine if source.subnet_of(each.source)]
+    covering = [each for each in mine if each.source.covers(source)]
     ported = [each for each in covering if each.ports]
     bare = [each for each in covering if not each.ports and each.tag in {m.tag for m in ported}]
     if not ported or not bare:
