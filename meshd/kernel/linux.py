@@ -146,11 +146,14 @@ class Linux:
 
     def write_routes(self, steps: Sequence[RouteStep]) -> Mapping[RouteStep, str]:
         refused: dict[RouteStep, str] = {}
-        indices: Mapping[str, int] = {}
-        if any(isinstance(step, AddRoute | ReplaceRoute | RemoveRoute) for step in steps):
-            # Now, for a link made anew since the reading bears the name with another index.
-            interfaces = rtnetlink.read_interfaces(self._route)
-            indices = {interface.name: index for index, interface in interfaces.items()}
+        devices = {
+            hop.device
+            for step in steps
+            if isinstance(step, AddRoute | ReplaceRoute | RemoveRoute)
+            for hop in step.next_hops.hops
+        }
+        # Now, for a link made anew since the reading bears the name with another index.
+        indices = rtnetlink.read_indices(self._route, devices)
         messages: list[Message] = []
         sent: list[RouteStep] = []
         for step in steps:

@@ -297,7 +297,9 @@ def _doomed(channel: Channel, steps: Sequence[TableStep]) -> list[Message]:
     for step in steps:
         if isinstance(step, BuildTable) and step.keep:
             return [deletion for _, deletion in _leftovers(channel, step.shape)]
-    return [_message(_DEL_TABLE, 0, _TABLE)] if channel.get(*_ask(_GET_TABLE)) else []
+        if isinstance(step, BuildTable):
+            return [_message(_DEL_TABLE, 0, _TABLE)] if channel.get(*_ask(_GET_TABLE)) else []
+    return []
 
 
 def rehearse(channel: Channel, shape: Shape) -> Refusal | None:

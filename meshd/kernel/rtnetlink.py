@@ -18,7 +18,7 @@ import errno
 import ipaddress
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -137,6 +137,22 @@ def read_interfaces(channel: Channel) -> dict[int, Interface]:
         )
         for index, (name, flags, mtu) in links.items()
     }
+
+
+def read_indices(channel: Channel, names: Iterable[str]) -> dict[str, int]:
+    """Name to index, of those that there are. About 10 us each."""
+    found: dict[str, int] = {}
+    for name in names:
+        ask = _LINK.pack(0, 0, 0, 0, 0) + attribute(_EXT_MASK, _U32.pack(_SKIP_STATS))
+        try:
+            part = channel.get(GET_LINK, ask + attribute(_IF_NAME, os.fsencode(name) + b"\0"))
+        except Refusal as refusal:
+            if refusal.errno != errno.ENODEV:
+                raise
+            continue
+        if part is not None:
+            _, _, found[name], _, _ = _LINK.unpack_from(part.data, part.at)
+    return found
 
 
 def read_routes(channel: Channel, names: Mapping[int, str], metric: int) -> Routes:
