@@ -1,8 +1,8 @@
 """What this node announces: what the operator wants, what is there of it, where it sits.
 
 Each change that an operator makes is all or nothing: checked against the grant and the mesh,
-written to the state directory, announced; when the announcement cannot be made, the file is as it
-was.  What changes by itself (interfaces, addresses, health) is followed, and never fatal.
+announced, written to the state directory; when that cannot be done, it is taken back.  What changes
+by itself (interfaces, addresses, health) is followed, and never fatal.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from meshd.advertise import advertised
 from meshd.config import Config
-from meshd.errors import Refused, UsageError
+from meshd.errors import Refused, StateError, UsageError
 from meshd.kernel.state import Host
 from meshd.local.health import Health
 from meshd.local.selection import Selection, candidates, select
@@ -42,9 +42,11 @@ class Announcer:
         log: EventLog,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        turn: Callable[[], None],
         silent: bool = False,
     ) -> None:
-        """``clock`` gives the node's ``now``; ``changed`` tells of something to send. ``silent``:
+        """``clock`` gives the node's ``now``; ``changed`` tells of something to send, and ``turn``
+        sends it before it returns. ``silent``:
         no prefix is announced, for no traffic is routed."""
         self.seeds: tuple[Endpoint, ...] = ()
         """Where they resolve to now: the address towards them is the one to advertise."""
@@ -54,6 +56,7 @@ class Announcer:
         self._node, self._first_grant = node, grant
         self._config, self._state = config, state
         self._host, self._log, self._clock, self._changed = host, log, clock, changed
+        self._turn = turn
         self._changes = state.read_changes()
         self._granted = self.grant
         """What was selected by last."""
@@ -163,16 +166,21 @@ class Announcer:
         ]
 
     def _apply(self, changes: RuntimeChanges, config: Config) -> None:
+        """Announced first, then written down: who asked for it is answered after both, and a disk
+        takes longer than the mesh."""
         before = self._changes, self._config
-        changes.apply(config.announce)  # Before anything is written: it may refuse.
-        if changes != self._changes:
-            self._state.write_changes(changes)
+        changes.apply(config.announce)  # Before anything is said: it may refuse.
         self._changes, self._config = changes, config
         try:
             self._declare()
-        except (SequenceUnavailable, ValueError) as error:
+            if changes != before[0]:
+                self._turn()
+                self._state.write_changes(changes)
+        except (SequenceUnavailable, ValueError, StateError) as error:
             self._changes, self._config = before
-            self._state.write_changes(self._changes)
+            if isinstance(error, StateError):
+                self.follow()
+                raise
             self._watch()
             raise UsageError(str(error)) from None
 

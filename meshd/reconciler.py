@@ -328,9 +328,14 @@ class Reconciler:
 
     def _swept(self, failures: list[Failure]) -> None:
         """Connections were looked through: what waits for that may go on."""
-        self._unswept = failures
-        if not self._refused:  # else it is tried again in its own time
+        before, self._unswept = self._unswept, failures
+        if self._refused:
+            return  # it is tried again in its own time
+        if before or failures or self._sweeper.swept:
             self.wake()
+        else:
+            self.status.in_sync = not self._sweeper.busy
+            self._settled()
 
     def _rest(self, began: float) -> None:
         took, now = time.monotonic() - began, trio.current_time()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from meshd import records, values
 from meshd.errors import StateError, UsageError
 from meshd.files import create_file
-from meshd.sequence import RESERVE, Sequence
+from meshd.sequence import AHEAD, RENEW_S, RESERVE, Sequence
 from meshd.state import NODE_KEY, RuntimeChanges, StateDirectory, key_file
 from protocol.address import Prefix
 from protocol.identity import Identity
@@ -355,6 +355,30 @@ def test_a_write_is_rare(state: StateDirectory, monkeypatch: pytest.MonkeyPatch)
     assert len(written) == 1
 
 
+def test_no_write_is_waited_for_while_what_is_reserved_is_renewed_in_time(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    sequence = Sequence.load(state, clock)
+    sequence.next()
+    write = StateDirectory.write
+    for _ in range(100):
+        clock.now += RENEW_S
+        with monkeypatch.context() as patch:
+            patch.setattr(StateDirectory, "write", None)
+            assert sequence.next() == clock.now * 1000
+        assert StateDirectory.write is write
+        sequence.renew()
+
+
+def test_restarts_again_and_again_do_not_run_away_from_the_clock(state: StateDirectory) -> None:
+    clock = Clock()
+    for _ in range(10_000):
+        clock.now += 1
+        used = Sequence.load(state, clock).next()
+    assert used <= clock.now * 1000 + AHEAD + RESERVE + 1
+
+
 def test_a_restart_goes_on_above_everything_used_also_with_a_clock_set_back(
     state: StateDirectory,
 ) -> None:
@@ -378,7 +402,7 @@ def test_a_disk_that_cannot_be_written_hands_out_nothing_and_may_recover(
     clock = Clock()
     sequence = Sequence.load(state, clock)
     used = sequence.next()
-    clock.now += 3600
+    clock.now += 3 * AHEAD / 1000
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
