@@ -263,24 +263,23 @@ class Reconciler:
 
     async def round(self) -> float:
         """One look at the kernel and what follows; seconds until the next is due."""
-        retry, asked = not self._dirty.is_set(), self._asked.is_set()
+        retry = not self._dirty.is_set()
         self._dirty, self._asked = trio.Event(), trio.Event()
         heard, self._heard = self._heard, []
         async with self._turn:
             if self._stopped:
                 return math.inf
             began = time.monotonic()
-            wait = await self._look_and_act(heard, began, retry=retry, asked=asked)
+            wait = await self._look_and_act(heard, began, retry=retry)
         await self._tell()
         if self.status.observing:
             self._settled()
         return wait
 
-    async def _look_and_act(
-        self, heard: list[Change], began: float, *, retry: bool, asked: bool
-    ) -> float:
+    async def _look_and_act(self, heard: list[Change], began: float, *, retry: bool) -> float:
         try:
-            reading = self._at_hand() if asked and not retry else None
+            due = self._read_at + SWEEP <= trio.current_time()
+            reading = None if due else self._at_hand()
             reading = reading or await self._read()
             planned, self._planned = self._planned, None
             if planned is None or planned.reading is not reading:
