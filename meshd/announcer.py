@@ -126,7 +126,8 @@ class Announcer:
 
     def look(self, host: Host) -> bool:
         """Follow, if ``host`` or our grant is not what it was; whether all of it is announced."""
-        if self._behind or host != self._host or self.grant != self._granted:
+        same = host is self._host or host == self._host  # most often it is known, not read
+        if self._behind or not same or self.grant != self._granted:
             self._host = host
             self.follow()
         return not self._behind

@@ -146,12 +146,9 @@ class Linux:
 
     def write_routes(self, steps: Sequence[RouteStep]) -> Mapping[RouteStep, str]:
         refused: dict[RouteStep, str] = {}
-        devices = {
-            hop.device
-            for step in steps
-            if isinstance(step, AddRoute | ReplaceRoute | RemoveRoute)
-            for hop in step.next_hops.hops
-        }
+        leads = (AddRoute, ReplaceRoute, RemoveRoute)
+        ways = {step.next_hops for step in steps if isinstance(step, leads)}
+        devices = {hop.device for way in ways for hop in way.hops}
         # Now, for a link made anew since the reading bears the name with another index.
         indices = rtnetlink.read_indices(self._route, devices)
         messages: list[Message] = []

@@ -331,9 +331,9 @@ def _encode(
 def _requests(step: TableStep, doomed: Sequence[Message]) -> Iterator[Message]:
     match step:
         case AddElement(name=name, prefix=prefix):
-            yield _elements(_NEW_ELEMENTS, CREATE | EXCL, f"{name}{prefix.version}", _ends(prefix))
+            yield _one(_NEW_ELEMENTS, CREATE | EXCL, name, prefix)
         case RemoveElement(name=name, prefix=prefix):
-            yield _elements(_DEL_ELEMENTS, 0, f"{name}{prefix.version}", _ends(prefix))
+            yield _one(_DEL_ELEMENTS, 0, name, prefix)
         case AddUplink(device=device):
             yield _elements(_NEW_ELEMENTS, CREATE | EXCL, UPLINKS, [_element(_device(device))])
         case RemoveUplink(device=device):
@@ -356,10 +356,11 @@ def _requests(step: TableStep, doomed: Sequence[Message]) -> Iterator[Message]:
                 yield from _new_chain(chain)
             for each in shape.sets:
                 for element in step.elements(each.name):
-                    ends = (
-                        [_element(_device(element))] if isinstance(element, str) else _ends(element)
-                    )
-                    yield _elements(_NEW_ELEMENTS, CREATE | EXCL, each.name, ends)
+                    if isinstance(element, str):
+                        ends = [_element(_device(element))]
+                        yield _elements(_NEW_ELEMENTS, CREATE | EXCL, each.name, ends)
+                    else:
+                        yield _one(_NEW_ELEMENTS, CREATE | EXCL, each.name[:-1], element)
 
 
 def _new_set(wanted: NamedSet, identifier: int, flags: int) -> Message:
@@ -398,17 +399,32 @@ def _elements(kind: int, flags: int, name: str, elements: Sequence[bytes]) -> Me
     return _message(kind, flags, _TABLE, attribute(2, _named(name)), listing)
 
 
+def _one(kind: int, flags: int, name: str, prefix: Prefix) -> Message:
+    """The request about the element of ``prefix`` in its family's set of that name. Thousands may
+    be made at a time, so only the ends' octets are put in."""
+    version, first, length = prefix
+    size, bits = (4, 32) if version == 4 else (16, 128)
+    behind = first + (1 << (bits - length))
+    if behind >> bits:  # it reaches the end of the space
+        begin, finish = _around(kind, f"{name}{version}", size, ends=1)
+        return Message(_SUBSYSTEM << 8 | kind, flags, begin + first.to_bytes(size, "big") + finish)
+    begin, between = _around(kind, f"{name}{version}", size, ends=2)
+    ends = first.to_bytes(size, "big") + between + behind.to_bytes(size, "big")
+    return Message(_SUBSYSTEM << 8 | kind, flags, begin + ends)
+
+
+@lru_cache(maxsize=64)
+def _around(kind: int, name: str, size: int, *, ends: int) -> tuple[bytes, bytes]:
+    """What stands around the octets of one end, or before and between those of two."""
+    mark = b"\xff" * size
+    elements = [_element(mark), _element(mark, _END)][:ends]
+    before, between, *rest = _elements(kind, 0, name, elements).body.split(mark)
+    assert not any(rest), "the last end's octets end the message"
+    return before, between
+
+
 def _device(name: str) -> bytes:
     return os.fsencode(name).ljust(16, b"\0")  # IFNAMSIZ
-
-
-def _ends(prefix: Prefix) -> list[bytes]:
-    size = prefix.max_prefixlen // 8
-    behind = prefix.last + 1
-    ends = [_element(prefix.octets)]
-    if behind >> prefix.max_prefixlen == 0:  # else it reaches the end of the space
-        ends.append(_element(behind.to_bytes(size, "big"), _END))
-    return ends
 
 
 def _element(key: bytes, flags: int = 0) -> bytes:

@@ -318,11 +318,21 @@ def _leading(prefix: Prefix, hops: NextHops, metric: int, indices: Mapping[str, 
 def _body(
     prefix: Prefix, kind: int, scope: int, metric: int, *more: bytes, flags: int = 0
 ) -> bytes:
-    header = _ROUTE.pack(
-        _AF[prefix.version], prefix.prefixlen, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, flags
-    )
-    destination = attribute(_DST, prefix.octets)
-    return b"".join((header, destination, attribute(_PRIORITY, _U32.pack(metric)), *more))
+    version, _, length = prefix
+    head, priority = _head(version, length, kind, scope, flags), _priority(metric)
+    return b"".join((head, prefix.octets, priority, *more))
+
+
+@lru_cache(maxsize=1024)
+def _head(version: int, length: int, kind: int, scope: int, flags: int) -> bytes:
+    """What stands before the destination's octets in a request."""
+    route = (_AF[version], length, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, flags)
+    return _ROUTE.pack(*route) + _U16.pack(8 if version == 4 else 20) + _U16.pack(_DST)
+
+
+@lru_cache(maxsize=16)
+def _priority(metric: int) -> bytes:
+    return attribute(_PRIORITY, _U32.pack(metric))
 
 
 def _towards(prefix: Prefix, hops: NextHops, indices: Mapping[str, int]) -> bytes:
@@ -331,29 +341,35 @@ def _towards(prefix: Prefix, hops: NextHops, indices: Mapping[str, int]) -> byte
             raise Refusal(errno.ENODEV, f"there is no device {hop.device}")
         if prefix.version == 6 and hop.address.version == 4:
             raise Refusal(errno.EINVAL, "an IPv6 route cannot have an IPv4 next hop")
-    if prefix.version == 4 and len(hops.hops) == 1:
+    return _through(prefix.version, hops, tuple(indices[hop.device] for hop in hops.hops))
+
+
+@lru_cache(maxsize=8192)  # as many as a mesh has members
+def _through(version: int, hops: NextHops, indices: tuple[int, ...]) -> bytes:
+    """The attributes that say where a route of a family leads."""
+    if version == 4 and len(hops.hops) == 1:
         (hop,) = hops.hops
-        found = _to_gateway(hop, prefix) + attribute(_OIF, _U32.pack(indices[hop.device]))
+        found = _to_gateway(hop, version) + attribute(_OIF, _U32.pack(indices[0]))
     else:
-        weight = ROUTE_WEIGHT if prefix.version == 6 else 1
+        weight = ROUTE_WEIGHT if version == 6 else 1
+        ways = zip(hops.hops, indices, strict=True)
         found = attribute(
-            _MULTIPATH,
-            b"".join(_way(hop, prefix, weight, indices[hop.device]) for hop in hops.hops),
+            _MULTIPATH, b"".join(_way(hop, version, weight, index) for hop, index in ways)
         )
     if hops.source is not None:
         found += attribute(_PREFSRC, hops.source.packed)
     return found
 
 
-def _to_gateway(hop: NextHop, prefix: Prefix) -> bytes:
-    if hop.address.version == prefix.version:
+def _to_gateway(hop: NextHop, version: int) -> bytes:
+    if hop.address.version == version:
         return attribute(_GATEWAY, hop.address.packed)
     return attribute(_VIA, _U16.pack(_AF[hop.address.version]) + hop.address.packed)
 
 
-def _way(hop: NextHop, prefix: Prefix, weight: int, index: int) -> bytes:
+def _way(hop: NextHop, version: int, weight: int, index: int) -> bytes:
     """One entry of RTA_MULTIPATH. It holds its weight less one."""
-    gateway = _to_gateway(hop, prefix)
+    gateway = _to_gateway(hop, version)
     flags = _ONLINK if hop.onlink else 0
     return _HOP.pack(_HOP.size + len(gateway), flags, weight - 1, index) + gateway
 

@@ -38,7 +38,7 @@ GUARD_METRIC: Final = 4294967294
 The very last, 4294967295, is the kernel's own (IP6_RT_PRIO's null entry)."""
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class NextHop:
     """One way out. The address may be of the other family than the prefix where that is IPv4
     (RTA_VIA, since Linux 5.2)."""
@@ -62,7 +62,7 @@ def _canonical(hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
     return tuple(sorted(dict.fromkeys(found), key=key)) if len(found) > 1 else found
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class NextHops:
     """Where a route leads: one next hop, or several that share its traffic equally."""
 
