@@ -8,9 +8,10 @@ tools on illumos, where they are fakes (tests/illumos says what else holds of it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from random import Random
 from typing import Final, Protocol
 
 import attrs
@@ -22,11 +23,19 @@ from zonebox import Zone, ZoneRunner
 from meshd.kernel.illumos import pool
 from meshd.kernel.illumos.backend import Illumos
 from meshd.kernel.illumos.options import Options
+from meshd.kernel.knowledge import after
 from meshd.kernel.linux import Linux
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import AddElement, AddGuard, AddRoute, Plan, RemoveElement, RemoveRoute, diff
 from meshd.kernel.port import Backend, Change
-from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop, NextHops
+from meshd.kernel.state import (
+    ForeignRoute,
+    Interface,
+    KernelState,
+    NextHop,
+    NextHops,
+    Reading,
+)
 from netlab import until
 from protocol.address import Prefix
 
@@ -119,7 +128,7 @@ class OnFakes:
 
     lacks = frozenset({
         "metrics", "guards under routes", "IPv4 over IPv6", "next hops declared on-link",
-        "dead next hops", "IPv6 to exclude",
+        "dead next hops", "IPv6 to exclude", "word of every change",
     })  # fmt: skip
 
     def __init__(self, form: str, files: Path) -> None:
@@ -507,3 +516,88 @@ async def told(changes: trio.MemoryReceiveChannel[Change], what: str) -> None:
     """Wait for ``what``; a real kernel tells more beside it."""
     while (await changes.receive()).what != what:
         pass
+
+
+def shown(reading: Reading) -> tuple[object, ...]:
+    """What plans are made of."""
+    state, interfaces = reading.state, set(reading.host.interfaces)
+    about = (reading.problems, reading.table, reading.filtered, reading.strays)
+    return (state, interfaces, set(reading.host.foreign), *about)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_was_read_and_what_was_written_since_is_what_there_is_while_nobody_disturbs(
+    world: World, seed: int
+) -> None:
+    needs(world, "word of every change")
+    rng, backend = Random(seed), world.backend
+    prefixes = [*nets("10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/16", "fd02::/64", "fd03::/64")]
+    others = [Prefix.parse(f"10.{number}.0.0/24") for number in range(50, 90)]
+
+    def wanted() -> KernelState:
+        chosen = frozenset(prefix for prefix in prefixes if rng.random() < 0.6)
+        routed = {p for p in chosen if rng.random() < 0.8}
+        last = rng.choice("23")
+        hops = {4: hop(f"192.0.2.{last}"), 6: hop(f"2001:db8::{last}")}
+        local = LOCAL if rng.random() < 0.8 else frozenset()
+        return KernelState({p: hops[p.version] for p in routed}, chosen, local, chosen)
+
+    def disturb() -> None:
+        deed = rng.choice(["delete", "flush", "foreign", "down", "up"])
+        there = [*backend.read().state.routes]
+        if deed == "delete" and there:
+            world.delete_route(rng.choice(there))
+        elif deed == "flush":
+            world.flush_ruleset()
+        elif deed == "foreign":
+            world.add_foreign(others.pop(), 50)
+        else:
+            world.link(up=deed == "up", name="net1")
+
+    alone = 0
+    async with backend.changes(lambda *_: False):
+        known = backend.read()
+        for _ in range(60):
+            if rng.random() < 0.25:
+                disturb()
+            if not backend.undisturbed():
+                known = backend.read()
+                continue
+            plan = diff(wanted(), known)
+            expected = after(known, plan) if backend.apply(plan) == [] else None
+            alone += expected is not None and backend.undisturbed()
+            found = backend.read()
+            if expected is not None and backend.undisturbed():
+                assert shown(expected) == shown(found), f"seed {seed}: {plan}"
+            known = expected or found
+    assert alone > 15
+
+
+@pytest.mark.parametrize("deed", ["delete", "flush", "foreign", "down"])
+async def test_what_others_do_disturbs_at_once_also_where_it_concerns_nobody(
+    world: World, deed: str
+) -> None:
+    needs(world, "word of every change")
+    async with world.backend.changes(lambda *_: False):
+        reach(world, JOINED)
+        assert world.backend.undisturbed()
+        match deed:
+            case "delete":
+                world.delete_route(FOUR)
+            case "flush":
+                world.flush_ruleset()
+            case "foreign":
+                world.add_foreign(Prefix.parse("10.5.0.0/24"), 50)
+            case "down":
+                world.link(up=False)
+        assert not world.backend.undisturbed()
+        world.backend.read()
+        await until_async(world.backend.undisturbed, world.backend.read)
+
+
+async def until_async(undisturbed: Callable[[], bool], read: Callable[[], object]) -> None:
+    """A link tells of itself for a moment longer."""
+    with trio.fail_after(10):
+        while not undisturbed():
+            await trio.sleep(0.01)
+            read()
