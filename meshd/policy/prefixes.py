@@ -1,9 +1,10 @@
-"""Which prefix lies in which: by integers, for a table of 20,000 is judged at each change."""
+"""Which prefix lies in which, for tables of 20,000."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from typing import Final
 
 from protocol.address import Prefix
 
@@ -17,12 +18,15 @@ def outermost(prefixes: Iterable[Prefix]) -> frozenset[Prefix]:
     return frozenset(kept)
 
 
+_BEHIND: Final = 129
+"""A length that no prefix has: behind all that begin at the same address."""
+
+
 class Nets:
     """Some prefixes, and which of them another meets: one bisection, however many they are."""
 
     def __init__(self, prefixes: Iterable[Prefix]) -> None:
         self._kept = sorted(outermost(prefixes))
-        self._starts = [(net.version, net.first) for net in self._kept]
 
     def overlapping(self, prefix: Prefix) -> Prefix | None:
         """One that has an address in common with ``prefix``."""
@@ -37,5 +41,5 @@ class Nets:
     def _before(self, version: int, address: int) -> Prefix | None:
         """The last that begins at ``address`` or before: no two of them overlap, so if that
         one does not reach so far, none does."""
-        at = bisect_right(self._starts, (version, address))
+        at = bisect_right(self._kept, (version, address, _BEHIND))
         return self._kept[at - 1] if at else None
