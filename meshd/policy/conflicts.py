@@ -8,12 +8,13 @@ of another node's prefix are claims like any other.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
 from meshd.kernel.state import NextHops
 from meshd.policy.origin import SENIORITY, Origin, seniority
+from meshd.policy.prefixes import HOST_BITS
 from meshd.policy.route import Route
 from protocol.address import Prefix
 
@@ -55,13 +56,6 @@ class Claim(NamedTuple):
         return (-self.longest.prefixlen, seniority(self.bearer.origin.grant), self.node)
 
 
-_HOST_BITS: Final = {
-    4: [(1 << (32 - length)) - 1 for length in range(33)],
-    6: [(1 << (128 - length)) - 1 for length in range(129)],
-}
-"""By length: all of them set."""
-
-
 def apart(claims: Iterable[Claim]) -> tuple[list[Claim], list[list[Claim]]]:
     """Those of ``claims``, in their order, that meet no other; and the others in groups, each of
     what lies in one outermost prefix. Nearly all are alone, and need no settling."""
@@ -78,7 +72,7 @@ def apart(claims: Iterable[Claim]) -> tuple[list[Claim], list[list[Claim]]]:
             alone += group
         elif group:
             groups.append(group)
-        family, reach = version, first | _HOST_BITS[version][length]
+        family, reach = version, first | HOST_BITS[version][length]
         group = [claim]
     if len(group) == 1:
         alone += group

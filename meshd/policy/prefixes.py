@@ -8,14 +8,27 @@ from typing import Final
 
 from protocol.address import Prefix
 
+HOST_BITS: Final = {
+    4: [(1 << (32 - length)) - 1 for length in range(33)],
+    6: [(1 << (128 - length)) - 1 for length in range(129)],
+}
+"""By version and length: all of them set."""
+
 
 def outermost(prefixes: Iterable[Prefix]) -> frozenset[Prefix]:
     """Those that lie in no other, neighbours not merged: an interval set takes no overlaps."""
+    return frozenset(_outermost(prefixes))
+
+
+def _outermost(prefixes: Iterable[Prefix]) -> list[Prefix]:
     kept: list[Prefix] = []
+    family = reach = 0
     for prefix in sorted(prefixes):
-        if not (kept and kept[-1].covers(prefix)):
+        version, first, length = prefix
+        if first > reach or version != family:
             kept.append(prefix)
-    return frozenset(kept)
+            family, reach = version, first | HOST_BITS[version][length]
+    return kept
 
 
 _BEHIND: Final = 129
@@ -26,7 +39,7 @@ class Nets:
     """Some prefixes, and which of them another meets: one bisection, however many they are."""
 
     def __init__(self, prefixes: Iterable[Prefix]) -> None:
-        self._kept = sorted(outermost(prefixes))
+        self._kept = _outermost(prefixes)
 
     def overlapping(self, prefix: Prefix) -> Prefix | None:
         """One that has an address in common with ``prefix``."""
