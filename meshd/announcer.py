@@ -189,9 +189,9 @@ class Announcer:
         """Say all of it; a node that says so already says nothing."""
         own, wanted = self._node.announcement, self.wanted
         self._granted = self.grant
-        self._watch()
-        current = own.endpoints if own is not None else ()
         possible = candidates(wanted, self._host)
+        self._ask(wanted, possible)
+        current = own.endpoints if own is not None else ()
         config = self._config
         endpoints = advertised(
             config.advertise, self.seeds, self._host, possible, config.port, current
@@ -221,9 +221,13 @@ class Announcer:
 
     def _watch(self) -> None:
         """Ask the checks of what is wanted, and no others."""
-        wanted = {*self.wanted, *candidates(self.wanted, self._host)}
+        wanted = self.wanted
+        self._ask(wanted, candidates(wanted, self._host))
+
+    def _ask(self, wanted: Iterable[Announced], possible: Iterable[Announced]) -> None:
         checks = self._config.health
-        self.health.want({target: checks[target] for target in checks if target in wanted})
+        there = {*wanted, *possible} if checks else ()
+        self.health.want({target: checks[target] for target in checks if target in there})
 
     def _warn_of_idle_checks(self) -> None:
         possible = {*self.wanted, *candidates(self.wanted, self._host)}
@@ -255,10 +259,11 @@ class Announcer:
 
     def _refuse_if_taken(self, prefixes: Iterable[Prefix]) -> None:
         """``Refused`` when another's prefix overlaps one and the grants do not share it."""
+        prefixes = tuple(prefixes)
+        nets = Nets(prefixes)  # for thousands may meet thousands
         for member in self._node.members.values():
-            nets = Nets(member.prefixes)  # for thousands may meet thousands
-            for prefix in prefixes:
-                if nets.overlapping(prefix) is not None:
+            if any(map(nets.overlapping, member.prefixes)):
+                for prefix in prefixes:
                     self._refuse_if_it_has(member, prefix)
 
     def _refuse_if_it_has(self, member: Member, prefix: Prefix) -> None:

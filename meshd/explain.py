@@ -16,8 +16,9 @@ import attrs
 from meshd import report, values
 from meshd.errors import Refused, UsageError
 from meshd.kernel.state import ForeignRoute, Reading
-from meshd.policy.decide import Decision, Route
+from meshd.policy.decide import Decision
 from meshd.policy.prefixes import Nets
+from meshd.policy.route import Route
 from meshd.reconciler import KernelStatus
 from protocol.address import Prefix
 from protocol.identity import short_id

@@ -37,7 +37,8 @@ from meshd.kernel.tunnel import (
     RemoveForward,
     RemoveNeighbour,
 )
-from meshd.policy.decide import Decision, Route
+from meshd.policy.decide import Decision
+from meshd.policy.route import Route
 from protocol.address import Prefix
 
 

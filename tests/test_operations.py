@@ -16,7 +16,7 @@ from meshd.doctor.facts import Facts, Hop, Link
 from meshd.doctor.iptables import parse
 from meshd.doctor.ruleset import Chain, Rule, Ruleset
 from meshd.policy import refusal
-from meshd.policy.decide import RouteState
+from meshd.policy.route import RouteState
 from protocol.address import Prefix
 
 ROOT = Path(__file__).parents[1]

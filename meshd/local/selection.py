@@ -79,12 +79,14 @@ def select(
     wanted, unhealthy = tuple(wanted), unhealthy or {}
     reached_at = tuple(reached_at)
     found = candidates(wanted, host)
-    # What is named wins over the interface that has it too.
-    found |= {item: item for item in wanted if not isinstance(item, Followed)}
+    # What is named wins over the interface that has it too, and is as it is found without one.
+    following = any(isinstance(item, Followed) for item in wanted)
+    if following:
+        found |= {item: item for item in wanted if not isinstance(item, Followed)}
     left = [LeftOut(item, None, why) for item, why in _without_any(wanted, host)]
     well: dict[Prefix, Announced] = {}
     for prefix, source in found.items():
-        ill = unhealthy.get(prefix, unhealthy.get(source))
+        ill = unhealthy.get(prefix, unhealthy.get(source)) if unhealthy else None
         if isinstance(source, Followed) and (
             why := _refuses(prefix, source.interface, grant, reached_at)
         ):
@@ -94,7 +96,7 @@ def select(
         else:
             well[prefix] = source
     outer = outermost(well)
-    nets = Nets(outer)
+    nets = Nets(outer if len(outer) < len(well) else ())
     kept: dict[Prefix, Announced] = {}
     # What is named has its place first: it was checked against the same limit.
     for prefix, source in sorted(well.items(), key=lambda each: isinstance(each[1], Followed)):

@@ -36,9 +36,6 @@ BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
 among them: the first are what a mesh is for, the second are for laboratories."""
 
 
-_BOGON_NETS: Final = Nets(net for net, _ in BOGONS)
-
-
 class _Precious(NamedTuple):
     """An address that this host, or the mesh, could not do without."""
 
@@ -66,7 +63,6 @@ class Ground:
                 for address in interface.addresses
                 if not address.is_link_local
             ]
-        self._local_nets = Nets(net for net, _ in self._local)
         precious: list[tuple[Address, Rule, str]] = [
             (route.next_hop, "gateway", "our gateway")
             for route in host.foreign
@@ -82,6 +78,14 @@ class Ground:
             _Precious(address.version, int(address), address, rule, what)
             for address, rule, what in precious
         )
+        self._touchy = Nets(
+            (
+                *(net for net, _ in BOGONS),
+                *(net for net, _ in self._local),
+                *(Prefix.single(each.address) for each in self._precious),
+            )
+        )
+        """All that a prefix may meet: what meets none of it is refused by no reason below."""
         self.fib = Fib(host)
         usable = sorted(
             {
@@ -98,14 +102,14 @@ class Ground:
         """Why no node at all may announce ``prefix`` to this host; the first reason wins."""
         if prefix.prefixlen < SHORTEST[prefix.version]:
             return Refusal("too-short", f"shorter than /{SHORTEST[prefix.version]}")
-        if _BOGON_NETS.overlapping(prefix) is not None:
-            for net, what in BOGONS:
-                if net.overlaps(prefix):
-                    return Refusal("bogon", f"not to be routed: {net} is {what}")
-        if self._local_nets.overlapping(prefix) is not None:
-            for net, what in self._local:
-                if net.overlaps(prefix):
-                    return Refusal("local", f"overlaps {net}, {what}")
+        if self._touchy.overlapping(prefix) is None:
+            return None
+        for net, what in BOGONS:
+            if net.overlaps(prefix):
+                return Refusal("bogon", f"not to be routed: {net} is {what}")
+        for net, what in self._local:
+            if net.overlaps(prefix):
+                return Refusal("local", f"overlaps {net}, {what}")
         at = bisect_left(self._precious, (prefix.version, prefix.first))
         if at < len(self._precious):
             found = self._precious[at]

@@ -1,28 +1,45 @@
-"""Which prefix lies in which: by integers, for a table of 20,000 is judged at each change."""
+"""Which prefix lies in which, for tables of 20,000."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from typing import Final
 
 from protocol.address import Prefix
+
+HOST_BITS: Final = {
+    4: [(1 << (32 - length)) - 1 for length in range(33)],
+    6: [(1 << (128 - length)) - 1 for length in range(129)],
+}
+"""By version and length: all of them set."""
 
 
 def outermost(prefixes: Iterable[Prefix]) -> frozenset[Prefix]:
     """Those that lie in no other, neighbours not merged: an interval set takes no overlaps."""
+    return frozenset(_outermost(prefixes))
+
+
+def _outermost(prefixes: Iterable[Prefix]) -> list[Prefix]:
     kept: list[Prefix] = []
+    family = reach = 0
     for prefix in sorted(prefixes):
-        if not (kept and kept[-1].covers(prefix)):
+        version, first, length = prefix
+        if first > reach or version != family:
             kept.append(prefix)
-    return frozenset(kept)
+            family, reach = version, first | HOST_BITS[version][length]
+    return kept
+
+
+_BEHIND: Final = 129
+"""A length that no prefix has: behind all that begin at the same address."""
 
 
 class Nets:
     """Some prefixes, and which of them another meets: one bisection, however many they are."""
 
     def __init__(self, prefixes: Iterable[Prefix]) -> None:
-        self._kept = sorted(outermost(prefixes))
-        self._starts = [(net.version, net.first) for net in self._kept]
+        self._kept = _outermost(prefixes)
 
     def overlapping(self, prefix: Prefix) -> Prefix | None:
         """One that has an address in common with ``prefix``."""
@@ -37,5 +54,5 @@ class Nets:
     def _before(self, version: int, address: int) -> Prefix | None:
         """The last that begins at ``address`` or before: no two of them overlap, so if that
         one does not reach so far, none does."""
-        at = bisect_right(self._starts, (version, address))
+        at = bisect_right(self._kept, (version, address, _BEHIND))
         return self._kept[at - 1] if at else None

@@ -27,7 +27,10 @@ pytestmark = pytest.mark.kernel
 HOP = NextHops.via(ip_address("192.0.2.2"), "net0")
 
 QUIET = """table inet quiet {
-    chain all { type filter hook output priority raw; notrack; }
+    chain sent {
+        type filter hook output priority raw;
+        notrack
+    }
 }"""
 
 

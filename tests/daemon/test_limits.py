@@ -250,14 +250,14 @@ def test_a_filter_by_id_and_one_by_name_both_count_and_the_reason_names_the_tabl
 
 
 def test_a_filter_by_name_means_the_name_in_the_grant() -> None:
-    renamed = attrs.evolve(origin(0, "10.2.0.0/24"), name="n7")
+    renamed = origin(0, "10.2.0.0/24")._replace(name="n7")
     assert judge(renamed, filters=Filters(nodes={"n7": Filter(refuse=True)})).desired.routes
     assert not judge(renamed, filters=Filters(nodes={"n0": Filter(refuse=True)})).desired.routes
 
 
 def test_of_two_nodes_with_one_name_a_filter_by_name_catches_both() -> None:
     namesake = attrs.evolve(origin(1, "10.3.0.0/24").grant, name="n0")
-    twins = origin(0, "10.2.0.0/24"), attrs.evolve(origin(1, "10.3.0.0/24"), grant=namesake)
+    twins = origin(0, "10.2.0.0/24"), origin(1, "10.3.0.0/24")._replace(grant=namesake)
     assert not judge(*twins, filters=Filters(nodes={"n0": Filter(refuse=True)})).desired.routes
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from meshd.log import EventLog
 from meshd.narrator import QUIET, Narrator
-from meshd.policy.decide import Route
 from meshd.policy.refusal import Rule
+from meshd.policy.route import Route
 from protocol import events
 from protocol.address import Endpoint, Prefix
 

@@ -205,7 +205,7 @@ def test_who_was_not_seen_says_what_day_it_is_only_while_nobody_was() -> None:
     assert judge(*unseen, now=TODAY).clock_off == pytest.approx(100 * DAY)
     met = origin(3, sequence=TODAY * 1000)
     assert judge(*unseen, met, now=TODAY).clock_off is None
-    left = [attrs.evolve(each, seen=True, state="left") for each in unseen]
+    left = [each._replace(seen=True, state="left") for each in unseen]
     assert judge(*left, met, now=TODAY).clock_off is None
 
 

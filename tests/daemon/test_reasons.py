@@ -10,7 +10,8 @@ from meshd import text
 from meshd.kernel.plan import diff
 from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import KernelState, NextHops, Reading, Stray
-from meshd.policy.decide import Decision, Route, RouteState
+from meshd.policy.decide import Decision
+from meshd.policy.route import Route, RouteState
 from meshd.reasons import explained
 from protocol.address import Prefix
 
