@@ -489,6 +489,13 @@ async def test_where_meshd_is_the_nat_the_uplinks_follow_the_default_routes() ->
         assert await uplinks() == {"net1"}
 
 
+async def calm(made: Bench) -> None:
+    """Everything is done, and the pause after it is over."""
+    await quiet(made)
+    await trio.sleep_until(made.reconciler._paused)
+    assert made.reconciler.settled
+
+
 class Counted(Kernel):
     """Counts readings, and lets a look through the connections wait."""
 
@@ -531,8 +538,7 @@ async def test_what_the_mesh_wants_is_there_without_a_reading_a_thread_or_a_turn
     kernel = Counted()
     async with bench(kernel=kernel) as made:
         made.want(wanted("10.2.0.0/24"))
-        await quiet(made)
-        await trio.sleep(0.05)  # a pause after that round
+        await calm(made)
         readings, settled = kernel.readings, made.settled
         with monkeypatch.context() as patch:
             patch.setattr(trio.to_thread, "run_sync", None)
@@ -554,13 +560,13 @@ async def test_a_notice_that_nobody_took_yet_leads_to_a_reading_before_anything_
     kernel = Counted()
     async with bench(kernel=kernel) as made:
         made.want(wanted("10.2.0.0/24"))
-        await quiet(made)
+        await calm(made)
         readings, plans = kernel.readings, len(kernel.plans)
         kernel.delete_route(net("10.2.0.0/24"))
         made.desired = wanted("10.2.0.0/24", "10.3.0.0/24")
         made.reconciler.act()
         assert (kernel.readings, len(kernel.plans)) == (readings, plans)
-        await quiet(made)
+        await calm(made)
         assert kernel.readings > readings
         assert Memory.read(kernel).state == wanted("10.2.0.0/24", "10.3.0.0/24")
 
@@ -571,28 +577,28 @@ async def test_a_route_of_others_that_bore_on_nothing_counts_when_the_next_chang
     kernel = Counted()
     async with bench(kernel=kernel) as made:
         made.want(wanted("10.2.0.0/24"))
-        await quiet(made)
+        await calm(made)
         readings = kernel.readings
         kernel.add_foreign(ForeignRoute(net("10.3.0.0/16"), None, "net0", 4, 9))
         await trio.sleep(0.05)
         assert kernel.readings == readings, "it is no reason to look"
         made.desired = wanted("10.2.0.0/24", "10.3.0.0/24")
         made.reconciler.act()
-        await quiet(made)
+        await calm(made)
         assert kernel.readings > readings
 
 
 async def test_what_failed_is_read_before_it_is_tried_again() -> None:
     kernel = Counted()
     async with bench(kernel=kernel) as made:
-        await quiet(made)
+        await calm(made)
         bad = NextHops.via(ipaddress.ip_address("203.0.113.1"), "net0")
         state = wanted("10.2.0.0/24")
         made.desired = attrs.evolve(state, routes={net("10.2.0.0/24"): bad})
         made.reconciler.act()
         readings = kernel.readings
         made.want(state)
-        await quiet(made)
+        await calm(made)
         assert kernel.readings > readings
         assert Memory.read(kernel).state == state
 
@@ -614,7 +620,7 @@ async def test_a_minute_after_the_last_reading_there_is_one_however_much_the_mes
 async def test_connections_are_looked_through_once_for_a_burst_and_keep_no_route_waiting() -> None:
     kernel = Counted()
     async with bench(kernel=kernel) as made:
-        await quiet(made)
+        await calm(made)
         kernel.may_look.clear()
         kernel.flows = [ELSEWHERE, OPEN._replace(reply_destination=7)]
         for number in range(2, 10):
@@ -637,7 +643,7 @@ async def test_a_guard_stays_until_the_connections_of_what_goes_are_forgotten() 
     kernel = Counted()
     async with bench(kernel=kernel) as made:
         made.want(wanted("10.2.0.0/24", "10.3.0.0/24"))
-        await quiet(made)
+        await calm(made)
         kernel.flows, kernel.stuck = [ELSEWHERE, OPEN], "the table is busy"
         made.desired = wanted("10.3.0.0/24")
         made.reconciler.act()
@@ -656,7 +662,7 @@ async def test_a_prefix_that_comes_back_meanwhile_keeps_its_guard_until_another_
     kernel = Counted()
     async with bench(kernel=kernel) as made:
         made.want(wanted("10.2.0.0/24"))
-        await quiet(made)
+        await calm(made)
         kernel.flows = [ELSEWHERE]
         kernel.may_look.clear()
         made.desired = NOTHING
