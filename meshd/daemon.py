@@ -435,6 +435,8 @@ class Daemon:
         rows = self._reconciler.decision.routes
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
+        # Nor while something is on its way into the kernel.
+        found["converged"] = found["converged"] and self._reconciler.settled
         found["kernel"]["nat"] = self._config.nat
         found["clock_off_s"] = self._reconciler.decision.clock_off
         me = self._options.identity.public
@@ -507,7 +509,7 @@ class Daemon:
 
     async def _deliver(self, given: dict[str, Any]) -> object:
         outcomes = self._node.hear(params.words(given), self._now())
-        self._transmit.set()
+        self._turn()
         return {"outcomes": [report.outcome(each) for each in outcomes]}
 
     async def _leave(self, given: dict[str, Any]) -> object:
@@ -515,7 +517,7 @@ class Daemon:
             self._node.leave(self._now())
         except SequenceUnavailable as error:
             raise UsageError(f"not left: {error}") from None
-        self._transmit.set()
+        self._turn()
         with trio.move_on_after(DEPARTURE) as patience:
             await self._departed.wait()
         try:
