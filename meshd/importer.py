@@ -16,6 +16,7 @@ from meshd.config import Config
 from meshd.kernel.state import Host
 from meshd.policy.decide import Decision, decide
 from meshd.policy.filters import Filters
+from meshd.policy.memo import Memo
 from meshd.policy.origin import Origin
 from meshd.policy.tunnel import Terms
 from meshd.resolver import resolvers
@@ -58,6 +59,7 @@ class Importer:
         self._node, self._tunnel = node, tunnel
         self._unix_clock, self._resolvers = unix_clock, resolvers
         self._local = local or (lambda: node.prefixes)
+        self._memo = Memo()
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
 
@@ -79,6 +81,7 @@ class Importer:
             tunnel=self._terms(),
             revoked=revoked,
             expelled=self._node.grant is None,
+            memo=self._memo,
         )
 
     def _terms(self) -> Terms | None:

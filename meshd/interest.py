@@ -16,10 +16,7 @@ class Interest:
     """Some prefixes and addresses, as ranges that do not overlap: one bisection a question."""
 
     def __init__(self, prefixes: Iterable[Prefix], addresses: Iterable[Address]) -> None:
-        ranges = {
-            (each.version, int(each.network_address), int(each.broadcast_address))
-            for each in prefixes
-        }
+        ranges = {(each.version, each.first, each.last) for each in prefixes}
         ranges |= {(each.version, int(each), int(each)) for each in addresses}
         self._starts: list[tuple[int, int]] = []
         self._ends: list[int] = []

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from meshd.authority import roll
-from meshd.policy.decide import Route
+from meshd.policy.route import Route
 from meshd.reconciler import KernelStatus
 from meshd.text import since
 from protocol.identity import Mesh

@@ -446,7 +446,7 @@ class Node:
                 self._detector.told(peer, message, now)
             case Push():
                 items = [(each, True) for each in message.objects]
-                self._learn(items, peer, now, pass_on=True)
+                self._learn(items, peer, now, pass_on=True, pushed=True)
             case Offer():
                 self._gossip.offered(peer, message, now)
             case Walk() | Pull() | Scan() | AskEvidence() | Vouch(answers=False) | PullShards():
@@ -515,11 +515,18 @@ class Node:
     # Learning.
 
     def _learn(
-        self, items: Iterable[tuple[News, bool]], source: bytes, now: float, *, pass_on: bool
+        self,
+        items: Iterable[tuple[News, bool]],
+        source: bytes,
+        now: float,
+        *,
+        pass_on: bool,
+        pushed: bool = False,
     ) -> bool:
         """Verify and keep what ``source`` sent; True when any of it was new to us.
 
-        Each comes with whether ``source`` has seen its origin; ``pass_on``: it is news.
+        Each comes with whether ``source`` has seen its origin; ``pass_on``: it is news, which
+        ``source`` has ``pushed`` unasked.
         """
         learned: list[News] = []
         lacking: dict[bytes, None] = {}
@@ -543,7 +550,7 @@ class Node:
         self._changed(before, [each for each in learned if isinstance(each, Record)], now)
         if pass_on:
             told = [each for each in learned if self._common.may_tell(each)]
-            self._gossip.relay(told, source, now)
+            self._gossip.relay(told, source, now, pushed=pushed)
         return bool(learned)
 
     def _no_longer_waiting(self, news: News, now: float) -> tuple[Announcement, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +15,8 @@ from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState, NextHops
 from protocol.address import Prefix
 
-SOURCE: Final = IPv4Network("10.1.0.0/24")
-B, C, SIX = IPv4Network("10.2.0.0/24"), IPv4Network("10.3.0.0/24"), IPv6Network("fd02::/64")
+SOURCE: Final = Prefix.parse("10.1.0.0/24")
+B, C, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("10.3.0.0/24"), Prefix.parse("fd02::/64")
 FORMS: Final = ("ippool", "ipnat")
 
 
@@ -30,7 +30,7 @@ def state(*prefixes: Prefix, gateway: str = "192.0.2.2") -> KernelState:
     """All of these joined."""
     routes = {each: via(gateway if each.version == 4 else "2001:db8::2") for each in prefixes}
     nets = frozenset(prefixes)
-    return KernelState(routes, nets, frozenset({SOURCE, IPv6Network("fd01::/64")}), nets)
+    return KernelState(routes, nets, frozenset({SOURCE, Prefix.parse("fd01::/64")}), nets)
 
 
 NOTHING: Final = KernelState(local=state().local)

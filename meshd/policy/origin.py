@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-import attrs
-
-from protocol import identity
 from protocol.address import Prefix
 from protocol.members import Member, State
 from protocol.objects import Announcement, Grant
@@ -22,11 +19,10 @@ SENIORITY: Final = "first serial"
 """What ``seniority`` goes by, as messages call it."""
 
 
-@attrs.frozen
-class Origin:
+class Origin(NamedTuple):
     """One node and its prefixes, as the automaton knows them."""
 
-    key: bytes = attrs.field(repr=identity.short_id)
+    key: bytes
     name: str
     grant: Grant
     announcement: Announcement

@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 def nets(*texts: str) -> tuple[Prefix, ...]:
-    return tuple(map(ipaddress.ip_network, texts))
+    return tuple(map(Prefix.parse, texts))
 
 
 @attrs.define

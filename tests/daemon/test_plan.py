@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,14 +38,14 @@ from protocol.address import Prefix
 
 
 def nets(*texts: str) -> frozenset[Prefix]:
-    return frozenset(ip_network(text) for text in texts)
+    return frozenset(Prefix.parse(text) for text in texts)
 
 
 def hop(address: str, source: str | None = None) -> NextHops:
     return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
-ONE, TWO = ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24")
+ONE, TWO = Prefix.parse("10.1.0.0/24"), Prefix.parse("10.2.0.0/24")
 B, C = hop("192.0.2.2", "192.0.2.1"), hop("192.0.2.3")
 LONE = KernelState(local=frozenset({ONE}))
 JOINED = KernelState({TWO: B}, frozenset({TWO}), frozenset({ONE}), frozenset({TWO}))
@@ -79,7 +79,7 @@ def test_a_failed_sole_origin_leaves_its_guard() -> None:
 
 
 def test_adding_and_removing_share_one_table_transaction() -> None:
-    other = ip_network("10.3.0.0/24")
+    other = Prefix.parse("10.3.0.0/24")
     moved = KernelState({other: B}, frozenset({other}), LONE.local, frozenset({other}))
     assert kinds(diff(moved, JOINED)) == [
         AddGuard,
@@ -152,7 +152,7 @@ def test_a_cover_replaces_what_it_covers_and_cuts_no_connection() -> None:
     elements = [step for step in plan if isinstance(step, AddElement | RemoveElement)]
     assert elements == [
         RemoveElement("mesh", TWO),
-        AddElement("mesh", ip_network("10.2.0.0/16")),
+        AddElement("mesh", Prefix.parse("10.2.0.0/16")),
     ]
     assert not takes(plan, "10.1.0.5", "10.2.0.5")
 
@@ -215,7 +215,7 @@ def test_a_plan_reads_as_the_commands_a_person_would_type() -> None:
         "ip route add 10.2.0.0/24 via 192.0.2.2 dev net0 proto 142 metric 142 src 192.0.2.1",
         "conntrack: delete translated flows 10.1.0.0/24 -> 10.2.0.0/24",
     ]
-    assert str(RemoveGuard(ip_network("fd02::/64"))) == (
+    assert str(RemoveGuard(Prefix.parse("fd02::/64"))) == (
         "ip -6 route del unreachable fd02::/64 proto 142 metric 4294967294"
     )
 
@@ -277,7 +277,7 @@ def test_one_prefix_that_fails_does_not_keep_another() -> None:
             super()._refuses(step)
             return step == AddGuard(TWO)
 
-    three = ip_network("10.3.0.0/24")
+    three = Prefix.parse("10.3.0.0/24")
     both = KernelState({TWO: B, three: B}, frozenset(), LONE.local, frozenset({TWO, three}))
     kernel = OneBad()
     failures = carry_out(diff(both, LONE), kernel)
@@ -285,8 +285,8 @@ def test_one_prefix_that_fails_does_not_keep_another() -> None:
     assert AddRoute(three, B, 142) in kernel.done
 
 
-POOL = [ip_network((0x0A000000 + (i << 10), 24)) for i in range(8)]
-POOL += [ip_network("10.0.0.0/16"), ip_network("fd01::/64"), ip_network("fd02::/64")]
+POOL = [Prefix(4, 0x0A000000 + (i << 10), 24) for i in range(8)]
+POOL += [Prefix.parse("10.0.0.0/16"), Prefix.parse("fd01::/64"), Prefix.parse("fd02::/64")]
 NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
 
 

@@ -44,7 +44,7 @@ class Bench:
         self.news = trio.Event()
 
     async def send(self, data: bytes, to: Endpoint) -> None:
-        await self.sockets.send(data, to, self.refuse)
+        assert self.sockets.send(data, to, self.refuse)
 
     async def until(self, number: int) -> None:
         with trio.fail_after(5):
@@ -58,7 +58,7 @@ async def bench() -> AsyncIterator[Bench]:
     made = Bench(Sockets(port), port)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(made.sockets.receive, made.take, made.refuse)
+            nursery.start_soon(made.sockets.receive, made.take, made.refuse, lambda: None)
             await trio.lowlevel.checkpoint()
             yield made
             nursery.cancel_scope.cancel()

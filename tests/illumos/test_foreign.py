@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Network
 from pathlib import Path
 
 from zonebox import ZoneRunner
@@ -24,6 +23,7 @@ from zonehost import (
 from meshd.kernel.illumos.journal import NAME
 from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState
+from protocol.address import Prefix
 
 
 def test_what_others_have_is_theirs_after_a_whole_life(host: Host) -> None:
@@ -114,7 +114,7 @@ def test_routes_to_the_same_address_are_told_apart_by_their_masks(host: Host) ->
 
 def test_a_busy_route_to_one_host_is_seen(host: Host) -> None:
     """Its letters and its count are printed as one word."""
-    one = IPv4Network("10.2.0.7/32")
+    one = Prefix.parse("10.2.0.7/32")
     host.reach(state(one))
     host.zone.machine.held["sent"] = 1234567
     host.start()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from meshd.kernel.illumos import hosts
 from meshd.kernel.illumos.hosts import Row
+from protocol.address import Prefix
 
 NEW = """
 IRE Table: IPv4
@@ -41,7 +42,7 @@ IRE Table: IPv4
 
 
 def row(prefix: str, gateway: str | None, device: str | None, flags: str) -> Row:
-    return Row(ip_network(prefix), ip_address(gateway) if gateway else None, device, flags)
+    return Row(Prefix.parse(prefix), ip_address(gateway) if gateway else None, device, flags)
 
 
 def test_a_routing_table_is_read_with_and_without_devices() -> None:
@@ -136,7 +137,7 @@ def route_message(kind: str, errno: int = 0) -> str:
 
 
 def test_events_are_put_together_from_their_lines() -> None:
-    prefix = ip_network("10.2.0.0/24")
+    prefix = Prefix.parse("10.2.0.0/24")
     assert heard(
         route_message("RTM_ADD: Add Route") + route_message("RTM_DELETE: Delete Route")
     ) == [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import attrs
@@ -69,7 +68,7 @@ def test_lists_of_two_daemons_for_two_subnets_do_not_meet(tmp_path: Path) -> Non
     host.start(files="")
     host.reach(state(B))
     other = second(host, "ipnat", files="")
-    theirs = attrs.evolve(state(C), local=frozenset({IPv4Network("10.9.0.0/24")}))
+    theirs = attrs.evolve(state(C), local=frozenset({Prefix.parse("10.9.0.0/24")}))
     assert other.apply(theirs) == {}
     host.start(files="")
     assert host.apply(state(B, SIX)) == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ from meshd.cli import main
 from meshd.kernel.illumos import blocks, nat
 from meshd.kernel.illumos.options import Options
 from meshd.zap import records, tomledit
+from protocol.address import Prefix
 
-SUBNET = IPv4Network("10.1.0.0/24")
+SUBNET = Prefix.parse("10.1.0.0/24")
 ZAP = "map znic0 10.1.0.0/24 -> 0/32 portmap tcp/udp auto\nmap znic0 10.1.0.0/24 -> 0/32\n"
 
 

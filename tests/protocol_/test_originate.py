@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from random import Random
 
 import pytest
@@ -20,12 +19,12 @@ WHERE = [Endpoint("192.0.2.1", 6179)]
 
 
 def nets(count: int) -> list[Prefix]:
-    return [ipaddress.ip_network(f"10.{n >> 8}.{n & 255}.0/24") for n in range(count)]
+    return [Prefix.parse(f"10.{n >> 8}.{n & 255}.0/24") for n in range(count)]
 
 
 def fresh() -> Node:
     """A node that has announced nothing yet, whose sequences are unix milliseconds."""
-    pool = [ipaddress.ip_network("10.0.0.0/8")]
+    pool = [Prefix.parse("10.0.0.0/8")]
     grant = Grant.sign(MAKER, MESH, node=ME.public, name="me", serial=1, allow=pool)
     return Node(
         MESH,
@@ -88,7 +87,7 @@ def test_too_many_are_refused_with_the_number_that_fits_and_nothing_has_changed(
 def test_a_default_route_is_refused_in_shards_too() -> None:
     node = fresh()
     with pytest.raises(ValueError, match="default route announced"):
-        node.announce(0.0, prefixes=[ipaddress.ip_network("0.0.0.0/0"), *nets(500)])
+        node.announce(0.0, prefixes=[Prefix.parse("0.0.0.0/0"), *nets(500)])
     assert node.announcement is None
 
 

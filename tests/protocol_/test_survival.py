@@ -7,7 +7,6 @@ test_isolation, and tests/daemon/test_isolation for what becomes of routes.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from random import Random
 
@@ -16,7 +15,7 @@ import pytest
 from protocol import contacts as contacts_module
 from protocol import greeting, limits
 from protocol import store as store_module
-from protocol.address import Endpoint, endpoint
+from protocol.address import Endpoint, Prefix, endpoint
 from protocol.events import PeerChanged, PrefixesChanged, ReachabilityChanged
 from protocol.frames import HELLO, Hello
 from protocol.identity import BootKey, Identity
@@ -177,7 +176,7 @@ def test_a_receiver_whose_clock_is_wrong_or_jumps_withdraws_and_refuses_nothing(
             me.set_wall(wall)
         made = f"10.99.{len(added)}.0/24"
         added.append(made)
-        origin.prefixes = (*origin.prefixes, ipaddress.ip_network(made))
+        origin.prefixes = (*origin.prefixes, Prefix.parse(made))
         origin.do(lambda node, now: node.announce(now, prefixes=origin.prefixes))
         for _ in range(30):
             net.run(0.1)

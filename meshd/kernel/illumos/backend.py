@@ -169,6 +169,15 @@ class Illumos:
             return Excluded(table=self._nat == "off")
         return self._exclusion.read() if self._journal.form else Excluded()
 
+    def undisturbed(self) -> bool:
+        return False  # of pools and NAT lines nothing is told
+
+    def connections(self) -> int:
+        return 1
+
+    def forget(self, steps: Sequence[FlowStep]) -> list[Failure]:
+        return []
+
     def apply(self, plan: Plan) -> list[Failure]:
         with self._turn:
             return carry_out(plan, self)
@@ -342,8 +351,7 @@ class Illumos:
             return Change(event.what, by, "host")
         if self._routing.keeps(prefix):
             return Change(f"our route {event.what}", by, "ours")
-        first, last = int(prefix.network_address), int(prefix.broadcast_address)
-        if not concerns(prefix.version, first, last):
+        if not concerns(prefix.version, prefix.first, prefix.last):
             return None
         return Change(f"route {event.what}", by, "others")
 
@@ -368,7 +376,7 @@ def _offer(send: trio.MemorySendChannel[Change], change: Change) -> None:
 
 
 def _overlapping(held: set[Prefix], prefix: Prefix) -> Prefix | None:
-    return next((p for p in held if p.version == prefix.version and p.overlaps(prefix)), None)
+    return next((each for each in held if each.overlaps(prefix)), None)
 
 
 def _of_steps(failed: Refusals, steps: Sequence[TableStep]) -> dict[TableStep, str]:

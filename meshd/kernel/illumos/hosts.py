@@ -74,9 +74,9 @@ def _row(line: str, version: int) -> Row | None:
     try:
         if version == 4:
             where = "0.0.0.0" if words[0] == "default" else words[0]
-            prefix: Prefix = ipaddress.IPv4Network(f"{where}/{words[1]}")
+            prefix: Prefix = Prefix.parse(f"{where}/{words[1]}")
         else:
-            prefix = ipaddress.IPv6Network("::/0" if words[0] == "default" else words[0])
+            prefix = Prefix.parse("::/0" if words[0] == "default" else words[0])
         hop = words[first - 1]
         gateway = ipaddress.ip_address(hop) if hop != "--" else None
     except ValueError:
@@ -179,6 +179,6 @@ def _prefix(words: list[str]) -> Prefix | None:
     """From destination, gateway and mask."""
     try:
         length = f"{int(ipaddress.ip_address(words[2])):b}".count("1")
-        return ipaddress.ip_network(f"{words[0]}/{length}")
+        return Prefix.parse(f"{words[0]}/{length}")
     except (ValueError, IndexError):
         return None

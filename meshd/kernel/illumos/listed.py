@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
 
 from meshd.errors import StateError
 from meshd.kernel.illumos import nat, pool
@@ -81,7 +80,7 @@ class Listed:
         problems += self._file.problems(nat.text(self._interface, journal.local, journal.mesh))
         return Excluded(frozenset(journal.local), mesh, True, tuple(problems))
 
-    def _in_the_way(self, there: list[Map], sources: Iterable[IPv4Network]) -> list[str]:
+    def _in_the_way(self, there: list[Map], sources: Iterable[Prefix]) -> list[str]:
         """What keeps our lines from being looked at."""
         found = []
         filters = rules(self._runner)

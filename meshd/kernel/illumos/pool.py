@@ -59,7 +59,7 @@ def inspect(number: int) -> Argv:
 class Pool:
     """A pool as the kernel has it."""
 
-    nets: frozenset[IPv4Network]
+    nets: frozenset[Prefix]
     others: tuple[str, ...] = ()
     """Entries that we never write: inverted ones, IPv6."""
 
@@ -73,11 +73,11 @@ def listed(out: str, number: int) -> Pool | None:
     """What ``show`` printed, or a file holds; None: there is no such pool."""
     for name, inside in _TABLE.findall(out):
         if name == str(number):
-            nets: set[IPv4Network] = set()
+            nets: set[Prefix] = set()
             others: list[str] = []
             for entry in re.split(r"[;,]", inside):
                 try:
-                    nets.add(IPv4Network(entry.strip()))
+                    nets.add(Prefix.of(IPv4Network(entry.strip())))
                 except ValueError:
                     others += [entry.strip()] if entry.strip() else []
             return Pool(frozenset(nets), tuple(others))
@@ -93,7 +93,7 @@ def references(out: str) -> int | None:
 # -- the rules that make the pool count ----------------------------------------------------------
 
 
-def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> list[str]:
+def filter_lines(interface: str, source: Prefix, number: int, tag: str) -> list[str]:
     """What ipf.conf needs for ``source``: the mesh first, and all else gets the tag."""
     return [
         f"pass out quick on {interface} from {source} to pool/{number}",
@@ -101,7 +101,7 @@ def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> 
     ]
 
 
-def map_lines(interface: str, source: IPv4Network, tag: str) -> list[str]:
+def map_lines(interface: str, source: Prefix, tag: str) -> list[str]:
     """What ipnat.conf needs: only what has the tag is translated."""
     return [
         f"map {interface} {source} -> 0/32 portmap tcp/udp auto tag {tag}",
@@ -118,17 +118,17 @@ _RULE: Final = re.compile(
 @attrs.frozen
 class _Rule:
     on: str | None
-    source: IPv4Network | None
+    source: Prefix | None
     """None: not one net."""
     to: str
     tag: str | None
     """None: it does more than pass and tag."""
 
-    def covers(self, interface: str, source: IPv4Network) -> bool:
+    def covers(self, interface: str, source: Prefix) -> bool:
         """It is for all of ``source``."""
-        return self._at(interface) and self.source is not None and source.subnet_of(self.source)
+        return self._at(interface) and self.source is not None and self.source.covers(source)
 
-    def meets(self, interface: str, source: IPv4Network) -> bool:
+    def meets(self, interface: str, source: Prefix) -> bool:
         """It is for some of it."""
         return self._at(interface) and self.source is not None and source.overlaps(self.source)
 
@@ -149,14 +149,14 @@ def _rules(out: str) -> list[_Rule]:
     return found
 
 
-def _net(text: str) -> IPv4Network | None:
+def _net(text: str) -> Prefix | None:
     try:
-        return IPv4Network("0.0.0.0/0" if text == "any" else text)
+        return Prefix.of(IPv4Network("0.0.0.0/0" if text == "any" else text))
     except ValueError:
         return None
 
 
-def tagging(filters: str, interface: str, source: IPv4Network) -> str:
+def tagging(filters: str, interface: str, source: Prefix) -> str:
     """A rule that gives a tag to what leaves there from ``source``: then only map lines with that
     tag are looked at (``fr_matchtag``)."""
     for line in filters.splitlines():
@@ -174,7 +174,7 @@ def other_use(filters: str, number: int) -> str:
     return ""
 
 
-def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
+def missing(source: Prefix, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
     """Why traffic of ``source`` to the pool would be translated, or nothing would: a line each.
 
     ``maps``: what ``nat.listed`` found; ``filters``: what ``ipfstat -o`` printed.
@@ -188,7 +188,7 @@ def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters
     plain = [each for each in mine if not each.tag]
     if plain:
         return [f'the map line "{plain[0]}" has no tag, so it translates the mesh too: add a tag']
-    covering = [each for each in mine if source.subnet_of(each.source)]
+    covering = [each for each in mine if each.source.covers(source)]
     ported = [each for each in covering if each.ports]
     bare = [each for each in covering if not each.ports and each.tag in {m.tag for m in ported}]
     if not ported or not bare:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network
 
 from meshd.errors import StateError
 from meshd.kernel.illumos import nat, pool
@@ -126,7 +125,7 @@ class Pooled:
             refused[None] = reason
         return refused
 
-    def _change(self, argv: tuple[str, ...], net: IPv4Network) -> str:
+    def _change(self, argv: tuple[str, ...], net: Prefix) -> str:
         done = self._runner.run(argv)
         if "File exists" in done.err:
             self._journal.entries.discard(net)  # Somebody was faster: it is theirs.
@@ -135,7 +134,7 @@ class Pooled:
     def clear(self) -> Refusals:
         journal, there = self._journal, self._list()
         refused: dict[Prefix | None, str] = {}
-        held: frozenset[IPv4Network] = frozenset()
+        held: frozenset[Prefix] = frozenset()
         if there is not None:
             for net in sorted(there.nets & journal.entries):
                 refused[net] = self._change(pool.remove(self._number, net), net)
