@@ -22,7 +22,7 @@ from meshd.policy.tunnel import Terms
 from meshd.resolver import resolvers
 from protocol.address import Address, Prefix
 from protocol.identity import Mesh
-from protocol.members import Member
+from protocol.members import Member, State
 from protocol.node import Node
 from protocol.tunnel import hardware_address, network_identifier
 
@@ -108,6 +108,8 @@ class Importer:
         return now + RESTART_WINDOW
 
     def _why_held(self, member: Member, now: float) -> str:
+        if member.state is not State.FAILED:
+            return ""
         sequence, until = self._windows.get(member.key, (-1, 0.0))
         if sequence == member.announcement.sequence and now < until:
             return "its daemon is gone but its host answers: held for its restart"

@@ -6,30 +6,18 @@ its members are reached: only then can it shadow, cover or resolve something of 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
 
+from meshd.policy.prefixes import Nets
 from protocol.address import Address, Prefix
 
 
 class Interest:
-    """Some prefixes and addresses, as ranges that do not overlap: one bisection a question."""
+    """Some prefixes and addresses: one bisection a question, however many they are."""
 
     def __init__(self, prefixes: Iterable[Prefix], addresses: Iterable[Address]) -> None:
-        ranges = {(each.version, each.first, each.last) for each in prefixes}
-        ranges |= {(each.version, int(each), int(each)) for each in addresses}
-        self._starts: list[tuple[int, int]] = []
-        self._ends: list[int] = []
-        for version, first, last in sorted(ranges):
-            # Prefixes nest or are apart, so one that begins inside another ends there too.
-            inside = self._starts and self._starts[-1][0] == version and first <= self._ends[-1]
-            if inside:
-                self._ends[-1] = max(self._ends[-1], last)
-            else:
-                self._starts.append((version, first))
-                self._ends.append(last)
+        self._nets = Nets((*prefixes, *map(Prefix.single, addresses)))
 
     def meets(self, version: int, first: int, last: int) -> bool:
         """Whether an address from ``first`` to ``last`` is among them."""
-        at = bisect_right(self._starts, (version, last))
-        return at > 0 and self._starts[at - 1][0] == version and self._ends[at - 1] >= first
+        return self._nets.between(version, first, last) is not None

@@ -1,8 +1,9 @@
 """Import policy: from what the mesh says to what this kernel should hold. Pure.
 
-Judged anew, as a whole, whenever the table, the host or the configuration changes; the
-order in which anything arrived never matters.  Per prefix the first refusal wins, and
-every prefix that is announced gets a row that says what became of it and why.
+Judged as a whole, whenever the table, the host or the configuration changes; the order in
+which anything arrived never matters.  Per prefix the first refusal wins, and every prefix
+that is announced gets a row that says what became of it and why.  What follows from nothing
+that has changed is not found out again, but taken from the ``Memo``.
 
 What came before matters in two places only, and both stand in the previous ``Decision``: a
 node whose new set is over a limit keeps its last set, and what flaps is held back.
@@ -110,6 +111,7 @@ def decide(
     waiting = damping.waiting(now)
 
     def write(who: Applicant, ground: Ground, filters: Filters, *facts: *Facts) -> Sheet:
+        # Its judge follows from who it is, the ground and the filters.
         return sheet(who.origin, judge(who.origin.key), ground, *facts)
 
     sheets = []

@@ -17,7 +17,7 @@ SHORTEST: Final = {4: 8, 6: 16}
 
 
 class Fib:
-    """The routes of one host, for as long as one decision takes."""
+    """The routes of one host, for as long as none of them changes."""
 
     def __init__(self, host: Host) -> None:
         self._own = {own.ip for interface in host.interfaces for own in interface.addresses}

@@ -47,7 +47,7 @@ class _Precious(NamedTuple):
 
 
 class Ground:
-    """One host as policy sees it, for as long as one decision takes."""
+    """One host as policy sees it, for as long as nothing of it changes."""
 
     def __init__(
         self,

@@ -33,7 +33,8 @@ def within_limits(
     for origin in present:
         key, number = origin.key, len(origin.prefixes)
         held = before.get(key, ())
-        if max(number, len(held)) <= min(free, origin.grant.limit or free):
+        granted = origin.grant.limit or free
+        if number <= free and number <= granted and len(held) <= free and len(held) <= granted:
             last[key], wanted[key] = held, origin.prefixes
             continue
         limit, whose = _limit(origin, filters)

@@ -42,17 +42,17 @@ class Origin(NamedTuple):
         """``member`` as the automaton shows it at ``now``, in the automaton's seconds."""
         failed = member.state is State.FAILED
         return cls(
-            key=member.key,
-            name=member.name,
-            grant=grant,
-            announcement=member.announcement,
-            prefixes=member.prefixes,
-            state=member.state.value,
-            seen=member.seen,
-            reachable=member.reachable,
-            failed_for=now - member.since if failed else 0.0,
-            held=held if failed else "",
-            why=member.reason,
+            member.key,
+            member.name,
+            grant,
+            member.announcement,
+            member.prefixes,
+            member.state.value,
+            member.seen,
+            member.reachable,
+            now - member.since if failed else 0.0,
+            held if failed else "",
+            member.reason,
         )
 
     @property

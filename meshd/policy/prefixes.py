@@ -43,16 +43,25 @@ class Nets:
 
     def overlapping(self, prefix: Prefix) -> Prefix | None:
         """One that has an address in common with ``prefix``."""
-        last = self._before(prefix.version, prefix.last)
-        return last if last is not None and last.overlaps(prefix) else None
+        version, first, length = prefix
+        return self.between(version, first, first | HOST_BITS[version][length])
+
+    def between(self, version: int, first: int, last: int) -> Prefix | None:
+        """One that holds an address from ``first`` to ``last``."""
+        net = self._before(version, last)
+        return net if net is not None and net[1] | HOST_BITS[version][net[2]] >= first else None
 
     def containing(self, prefix: Prefix) -> Prefix | None:
         """The widest in which ``prefix`` lies."""
-        last = self._before(prefix.version, prefix.first)
-        return last if last is not None and last.covers(prefix) else None
+        version, first, length = prefix
+        net = self._before(version, first)
+        if net is None or net[1] | HOST_BITS[version][net[2]] < first or net[2] > length:
+            return None
+        return net
 
     def _before(self, version: int, address: int) -> Prefix | None:
-        """The last that begins at ``address`` or before: no two of them overlap, so if that
-        one does not reach so far, none does."""
+        """The last of that version that begins at ``address`` or before: no two of them overlap,
+        so if that one does not reach so far, none does."""
         at = bisect_right(self._kept, (version, address, _BEHIND))
-        return self._kept[at - 1] if at else None
+        net = self._kept[at - 1] if at else None
+        return net if net is not None and net[0] == version else None

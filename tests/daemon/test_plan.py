@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_interface
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -319,3 +320,43 @@ def test_any_state_is_reached_from_any_other_and_then_nothing_is_left_to_do(
     kernel.purge()
     assert kernel.read().state == KernelState()
     assert not kernel.read().table
+
+
+# What it costs, in comparisons.
+
+MANY = [Prefix(4, 0x0A020000 + (number << 8), 24) for number in range(500)]
+
+
+def again(state: KernelState, without: int = 0) -> KernelState:
+    """The same as a reading has it, prefix by prefix anew, without the last few of them."""
+    kept = [Prefix(*each) for each in MANY[: len(MANY) - without]]
+    return KernelState(dict.fromkeys(kept, hop("192.0.2.2", "192.0.2.1")), frozenset(kept),
+                       state.local, frozenset(kept))  # fmt: skip
+
+
+@pytest.mark.parametrize("new", [0, 1, 3])
+def test_what_changes_is_sorted_and_the_rest_only_looked_up(
+    new: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desired = KernelState(dict.fromkeys(MANY, B), frozenset(MANY), LONE.local, frozenset(MANY))
+    actual = Reading(state=again(desired, without=new), table=True)
+    counts = {"__eq__": 0, "__lt__": 0, "hops": 0}
+
+    def count(owner: type, method: str, what: str) -> None:
+        original = getattr(owner, method)
+
+        def counting(one: object, other: object) -> object:
+            counts[what] += 1
+            return original(one, other)
+
+        monkeypatch.setattr(owner, method, counting)
+
+    count(Prefix, "__eq__", "__eq__")
+    count(Prefix, "__lt__", "__lt__")
+    count(NextHops, "__eq__", "hops")
+    plan = diff(desired, actual)
+    monkeypatch.undo()
+    assert len(plan) == (3 * new + 1 if new else 0)
+    assert counts["__lt__"] <= 12 * new
+    assert counts["__eq__"] <= 12 * len(MANY)
+    assert counts["hops"] == 1  # of two next hops that meet, however many prefixes they carry

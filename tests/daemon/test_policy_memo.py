@@ -230,7 +230,7 @@ def test_one_prefix_more_is_one_judgement_however_many_there_are(
     assert taken(judged) == []
 
 
-def test_a_node_that_fails_leaves_or_comes_back_is_not_judged_again(
+def test_a_node_that_is_suspected_fails_or_comes_back_is_not_judged_again(
     judged: list[Prefix], deciding: Decide
 ) -> None:
     nodes = mesh(90, 90)

@@ -10,7 +10,7 @@ from protocol.address import Endpoint, Prefix
 from protocol.identity import Identity, Mesh
 from protocol.node import Node
 from protocol.objects import Grant
-from protocol.shards import shard_hash
+from protocol.shards import Shard, cut, shard_hash
 
 RNG = Random(1)
 MAKER, NEXT, ME = (Identity.generate(RNG.randbytes) for _ in range(3))
@@ -99,3 +99,20 @@ def test_the_tunnels_port_is_announced_and_stays_when_something_else_changes() -
     assert node.announcement.tunnel == 6180
     node.announce(2.0, tunnel=0)
     assert node.announcement.tunnel == 0
+
+
+def test_a_set_is_cut_once_for_an_announcement_and_not_at_all_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts: list[int] = []
+
+    def counting(prefixes: tuple[Prefix, ...]) -> tuple[Shard, ...]:
+        cuts.append(len(prefixes))
+        return cut(prefixes)
+
+    monkeypatch.setattr("protocol.originate.cut", counting)
+    node = fresh()
+    node.announce(0.0, prefixes=nets(1000), endpoints=WHERE)
+    node.announce(1.0, prefixes=nets(1000))  # says so already
+    node.announce(2.0, prefixes=nets(100))
+    assert cuts == [1000, 1000]
