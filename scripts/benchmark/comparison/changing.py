@@ -11,10 +11,13 @@ from typing import Final
 from benchmark.comparison.job import Job, Sample
 from benchmark.comparison.resting import idle
 from benchmark.comparison.scenarios import MEMBERSHIP
-from benchmark.comparison.stage import Late, Number, Stage
+from benchmark.comparison.stage import Number, Stage
 from benchmark.holdings import key
 
 MANY: Final = 1000
+
+GONE_S: Final = 2.0
+"""Without a change, after which what was withdrawn and is there stays."""
 
 
 def standing(job: Job) -> Iterator[Sample]:
@@ -67,12 +70,17 @@ def _announced(job: Job, stage: Stage, who: Number, count: int) -> dict[str, flo
 
 
 def _told_and_gone(stage: Stage, who: Number, prefixes: Sequence[IPv4Network]) -> None:
-    """Withdrawn, and quiet again."""
+    """Withdrawn, and quiet again.
+
+    babeld 1.12.1 withdraws another prefix than the one that has gone (fixed in 1.12.2: "Reinstall
+    the right route in check_xroutes"), so what stays is left to its expiry: it is never used again.
+    """
     nets = set(map(key, prefixes))
     expected = stage.holdings.expect(dict.fromkeys(stage.running - {who}, nets), gone=True)
-    stage.withdraw(who, prefixes)
-    if not expected.wait(stage.patience).done:
-        raise Late("what was announced is not withdrawn")
+    told = stage.withdraw(who, prefixes)
+    while not expected.wait(GONE_S).done:
+        if time.monotonic() > max(told, stage.holdings.last_change) + GONE_S:
+            break
     stage.holdings.quiet(0.5, 10)
 
 

@@ -79,7 +79,11 @@ class Job:
         return Sample(self.case(scenario), run, dict(values), note, seen)
 
     def attempt(
-        self, scenario: str, run: int, measure: Callable[[], Mapping[str, float]], stage: Stage
+        self,
+        scenario: str,
+        run: int,
+        measure: Callable[[], Mapping[str, float | None]],
+        stage: Stage,
     ) -> Sample:
         """The same, of a run that may come to nothing within its time."""
         try:

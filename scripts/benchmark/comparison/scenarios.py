@@ -35,6 +35,8 @@ class Scenario:
     """One run of it takes about so long at 16 nodes; a guess, until one has been seen."""
     once: bool = False
     """One run tells it all."""
+    remark: str = ""
+    """What a reader of its figures must know."""
 
 
 def _seconds(*names: str) -> tuple[Measure, ...]:
@@ -45,6 +47,7 @@ _ALL: Final = (
     Scenario(
         "cold-start", "all daemons at once, until every kernel has every route",
         _seconds("from spawn", "from ready"), "cold", 15,
+        remark="ready is when the last daemon answers on its control socket, looked at every 10 ms",
     ),
     Scenario(
         "join", "one more router into a running mesh",
@@ -65,6 +68,9 @@ _ALL: Final = (
     Scenario(
         "kill", "one daemon gets SIGKILL while its host still forwards, until it is withdrawn",
         (Measure("", "s"), Measure("packets still delivered", "%")), "coming", 40,
+        remark="the host goes on forwarding, so keeping its routes loses no packet; meshd keeps them"
+        " by design, for a restart window of 30 s. Packets are those of a flow through that router"
+        " from the kill until it is withdrawn everywhere, if that is long enough to send ten",
     ),
     Scenario(
         "link-cut", "the cable at the switch, until it is withdrawn everywhere",
@@ -77,6 +83,7 @@ _ALL: Final = (
     Scenario(
         "split", "one to three for 30 s, healed; seen from the larger side",
         (Measure("", "s"), Measure("kernels affected", "")), "splitting", 45,
+        remark="of the larger side; a kernel that kept its routes through the split is not affected",
     ),
     Scenario(
         "idle", "60 s of nothing, counted at the switch's ports and in /proc",

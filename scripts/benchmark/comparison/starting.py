@@ -16,6 +16,8 @@ WARM_S: Final = 1.0
 
 PACE_S: Final = 0.01
 """Between two of its datagrams."""
+LEAST: Final = 10
+"""Of them, or their share says nothing."""
 
 
 def cold(job: Job) -> Iterator[Sample]:
@@ -79,7 +81,7 @@ def _left(stage: Stage, number: Number) -> dict[str, float]:
     return {"": stage.in_time(outcome, "withdrawn") - told}
 
 
-def _killed(stage: Stage, number: Number) -> dict[str, float]:
+def _killed(stage: Stage, number: Number) -> dict[str, float | None]:
     """And how many of a flow's datagrams to behind that router came meanwhile."""
     rest = stage.running - {number}
     expected = stage.holdings.expect(dict.fromkeys(rest, stage.own[number]), gone=True)
@@ -100,7 +102,11 @@ def _killed(stage: Stage, number: Number) -> dict[str, float]:
         last = first + max(1, round(took / PACE_S))
         time.sleep(0.1)
     came = {each.number for each in flow.arrivals if first <= each.number < last}
-    return {"": took, "packets still delivered": 100 * len(came) / (last - first)}
+    enough = last - first >= LEAST
+    return {
+        "": took,
+        "packets still delivered": 100 * len(came) / (last - first) if enough else None,
+    }
 
 
 def _gone(stage: Stage, number: Number) -> None:

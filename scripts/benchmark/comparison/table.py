@@ -75,9 +75,7 @@ class Cell:
 
 def short(value: float) -> str:
     """Two or three digits that count."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
+    return f"{value:,.0f}" if abs(value) >= 99.5 or value == int(value) else f"{value:.2g}"
 
 
 def rows(samples: Sequence[Sample]) -> list[Row]:
@@ -129,6 +127,9 @@ def markdown(samples: Samples, wanted: Sequence[str] = ()) -> str:
         cells = [row.cells[name].text if name in row.cells else "-" for name in systems]
         lines.append(f"| {row.title} | {row.nodes} | {' | '.join(cells)} |")
     lines.append("")
+    for name in dict.fromkeys(s.case.scenario for s in samples.found):
+        if SCENARIOS[name].remark:
+            lines.append(f"- {name}: {SCENARIOS[name].remark}")
     for name in systems:
         told = samples.about.get("systems", {}).get(name)
         if told:
