@@ -68,8 +68,8 @@ _ALL: Final = (
     Scenario(
         "kill", "one daemon gets SIGKILL while its host still forwards, until it is withdrawn",
         (Measure("", "s"), Measure("packets still delivered", "%")), "coming", 40,
-        remark="the host goes on forwarding, so keeping its routes loses no packet; meshd keeps them"
-        " by design, for a restart window of 30 s. Packets are those of a flow through that router"
+        remark="the host goes on forwarding, so keeping its routes loses no packet; meshd keeps"
+        " them by design, for a restart window of 30 s. Packets are those of a flow through it"
         " from the kill until it is withdrawn everywhere, if that is long enough to send ten",
     ),
     Scenario(
@@ -83,7 +83,7 @@ _ALL: Final = (
     Scenario(
         "split", "one to three for 30 s, healed; seen from the larger side",
         (Measure("", "s"), Measure("kernels affected", "")), "splitting", 45,
-        remark="of the larger side; a kernel that kept its routes through the split is not affected",
+        remark="of the larger side; a kernel that kept its routes all the while is not affected",
     ),
     Scenario(
         "idle", "60 s of nothing, counted at the switch's ports and in /proc",

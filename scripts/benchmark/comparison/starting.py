@@ -9,13 +9,13 @@ from typing import Final
 
 from benchmark.comparison.job import Job, Sample
 from benchmark.comparison.stage import Late, NotHeld, Number, Stage
-from benchmark.paced import Paced
+from netlab import PacedFlow
 
 WARM_S: Final = 1.0
 """Of the flow, before its far end's daemon is killed."""
 
-PACE_S: Final = 0.01
-"""Between two of its datagrams."""
+RATE: Final = 100
+"""Of its datagrams, a second."""
 LEAST: Final = 10
 """Of them, or their share says nothing."""
 
@@ -92,14 +92,14 @@ def _killed(stage: Stage, number: Number) -> dict[str, float | None]:
         stage.ended(number)
         return {"": stage.in_time(expected.wait(stage.patience), "withdrawn") - began}
     near, far = stage.lab.zone(min(rest)), daemon.zone
-    with Paced(near.private, (far.private,), far.private4, PACE_S) as flow:
+    with PacedFlow(near.private, far.private, far.private4, RATE) as flow:
         time.sleep(WARM_S)
         first, began = flow.sent, time.monotonic()
         daemon.stop(signal.SIGKILL)
         stage.ended(number)
         outcome = expected.wait(stage.patience)
         took = stage.in_time(outcome, "withdrawn") - began
-        last = first + max(1, round(took / PACE_S))
+        last = min(flow.sent, first + max(1, round(took * RATE)))
         time.sleep(0.1)
     came = {each.number for each in flow.arrivals if first <= each.number < last}
     enough = last - first >= LEAST
