@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 from benchmark.comparison.measure import Measurement
+from benchmark.comparison.picture import NotInstalled, draw, library
 from benchmark.comparison.samples import Samples, Unreadable, read
 from benchmark.comparison.scenarios import DEFAULT_SYSTEMS, FLOOR, cases
 from benchmark.comparison.scenarios import SCENARIOS as COMPARED
@@ -48,13 +49,15 @@ _SYSTEMS: Final = """
 systems (--systems NAME[,NAME]...):
 """
 
-_EPILOG: Final = "exit codes: 0 done, 2 the command line makes no sense, 130 interrupted"
+_EPILOG: Final = (
+    "exit codes: 0 done, 1 no picture, 2 the command line makes no sense, 130 interrupted"
+)
 
 _T = TypeVar("_T")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 2 the command line makes no sense, 130 interrupted."""
+    """Exit codes: 0 done, 1 no picture, 2 the command line makes no sense, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
     apart = _scenario_apart(words)
     with _ending():
@@ -100,13 +103,14 @@ def _compare(words: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(words)
     try:
+        if options.picture:
+            library()  # before the hours of measuring
         if options.report:
-            samples = read(options.report)
-            return _show(samples, options)
+            return _show(read(options.report), options)
         if not options.scenario:
             parser.error("the following arguments are required: --scenario (or --report)")
         samples = Samples.kept(options.into) if options.into else Samples()
-    except (OSError, Unreadable) as error:
+    except (OSError, Unreadable, NotInstalled) as error:
         parser.error(str(error))
     if options.runs < 1:
         parser.error("--runs must be at least 1")
@@ -130,6 +134,13 @@ def _show(samples: Samples, options: argparse.Namespace) -> int:
     wanted = options.systems if not options.report else ()
     sys.stdout.write(as_json(samples, wanted) if options.json else markdown(samples, wanted))
     sys.stdout.flush()
+    if options.picture:
+        try:
+            draw(samples, options.picture, wanted)
+        except (OSError, ValueError) as error:
+            _say(f"no picture: {error}")
+            return 1
+        _say(f"{options.picture} is drawn")
     return 0
 
 
@@ -171,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--into", type=Path, metavar="FILE", help="keep each sample there; go on with what it has")
     add("--report", type=Path, nargs="+", metavar="FILE", help="measure nothing; show these")
     add("--json", action="store_true", help="one JSON object on standard output, nothing else")
+    add("--picture", type=Path, metavar="FILE", help="bars; its suffix says what: svg, png, pdf")
     return parser
 
 

@@ -106,6 +106,8 @@ class Outcome:
 
     last: float
     """When the last node came to what it should hold (time.monotonic()); 0 if no node had to."""
+    at: dict[int, float]
+    """The same, by node; 0 where there was nothing to do."""
     missing: dict[int, int]
     """By node, how much of it is not as it should be; empty unless time ran out."""
 
@@ -177,6 +179,7 @@ class Expectation:
     """How many nodes it is not true of at the beginning."""
 
     def __attrs_post_init__(self) -> None:
+        self._last = dict.fromkeys(self.wanted, 0.0)
         for number, nets in self.wanted.items():
             held = self.holdings.held[number]
             self._open[number] = set(nets & held if self.gone else nets - held)
@@ -196,7 +199,7 @@ class Expectation:
                 break
             time.sleep(LOOK_S)
         missing = {number: len(nets) for number, nets in self._open.items() if nets}
-        return Outcome(max(self._last.values(), default=0.0), missing)
+        return Outcome(max(self._last.values(), default=0.0), dict(self._last), missing)
 
     def _look(self, *, force: bool) -> None:
         for number, nets in self._open.items():

@@ -69,8 +69,8 @@ _ALL: Final = (
         "kill", "one daemon gets SIGKILL while its host still forwards, until it is withdrawn",
         (Measure("", "s"), Measure("packets still delivered", "%")), "coming", 40,
         remark="the host goes on forwarding, so keeping its routes loses no packet; meshd keeps"
-        " them by design, for a restart window of 30 s. Packets are those of a flow through it"
-        " from the kill until it is withdrawn everywhere, if that is long enough to send ten",
+        " them by design, for a restart window of 30 s. Packets are those of a flow to"
+        " behind it, from the kill until their router withdraws it, if that is long enough for ten",
     ),
     Scenario(
         "link-cut", "the cable at the switch, until it is withdrawn everywhere",
