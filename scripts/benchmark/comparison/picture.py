@@ -78,7 +78,11 @@ def _panel(axes: Any, members: Sequence[Row], systems: Sequence[str]) -> None:
             found += [value for value in (middle, *cell.values) if value > 0]
     if found and max(found) > ORDERS * min(found):
         axes.set_yscale("log")
+        axes.set_ylim(bottom=min(found) / 2)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_xticks(range(len(members)), [_label(row) for row in members])
+    axes.set_xlim(-0.5, len(members) - 0.5)
     first = members[0]
     loss = f", {first.loss:g} % loss" if first.loss else ""
     name = f"{first.scenario}: {first.measure.name}" if first.measure.name else first.scenario

@@ -99,14 +99,12 @@ def _killed(stage: Stage, number: Number) -> dict[str, float | None]:
         stage.ended(number)
         outcome = expected.wait(stage.patience)
         took = stage.in_time(outcome, "withdrawn") - began
-        last = min(flow.sent, first + max(1, round(took * RATE)))
+        last = min(flow.sent, first + int((outcome.at[near.number] - began) * RATE))
         time.sleep(0.1)
     came = {each.number for each in flow.arrivals if first <= each.number < last}
     enough = last - first >= LEAST
-    return {
-        "": took,
-        "packets still delivered": 100 * len(came) / (last - first) if enough else None,
-    }
+    share = 100 * len(came) / (last - first) if enough else None
+    return {"": took, "packets still delivered": share}
 
 
 def _gone(stage: Stage, number: Number) -> None:
