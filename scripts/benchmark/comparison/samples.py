@@ -25,7 +25,7 @@ class Samples:
     """What has been found so far, and about what."""
 
     found: list[Sample] = attrs.field(factory=list)
-    about: dict[str, Any] = attrs.field(factory=dict)
+    about: dict[str, Any] = attrs.field(factory=lambda: {"systems": {}})
     """Of the machine, and the systems' versions and settings."""
     path: Path | None = None
     """The file that grows with it, if any."""

@@ -194,7 +194,7 @@ class Stage:
         """Each router loses so many of a hundred frames that come in by its uplink."""
         self._loss = percent
         for zone in self.lab.zones:
-            zone.router.run(["nft", "-f", "-"], stdin=_LOSS.format(round(percent * 100)))
+            zone.router.run(["nft", "-f", "-"], stdin=_losing(percent))
 
     def lossy(self, percent: float) -> None:
         """The same, and some time of it; nothing when there is none."""
@@ -213,12 +213,14 @@ class Stage:
         return 100 * lost / seen if seen else 0.0
 
 
-_LOSS: Final = f"""\
+def _losing(percent: float) -> str:
+    """Rules by which a router loses, and counts, so many of a hundred frames of any family."""
+    return f"""\
 table netdev bench {{
     chain in {{
         type filter hook ingress device "{UPLINK}" priority -500; policy accept;
         counter
-        numgen random mod 10000 < {{0}} counter drop
+        numgen random mod 10000 < {round(percent * 100)} counter drop
     }}
 }}
 """
