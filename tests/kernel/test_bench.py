@@ -1,4 +1,4 @@
-"""``scripts/bench`` itself: three routers, meshd and BIRD beside each other; and one interrupted."""
+"""``scripts/bench`` itself: three routers, meshd and BIRD side by side; and one interrupted."""
 
 from __future__ import annotations
 
