@@ -43,8 +43,15 @@ def idle(stage: Stage, seconds: float) -> dict[str, float | None]:
         "processor per node": 1000 * (after.cpu_s - before.cpu_s) / each,
         "RSS per node": rss,
         "PSS per node": pss,
-        "healthy routes withdrawn": len(stage.holdings.losses) - lost,
+        "healthy routes withdrawn": _healthy(stage, lost),
     }
+
+
+def _healthy(stage: Stage, since: int) -> int:
+    """How often, from the `since`th loss on, a node lost what another still announces."""
+    announced = stage.others(stage.running)
+    losses = stage.holdings.losses[since:]
+    return sum(number in announced and net in announced[number] for _, number, net in losses)
 
 
 def counts(stage: Stage) -> Counts:

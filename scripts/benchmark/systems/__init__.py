@@ -21,6 +21,7 @@ _ALL: tuple[System, ...] = (
     Bird("bird-scan1", scan=1),
     Bird("bird-graceful", fast=True, graceful=True),
     Bird("bird-bfd", fast=True, bfd=(20, 50, 5)),  # the example in BIRD's manual
+    Bird("bird-bfd-300", fast=True, bfd=(300, 300, 4)),
     Bird("bird-bfd-fast", fast=True, bfd=(10, 10, 3)),
     Babeld("babeld"),
     Babeld("babeld-fast", hello=1, update=4),
