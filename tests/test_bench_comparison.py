@@ -18,6 +18,7 @@ from benchmark.command import main
 from benchmark.comparison import measure
 from benchmark.comparison.job import Job, Sample
 from benchmark.comparison.measure import Left, Measurement
+from benchmark.comparison.neighbours import room
 from benchmark.comparison.picture import NotInstalled
 from benchmark.comparison.samples import Samples, read
 from benchmark.comparison.scenarios import FLOOR, GROUPS, SCENARIOS, Case, cases, runs_of
@@ -217,6 +218,24 @@ def test_a_picture_without_its_library_is_refused_before_anything_is_measured(
         main(["--scenario", "announce", "--picture", "x.svg"])
     assert ended.value.code == 2
     assert "needs matplotlib" in capsys.readouterr().err
+
+
+def test_room_for_neighbours_is_made_where_it_is_lacking_and_given_back(tmp_path: Path) -> None:
+    said: list[str] = []
+    for number, value in ((1, "128"), (2, "512"), (3, "1000000")):
+        (tmp_path / f"gc_thresh{number}").write_text(value)
+
+    def thresholds() -> list[int]:
+        return [int((tmp_path / f"gc_thresh{number}").read_text()) for number in (1, 2, 3)]
+
+    with room(64, said.append, (tmp_path,)):
+        assert thresholds() == [8320, 16_640, 1_000_000]
+    assert thresholds() == [128, 512, 1_000_000]
+    with room(3, said.append, (tmp_path,)):
+        assert thresholds() == [128, 512, 1_000_000]
+    assert said == []
+    with room(64, said.append, (tmp_path / "elsewhere",)):
+        assert "neighbours may not fit" in said[0]
 
 
 A, B = (key(IPv4Network(text)) for text in ("10.1.0.0/24", "10.2.0.0/24"))

@@ -15,6 +15,7 @@ from typing import Final
 
 import attrs
 
+from benchmark.comparison.neighbours import room
 from benchmark.holdings import Holdings, Outcome, Watch, key
 from benchmark.systems import Daemon, System
 from benchmark.systems.common import install
@@ -32,6 +33,9 @@ LOSSY_S: Final = 5.0
 """Of loss before anything is measured under it."""
 
 READY_POLL_S: Final = 0.01
+
+COMING_UP: Final = 2
+"""Times the usual patience for a fleet to come up: it is not what is measured."""
 
 Number = int
 
@@ -73,6 +77,7 @@ class Stage:
         with contextlib.ExitStack() as stack:
             install(self.system.packages)
             zones = self.nodes + self.spares
+            stack.enter_context(room(zones, self.say))
             self.lab = stack.enter_context(Lab(zones, name=f"bench{os.getpid()}", nat=("none",)))
             directory = self.home / "state"
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -169,7 +174,7 @@ class Stage:
         wanted = list(numbers)
         self.say(f"{self.system.name}: starting {len(wanted)} daemons")
         self.start(wanted)
-        self.whole()
+        self.whole(COMING_UP * self.patience)
         self.settle()
 
     def announce(self, number: Number, prefixes: Sequence[IPv4Network]) -> float:
