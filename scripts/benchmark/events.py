@@ -38,6 +38,11 @@ RTA_PRIORITY: Final = 6
 RTN_UNICAST: Final = 1
 """linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h"""
 
+_TABLE: Final = struct.pack("=HH", 8, 15)
+_DST: Final = struct.pack("=HH", 8, RTA_DST)
+_PRIORITY: Final = struct.pack("=HH", 8, RTA_PRIORITY)
+"""Heads of attributes with four octets."""
+
 SO_RCVBUFFORCE: Final = 33
 SO_ATTACH_FILTER: Final = 26
 BUFFER: Final = 64 << 20
@@ -233,6 +238,12 @@ class Counter:
 def route_changes(data: bytes) -> Iterator[tuple[bool, bytes, int]]:
     """Of a message about IPv4 unicast routes: whether it came, octets of the prefix behind its
     length, metric. The quick way, for messages by the ten thousand."""
+    if data[28:32] == _TABLE and data[36:40] == _DST and len(data) == data[0] | data[1] << 8:
+        # As Linux writes them (fib_dump_info, net/ipv4/fib_semantics.c): one message, the table,
+        # the prefix, the metric if it has one.
+        metric = int.from_bytes(data[48:52], "little") if data[44:48] == _PRIORITY else 0
+        yield data[4] == RTM_NEWROUTE, data[17:18] + data[40:44], metric
+        return
     at = 0
     while at + 28 <= len(data):
         length, kind = struct.unpack_from("=IH", data, at)

@@ -7,6 +7,7 @@ all nodes hold, or hold no more, what they should.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
@@ -18,11 +19,12 @@ import attrs
 from benchmark.events import Events, route_changes
 from netlab import Namespace
 
-LOOK_S: Final = 0.005
+LOOK_S: Final = 0.02
 """Between two looks at what the watch has read; its stamps are finer."""
 
 PARSE_S: Final = 0.25
-"""What came is read at the latest so long after the last time, however little it is."""
+"""What came is read, however little it is, when no more of it has come for so long: while it comes,
+the processors are for those who are measured."""
 
 Change = tuple[float, bytes, bool]
 """time.monotonic(), a prefix (see `key`), whether it is there now."""
@@ -175,6 +177,8 @@ class Expectation:
     gone: bool
     _open: dict[int, set[bytes]] = attrs.field(factory=dict, init=False)
     _last: dict[int, float] = attrs.field(factory=dict, init=False)
+    _waiting: dict[int, tuple[int, float]] = attrs.field(factory=dict, init=False)
+    """How many messages of a node have come and not been read, and when the last of them did."""
     affected: int = attrs.field(default=0, init=False)
     """How many nodes it is not true of at the beginning."""
 
@@ -188,24 +192,28 @@ class Expectation:
     def wait(self, timeout: float) -> Outcome:
         """Until it is true of all of them, or time runs out."""
         end = time.monotonic() + timeout
-        parsed = 0.0
         while any(self._open.values()):
             now = time.monotonic()
-            late = now > end
-            force = late or now - parsed > PARSE_S
-            parsed = now if force else parsed
-            self._look(force=force)
-            if late:
+            self._look(math.inf if now > end else now)
+            if now > end:
                 break
             time.sleep(LOOK_S)
         missing = {number: len(nets) for number, nets in self._open.items() if nets}
         return Outcome(max(self._last.values(), default=0.0), dict(self._last), missing)
 
-    def _look(self, *, force: bool) -> None:
+    def _over(self, number: int, waiting: int, at: float) -> bool:
+        """Whether no more has come at a node for a while."""
+        before, since = self._waiting.get(number, (0, at))
+        if waiting != before:
+            self._waiting[number] = waiting, at
+            return at == math.inf
+        return at - since >= PARSE_S
+
+    def _look(self, at: float) -> None:
         for number, nets in self._open.items():
             # Fewer messages than what is missing cannot be all of it, so they can wait.
             waiting = self.holdings.watch.waiting(number)
-            if not waiting or (waiting < len(nets) and not force):
+            if not waiting or (waiting < len(nets) and not self._over(number, waiting, at)):
                 continue
             for when, net, there in self.holdings.update(number):
                 if net in self.wanted[number]:
