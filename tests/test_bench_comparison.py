@@ -232,7 +232,7 @@ def test_room_for_neighbours_is_made_where_it_is_lacking_and_given_back(tmp_path
         assert thresholds() == [8320, 16_640, 1_000_000]
     assert thresholds() == [128, 512, 1_000_000]
     with room(3, said.append, (tmp_path,)):
-        assert thresholds() == [128, 512, 1_000_000]
+        assert thresholds() == [2048, 4096, 1_000_000]
     assert said == []
     with room(64, said.append, (tmp_path / "elsewhere",)):
         assert "neighbours may not fit" in said[0]
