@@ -1,9 +1,9 @@
 """Room for neighbours: the kernel's table of them is one for all namespaces of a machine.
 
 Its thresholds (net.ipv4.neigh.default.gc_thresh1 to 3; 128, 512 and 1,024 by default) are settable
-in the first namespace only.  64 routers on one bridge are 64 x 63 neighbours: the table overflows, and
-the machine drops packets, which is no system's doing.  So they are raised while a lab stands, and
-put back afterwards; ones that are high enough are left alone.
+in the first namespace only.  64 routers on one bridge are 64 x 63 neighbours: the table overflows,
+and the machine drops packets, which is no system's doing.  So they are raised while a lab stands,
+and put back afterwards; ones that are high enough are left alone.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class Stage:
                 if self.daemons[number].ready():
                     last = time.monotonic()
                     starting.remove(number)
-                elif self.daemons[number].process is None:
+                elif self._dead(number):
                     raise NotHeld(f"{self._who(number)} did not start")
             if starting and time.monotonic() > began + self.patience * (1 + self.nodes / 64):
                 raise NotHeld(f"{self._who(starting[0])} does not answer")
@@ -143,6 +143,10 @@ class Stage:
     def ended(self, number: Number) -> None:
         """It does not run any more, by what the caller did."""
         self.running.discard(number)
+
+    def _dead(self, number: Number) -> bool:
+        process = self.daemons[number].process
+        return process is None or process.poll() is not None
 
     def _who(self, number: Number) -> str:
         return f"{self.system.name} on router {number}"
