@@ -1,9 +1,9 @@
 """What kernels tell of their routes and tables as it happens: netlink, by a reader of our own.
 
 Each message is stamped when it is read; nothing is parsed before somebody asks, so that ten
-thousand changes are read as fast as they come.  The reader rests between two rounds, so a stamp is
-up to a millisecond late, and up to five while messages come by the hundred: to wake up for each
-would take the processors from what is measured.
+thousand changes are read as fast as they come.  Where many kernels are heard the reader may rest
+between two rounds, so that a stamp is up to a millisecond late, and up to five while messages come
+by the hundred: to wake up for each would take the processors from what is measured.
 """
 
 from __future__ import annotations
@@ -84,12 +84,14 @@ class Events:
     """Context manager: what changes in some namespaces, from entering on.
 
     protocol: hear of unicast routes of this protocol only, sorted out by the kernel.
-    tables: hear of nftables' tables too.
+    tables_too: hear of nftables' tables too.
+    prompt: stamp each message as soon as it comes; otherwise the reader rests between two rounds.
     """
 
     places: tuple[Namespace, ...]
     protocol: int | None = None
     tables_too: bool = True
+    prompt: bool = True
     cpu_s: float = attrs.field(default=0.0, init=False)
     """Processor seconds of the reader so far."""
     _raw: dict[str, list[tuple[float, bytes]]] = attrs.field(factory=dict, init=False)
@@ -167,7 +169,8 @@ class Events:
                 except OSError as lost:  # ENOBUFS: more came than fits
                     self._error = lost
             self.cpu_s = time.thread_time() - began
-            time.sleep(BUSY_REST_S if count >= BUSY else REST_S)
+            if not self.prompt:
+                time.sleep(BUSY_REST_S if count >= BUSY else REST_S)
 
     def routes(self, place: Namespace, start: int = 0) -> Iterator[RouteEvent]:
         """What happened to unicast routes there since the `start`th message (see `mark`)."""

@@ -66,7 +66,9 @@ class KernelWatch:
     _metrics: dict[int, dict[bytes, set[int]]] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.events = Events(tuple(self.routers.values()), self.protocol, tables_too=False)
+        self.events = Events(
+            tuple(self.routers.values()), self.protocol, tables_too=False, prompt=False
+        )
 
     def __enter__(self) -> KernelWatch:
         self.events.__enter__()
