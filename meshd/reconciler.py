@@ -354,7 +354,8 @@ class Reconciler:
 
     async def _tell(self) -> None:
         """What rounds have done, in their order, to who is interested."""
-        self._to_tell = trio.Event()
+        if self._to_tell.is_set():  # else somebody may be waiting for this one
+            self._to_tell = trio.Event()
         while self._finished:
             await self._report(self._finished.pop(0))
             self._settled()

@@ -554,6 +554,22 @@ async def test_what_the_mesh_wants_is_there_without_a_reading_a_thread_or_a_turn
         assert made.reconciler.settled
 
 
+async def test_what_is_done_at_once_is_told_also_after_a_kernel_that_did_not_answer() -> None:
+    async with bench() as made:
+        await calm(made)
+        made.kernel.broken = OSError(5, "Input/output error")
+        made.kernel.add_foreign(ForeignRoute(net("10.1.0.0/25"), None, "net0", 4, 0))
+        with trio.fail_after(5):
+            while not made.events("kernel-error"):
+                await trio.sleep(0.01)
+        made.kernel.broken = None
+        await calm(made)
+        made.desired = wanted("10.2.0.0/24")
+        made.reconciler.act()
+        await until(made, lambda: made.reconciler.settled)
+        assert made.events("kernel-changed")[-1]["added"] == ["10.2.0.0/24"]
+
+
 async def test_a_notice_that_nobody_took_yet_leads_to_a_reading_before_anything_is_written() -> (
     None
 ):
