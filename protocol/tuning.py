@@ -94,7 +94,7 @@ class Tuning:
     """... and the next who offered is asked when no answer has come within this."""
     relay_full: int = 3
     """Relays send an object in full to this many, above FANOUT_ALL members."""
-    relay_patience: float = 0.02
+    relay_patience: float = 0.04
     """News that its origin pushed to everyone, up to FANOUT_ALL members, is offered after this."""
     relay_rate: float = 20.0
     relay_burst: float = 8.0
