@@ -24,6 +24,7 @@ import trio
 from meshd import control, membership, params, report, snapshot
 from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
+from meshd.dataplane.reconciler import Reconciler
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer, tunnel_terms
@@ -34,7 +35,6 @@ from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
 from meshd.policy.decide import Decision
-from meshd.reconciler import Reconciler
 from meshd.seeds import Resolving
 from meshd.sequence import RENEW_S
 from meshd.startup import RunOptions

@@ -14,12 +14,12 @@ from typing import Any, Final
 import attrs
 
 from meshd import report, values
+from meshd.dataplane.status import KernelStatus
 from meshd.errors import Refused, UsageError
 from meshd.kernel.state import ForeignRoute, Reading
 from meshd.policy.decide import Decision
 from meshd.policy.prefixes import Nets
 from meshd.policy.route import Route
-from meshd.reconciler import KernelStatus
 from protocol.address import Prefix
 from protocol.identity import short_id
 from protocol.node import Node

@@ -13,13 +13,13 @@ import pytest
 import trio
 from ownnamespace import own_namespace, run
 
+from meshd.dataplane.reconciler import Reconciler
 from meshd.kernel.linux import Linux
 from meshd.kernel.netlink import NETFILTER, ROUTE, Channel
 from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState, NextHops, Reading
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
-from meshd.reconciler import Reconciler
 from protocol.address import Prefix
 
 pytestmark = pytest.mark.kernel

@@ -7,12 +7,12 @@ import ipaddress
 import attrs
 
 from meshd import report
+from meshd.dataplane.status import KernelStatus
 from meshd.importer import RESTART_WINDOW, Importer
 from meshd.kernel.memory import Memory
 from meshd.kernel.state import Interface
 from meshd.policy.decide import NOTHING, Decision
 from meshd.policy.filters import OPEN, Filter, Filters
-from meshd.reconciler import KernelStatus
 from protocol.address import Address
 from protocol.objects import Revocation
 from simulation import Host, Network

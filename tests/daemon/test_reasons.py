@@ -7,12 +7,12 @@ from ipaddress import ip_address
 import attrs
 
 from meshd import text
+from meshd.dataplane.reasons import explained
 from meshd.kernel.plan import diff
 from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import KernelState, NextHops, Reading, Stray
 from meshd.policy.decide import Decision
 from meshd.policy.route import Route, RouteState
-from meshd.reasons import explained
 from protocol.address import Prefix
 
 ONE, TWO, THREE = (Prefix.parse(f"10.{n}.0.0/24") for n in (1, 2, 3))

@@ -16,14 +16,14 @@ import pytest
 import trio
 import trio.testing
 
-import meshd.reconciler
+import meshd.dataplane.reconciler
+from meshd.dataplane.reconciler import Reconciler
 from meshd.errors import Refused
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import Failure, FlowStep, Plan, flow
 from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHops, Reading
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
-from meshd.reconciler import Reconciler
 from protocol.address import Prefix
 
 
@@ -320,7 +320,7 @@ def virtual(
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     kernel = Slow()
-    monkeypatch.setattr(meshd.reconciler, "time", kernel)
+    monkeypatch.setattr(meshd.dataplane.reconciler, "time", kernel)
     return kernel
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd import repairs
-from meshd.interest import Interest
+from meshd.dataplane import repairs
+from meshd.dataplane.interest import Interest
 from meshd.kernel.netlink import ROUTE
 from meshd.kernel.port import Change
 from meshd.kernel.suspects import Suspects, told

@@ -12,12 +12,12 @@ from pathlib import Path
 import trio
 from zonehost import NOTHING, OWN, PUBLIC, REJECT, SIX, B, C, Host, state, via
 
+from meshd.dataplane.reconciler import Reconciler
 from meshd.kernel.illumos.runner import Done
 from meshd.kernel.plan import AddGuard, AddRoute, Plan, RemoveGuard, diff
 from meshd.kernel.state import KernelState, NextHops
 from meshd.log import EventLog
 from meshd.policy.decide import Decision
-from meshd.reconciler import Reconciler
 
 
 def test_the_mesh_keeps_its_sources_and_the_rest_is_translated(host: Host) -> None:

@@ -25,21 +25,23 @@ from typing import Any, Final
 import attrs
 import trio
 
-from meshd import repairs
+from meshd.dataplane import repairs
+from meshd.dataplane.interest import Interest
+from meshd.dataplane.reasons import explained
+from meshd.dataplane.rounds import Finished, Planned
+from meshd.dataplane.status import KernelStatus
+from meshd.dataplane.sweeper import Sweeper
+from meshd.dataplane.uplinks import uplinks
 from meshd.errors import Refused
-from meshd.interest import Interest
 from meshd.kernel.knowledge import after
-from meshd.kernel.plan import Failure, FlowStep, Plan, RemoveGuard, Step, diff, table_text
+from meshd.kernel.plan import Failure, FlowStep, Plan, Step, diff, table_text
 from meshd.kernel.port import Backend, Change
 from meshd.kernel.state import KernelState, Reading
 from meshd.kernel.tunnel import adopted
 from meshd.log import EventLog
 from meshd.policy.decide import NOTHING, Decision
 from meshd.policy.prefixes import outermost
-from meshd.reasons import explained
-from meshd.sweeper import Sweeper
-from meshd.uplinks import uplinks
-from protocol.address import Address, Prefix
+from protocol.address import Address
 
 SWEEP: Final = 60.0
 """Seconds between readings when nothing is heard (ip-masq-agent's; Calico has 90)."""
@@ -62,24 +64,6 @@ PAUSE: Final = 1.0
 
 HEARD: Final = 64
 """Notices remembered for the report of a round."""
-
-
-@attrs.define(eq=False)
-class KernelStatus:
-    """What ``meshd status`` says about the kernel."""
-
-    in_sync: bool = False
-    error: str | None = None
-    failed: dict[Prefix, str] = attrs.field(factory=dict)
-    """Prefix to why its last step was not done."""
-    repairs: repairs.Tally = attrs.field(factory=repairs.Tally)
-    observing: bool = False
-    """The kernel is only looked at."""
-
-    @property
-    def as_wanted(self) -> bool:
-        """Nothing is left to be done: the kernel is in sync, or is not ours to change."""
-        return self.in_sync or (self.observing and self.error is None)
 
 
 class Reconciler:
@@ -110,9 +94,9 @@ class Reconciler:
         """What the kernel holds, if it is undisturbed; None: that must be read."""
         self._read_at = -math.inf
         """When it was read last, in trio's seconds."""
-        self._planned: _Planned | None = None
+        self._planned: Planned | None = None
         """What is too much for the event loop, decided and not begun."""
-        self._finished: list[_Finished] = []
+        self._finished: list[Finished] = []
         """Rounds that nobody was told of yet."""
         self._to_tell = trio.Event()
         self._waiting = trio.CancelScope()
@@ -301,15 +285,15 @@ class Reconciler:
             return self._backoff(retry=retry)
         return self._next_look()
 
-    def _plan(self, reading: Reading) -> _Planned:
+    def _plan(self, reading: Reading) -> Planned:
         self.decision, self._interest = self._decide(reading), None
         desired = self._wanted(self.decision.desired, reading)
         self._sweeper.stands(desired, reading.state)
         recheck = self._recheck and not self.status.observing
         plan = diff(desired, reading, recheck=recheck, swept=self._sweeper.swept)
-        return _Planned.of(reading, desired, plan)
+        return Planned.of(reading, desired, plan)
 
-    def _follow_up(self, planned: _Planned, failures: list[Failure], began: float) -> _Finished:
+    def _follow_up(self, planned: Planned, failures: list[Failure], began: float) -> Finished:
         """The rest of a plan whose first part is done: at once where no connection is tracked, else
         in a while. Guards that are to go stay until then, and when anything has failed."""
         known = None if failures else after(planned.reading, planned.now)
@@ -323,7 +307,7 @@ class Reconciler:
             done += guards.steps
             known = after(known, guards) if known is not None and not failures else None
         self._known = known
-        return _Finished(planned, done, failures, before, began)
+        return Finished(planned, done, failures, before, began)
 
     def _swept(self, failures: list[Failure]) -> None:
         """Connections were looked through: what waits for that may go on."""
@@ -341,7 +325,7 @@ class Reconciler:
         self._rested = now + min(REST_MAX, REST * took)
         self._paused = now + min(REST_MAX, PAUSE * took)
 
-    def _finish(self, finished: _Finished) -> None:
+    def _finish(self, finished: Finished) -> None:
         self._rest(finished.began)
         finished.took = time.monotonic() - finished.began
         self._finished.append(finished)
@@ -414,7 +398,7 @@ class Reconciler:
             self._log.emit("kernel-error", reason=reason)
         self.status.in_sync, self.status.error = False, reason
 
-    async def _report(self, finished: _Finished) -> None:
+    async def _report(self, finished: Finished) -> None:
         reading, desired = finished.planned.reading, finished.planned.desired
         failures = [*finished.failures, *self._unswept]
         for failure in failures:
@@ -466,48 +450,6 @@ class Reconciler:
         if untold:
             about["untold"] = untold
         self._log.emit("kernel-repaired", **about, **fields)
-
-
-@attrs.frozen
-class _Planned:
-    """What is to be done, in three parts."""
-
-    reading: Reading
-    desired: KernelState
-    plan: Plan
-    now: Plan
-    flows: tuple[FlowStep, ...]
-    """Connections to be forgotten."""
-    guards: Plan
-    """Guards that go behind them."""
-
-    @classmethod
-    def of(cls, reading: Reading, desired: KernelState, plan: Plan) -> _Planned:
-        """A backend that is ``slow`` keeps the order of the plan by itself."""
-        if reading.slow:
-            return cls(reading, desired, plan, plan, (), Plan())
-        return cls(
-            reading,
-            desired,
-            plan,
-            Plan(tuple(step for step in plan if not isinstance(step, FlowStep | RemoveGuard))),
-            tuple(step for step in plan if isinstance(step, FlowStep)),
-            Plan(tuple(step for step in plan if isinstance(step, RemoveGuard))),
-        )
-
-
-@attrs.define(eq=False)
-class _Finished:
-    """One round, to be told of."""
-
-    planned: _Planned
-    done: tuple[Step, ...]
-    failures: list[Failure]
-    before: KernelState | None
-    """What was wanted until then."""
-    began: float
-    took: float = 0.0
-    heard: list[Change] = attrs.field(factory=list)
 
 
 def _told(failure: Failure, reading: Reading) -> str:
