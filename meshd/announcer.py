@@ -1,8 +1,8 @@
 """What this node announces: what the operator wants, what is there of it, where it sits.
 
 Each change that an operator makes is all or nothing: checked against the grant and the mesh,
-written to the state directory, announced; when the announcement cannot be made, the file is as it
-was.  What changes by itself (interfaces, addresses, health) is followed, and never fatal.
+announced, written to the state directory; when that cannot be done, it is taken back.  What changes
+by itself (interfaces, addresses, health) is followed, and never fatal.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 from meshd.advertise import advertised
 from meshd.config import Config
-from meshd.errors import Refused, UsageError
+from meshd.errors import Refused, StateError, UsageError
 from meshd.kernel.state import Host
 from meshd.local.health import Health
 from meshd.local.selection import Selection, candidates, select
 from meshd.log import EventLog
-from meshd.policy.prefixes import Nets, overlaps
+from meshd.policy.prefixes import Nets
 from meshd.startup import check_announced
 from meshd.state import RuntimeChanges, StateDirectory
 from meshd.values import Announced, Followed
@@ -42,9 +42,11 @@ class Announcer:
         log: EventLog,
         clock: Callable[[], float],
         changed: Callable[[], None],
+        turn: Callable[[], None],
         silent: bool = False,
     ) -> None:
-        """``clock`` gives the node's ``now``; ``changed`` tells of something to send. ``silent``:
+        """``clock`` gives the node's ``now``; ``changed`` tells of something to send, and ``turn``
+        sends it before it returns. ``silent``:
         no prefix is announced, for no traffic is routed."""
         self.seeds: tuple[Endpoint, ...] = ()
         """Where they resolve to now: the address towards them is the one to advertise."""
@@ -54,6 +56,7 @@ class Announcer:
         self._node, self._first_grant = node, grant
         self._config, self._state = config, state
         self._host, self._log, self._clock, self._changed = host, log, clock, changed
+        self._turn = turn
         self._changes = state.read_changes()
         self._granted = self.grant
         """What was selected by last."""
@@ -123,7 +126,8 @@ class Announcer:
 
     def look(self, host: Host) -> bool:
         """Follow, if ``host`` or our grant is not what it was; whether all of it is announced."""
-        if self._behind or host != self._host or self.grant != self._granted:
+        same = host is self._host or host == self._host  # most often it is known, not read
+        if self._behind or not same or self.grant != self._granted:
             self._host = host
             self.follow()
         return not self._behind
@@ -163,16 +167,21 @@ class Announcer:
         ]
 
     def _apply(self, changes: RuntimeChanges, config: Config) -> None:
+        """Announced first, then written down: who asked for it is answered after both, and a disk
+        takes longer than the mesh."""
         before = self._changes, self._config
-        changes.apply(config.announce)  # Before anything is written: it may refuse.
-        if changes != self._changes:
-            self._state.write_changes(changes)
+        changes.apply(config.announce)  # Before anything is said: it may refuse.
         self._changes, self._config = changes, config
         try:
             self._declare()
-        except (SequenceUnavailable, ValueError) as error:
+            if changes != before[0]:
+                self._turn()
+                self._state.write_changes(changes)
+        except (SequenceUnavailable, ValueError, StateError) as error:
             self._changes, self._config = before
-            self._state.write_changes(self._changes)
+            if isinstance(error, StateError):
+                self.follow()
+                raise
             self._watch()
             raise UsageError(str(error)) from None
 
@@ -180,9 +189,9 @@ class Announcer:
         """Say all of it; a node that says so already says nothing."""
         own, wanted = self._node.announcement, self.wanted
         self._granted = self.grant
-        self._watch()
-        current = own.endpoints if own is not None else ()
         possible = candidates(wanted, self._host)
+        self._ask(wanted, possible)
+        current = own.endpoints if own is not None else ()
         config = self._config
         endpoints = advertised(
             config.advertise, self.seeds, self._host, possible, config.port, current
@@ -212,9 +221,13 @@ class Announcer:
 
     def _watch(self) -> None:
         """Ask the checks of what is wanted, and no others."""
-        wanted = {*self.wanted, *candidates(self.wanted, self._host)}
+        wanted = self.wanted
+        self._ask(wanted, candidates(wanted, self._host))
+
+    def _ask(self, wanted: Iterable[Announced], possible: Iterable[Announced]) -> None:
         checks = self._config.health
-        self.health.want({target: checks[target] for target in checks if target in wanted})
+        there = {*wanted, *possible} if checks else ()
+        self.health.want({target: checks[target] for target in checks if target in there})
 
     def _warn_of_idle_checks(self) -> None:
         possible = {*self.wanted, *candidates(self.wanted, self._host)}
@@ -246,17 +259,18 @@ class Announcer:
 
     def _refuse_if_taken(self, prefixes: Iterable[Prefix]) -> None:
         """``Refused`` when another's prefix overlaps one and the grants do not share it."""
+        prefixes = tuple(prefixes)
+        nets = Nets(prefixes)  # for thousands may meet thousands
         for member in self._node.members.values():
-            nets = Nets(member.prefixes)  # for thousands may meet thousands
-            for prefix in prefixes:
-                if nets.overlapping(prefix) is not None:
+            if any(map(nets.overlapping, member.prefixes)):
+                for prefix in prefixes:
                     self._refuse_if_it_has(member, prefix)
 
     def _refuse_if_it_has(self, member: Member, prefix: Prefix) -> None:
         theirs = self._node.store.grants[member.key]
         both_named = prefix in self.grant.allow and prefix in theirs.allow
         for other in member.prefixes:
-            if overlaps(prefix, other) and not (prefix == other and both_named):
+            if prefix.overlaps(other) and not (prefix == other and both_named):
                 raise Refused(
                     f"{prefix} overlaps {other}, which {member.name} announces; withdraw it"
                     " there, or let the authority grant this very prefix to both"

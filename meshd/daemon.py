@@ -1,18 +1,21 @@
 """The daemon: one nursery around the automaton, its sockets and the kernel.
 
-Five tasks: receive, transmit (the only caller of ``datagrams_to_send``), reconciler,
-control socket, and housekeeping (signals, seeds, snapshot).  A crash in any of them ends
-the process; the supervisor starts it again, and the kernel state stays meanwhile.  Only
+Five tasks: receive, transmit, reconciler, control socket, and housekeeping (signals, seeds,
+snapshot).  Whatever gives the automaton something ends in a turn: what it wants sent is sent, what
+it wants of the kernel is written, and then the rest is told.  A crash in any of them ends the
+process; the supervisor starts it again, and the kernel state stays meanwhile.  Only
 ``leave`` takes it away.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from random import SystemRandom
 from typing import Any, Final
 
@@ -21,27 +24,30 @@ import trio
 from meshd import control, membership, params, report, snapshot
 from meshd.announcer import Announcer
 from meshd.clocks import WatchedClock
+from meshd.dataplane.reconciler import Reconciler
 from meshd.errors import Refused, StateError, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer, tunnel_terms
 from meshd.kernel import backend as kernel_backend
-from meshd.kernel.state import Interface, Reading
-from meshd.links import opened
+from meshd.kernel.state import Reading
+from meshd.links import Links
 from meshd.local.asking import keep_capabilities
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
 from meshd.policy.decide import Decision
-from meshd.reconciler import Reconciler
 from meshd.seeds import Resolving
+from meshd.sequence import RENEW_S
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
 from meshd.values import Announced
 from protocol.address import Endpoint
+from protocol.contacts import Datagram
 from protocol.errors import SequenceUnavailable
 from protocol.events import (
     Converged,
+    Event,
     Isolated,
     PeerChanged,
     PrefixesChanged,
@@ -64,7 +70,7 @@ DEPARTURE: Final = 3.0
 that is silent for longer is failing, and reads it when it comes back."""
 
 TABLE_EVENTS: Final = (
-    Converged, Isolated, PeerChanged, PrefixesChanged, ReachabilityChanged, Released, Revoked
+    Isolated, PeerChanged, PrefixesChanged, ReachabilityChanged, Released, Revoked
 )  # fmt: skip
 """What may change the routes; the others are told and no more."""
 
@@ -87,6 +93,7 @@ LAST_WORDS: Final = 0.2
 def run(options: RunOptions) -> int:
     """Run until stopped or gone; the exit code. ``UsageError`` before anything was written."""
     keep_capabilities()
+    gc.freeze()  # What was imported stays: no collection looks through it again, for 20 ms.
     log = EventLog(sys.stdout, options.log_format, colour=sys.stdout.isatty())
     config = options.config
     kernel = kernel_backend(
@@ -134,6 +141,10 @@ class Daemon:
         self._config = options.config
         self._started = trio.current_time()
         self._transmit = trio.Event()
+        self._sleep = trio.CancelScope()
+        """Ends when the automaton is due."""
+        self._outbox: deque[Datagram] = deque()
+        """What the sockets had no room for comes first."""
         self._departed = trio.Event()
         self._converged: Converged | None = None
         self._quit = trio.CancelScope()
@@ -160,6 +171,7 @@ class Daemon:
             log=log,
             clock=self._now,
             changed=self._wake_transmit,
+            turn=self._turn,
             silent=options.additions.observe,
         )
         self._seeds = Resolving(options.config.seeds, log, self._join)
@@ -167,8 +179,7 @@ class Daemon:
         self._membership = Membership(self._node, options.grant, log, self._keep_grant)
         self._taken = self._node.store.tree
         """The store whose changes have been followed: trees are values."""
-        self._interfaces: tuple[Interface, ...] = ()
-        """This host's, when they were looked at last."""
+        self._links = Links()
         self._importer = Importer(
             self._node,
             self._config.imports,
@@ -180,7 +191,7 @@ class Daemon:
             kernel,
             self._decide,
             log=log,
-            settled=self._kernel_settled,
+            settled=self._round_told,
             reached=self._importer.reached,
             observe=options.additions.observe,
         )
@@ -209,11 +220,14 @@ class Daemon:
                 await nursery.start(self._reconciler.run)
                 self._say_listening()
                 self._join(self._announcer.seeds)
-                nursery.start_soon(self._sockets.receive, self._received, self._unreachable)
+                nursery.start_soon(
+                    self._sockets.receive, self._received, self._unreachable, self._turn
+                )
                 nursery.start_soon(self._transmit_forever)
                 nursery.start_soon(self._seeds.run)
                 nursery.start_soon(self._announcer.health.run)
                 nursery.start_soon(self._keeper.run)
+                nursery.start_soon(self._keep_sequences)
                 nursery.start_soon(self._find_itself_alone)
                 await self._obey_signals()
         self._keeper.finish()
@@ -261,6 +275,14 @@ class Daemon:
         except StateError as error:
             raise SequenceUnavailable(str(error)) from None
 
+    async def _keep_sequences(self) -> None:
+        while True:
+            await trio.sleep(RENEW_S)
+            try:
+                self._options.sequence.renew()
+            except StateError as error:
+                self._log.emit("warning", reason=str(error))
+
     def _wake_transmit(self) -> None:
         self._transmit.set()
 
@@ -270,7 +292,6 @@ class Daemon:
 
     def _received(self, data: bytes, source: Endpoint) -> None:
         self._node.receive(data, source, self._now())
-        self._transmit.set()
 
     def _unreachable(self, where: Endpoint) -> None:
         self._node.unreachable(where, self._now())
@@ -278,44 +299,69 @@ class Daemon:
 
     async def _transmit_forever(self) -> None:
         while True:
-            with trio.move_on_at(self._node.deadline):
+            with trio.CancelScope(deadline=self._node.deadline) as self._sleep:
                 await self._transmit.wait()
             self._transmit = trio.Event()
-            self._node.tick(self._now())
-            self._listen_to_node()
-            if self._node.departed:
-                self._departed.set()
-            for datagram in self._node.datagrams_to_send():
-                await self._sockets.send(datagram.data, datagram.to, self._unreachable)
+            self._turn()
+            while self._outbox:
+                await self._sockets.room(self._outbox[0].to)
+                self._send()
+
+    def _turn(self) -> None:
+        """What follows from what the automaton was given and from the time: sent, written into the
+        kernel, told, in this order."""
+        self._node.tick(self._now())
+        self._send()
+        self._listen_to_node()
+        if self._node.departed:
+            self._departed.set()
+        for where in self._node.reached():
+            self._sockets.confirm(where)
+        self._sleep.deadline = self._node.deadline
+
+    def _send(self) -> None:
+        """The only caller of ``datagrams_to_send``."""
+        self._outbox += self._node.datagrams_to_send()
+        while self._outbox:
+            datagram = self._outbox[0]
+            if not self._sockets.send(datagram.data, datagram.to, self._unreachable):
+                self._transmit.set()  # that task waits for room
+                return
+            self._outbox.popleft()
 
     def _listen_to_node(self) -> None:
         now = trio.current_time()
         events = self._node.events()
+        about_table = any(isinstance(event, TABLE_EVENTS) for event in events)
         for event in events:
-            if isinstance(event, Succession):
-                lapsed = sum(isinstance(each, Revoked) and each.lapsed for each in events)
-                self._narrator.succession(event, lapsed)
-            self._narrator.tell(event, now)
-            if isinstance(event, Converged):
-                self._converged = event
-                if event.peers:
-                    self._reconciler.in_sync_with_mesh()
-            elif isinstance(event, PeerChanged) and event.refused:
+            if isinstance(event, PeerChanged) and event.refused:
                 member = self._node.members.get(event.node)  # None: revoked meanwhile
                 until = self._importer.open_window(member, now) if member is not None else None
                 if until is not None:
                     self._reconciler.wake_at(until)
-            elif isinstance(event, Revoked) and event.node == self._options.identity.public:
-                # Nobody speaks to us any more, so no table of ours will ever be complete.
-                self._reconciler.in_sync_with_mesh()
-            if isinstance(event, TABLE_EVENTS):
-                self._keeper.changed()
-                self._reconciler.wake()
-        if self._node.store.tree is not self._taken:  # A renewal is in no event.
-            self._taken = self._node.store.tree
-            self._membership.follow()
+        # A renewal is in no event.
+        followed, self._taken = self._taken is self._node.store.tree, self._node.store.tree
+        if about_table or not followed:
+            self._reconciler.act()
             self._keeper.changed()
-            self._reconciler.wake()
+        if not followed:
+            self._membership.follow()
+        for event in events:
+            self._tell(event, events, now)
+
+    def _tell(self, event: Event, events: Sequence[Event], now: float) -> None:
+        if isinstance(event, Succession):
+            lapsed = sum(isinstance(each, Revoked) and each.lapsed for each in events)
+            self._narrator.succession(event, lapsed)
+        self._narrator.tell(event, now)
+        if isinstance(event, Converged):
+            self._converged = event
+            if event.peers:
+                self._reconciler.in_sync_with_mesh()
+            self._kernel_settled()
+        elif isinstance(event, Revoked) and event.node == self._options.identity.public:
+            # Nobody speaks to us any more, so no table of ours will ever be complete.
+            self._reconciler.in_sync_with_mesh()
 
     def _keep_grant(self, grant: Grant) -> None:
         successor = self._node.store.successor(grant.generation)
@@ -342,20 +388,23 @@ class Daemon:
         if not self._announcer.look(reading.host):
             trio.lowlevel.spawn_system_task(_after, RETRY_ADDRESS, self._reconciler.wake)
         now = trio.current_time()
-        before, self._interfaces = self._interfaces, reading.host.interfaces
-        if opened(before, self._interfaces):
+        if self._links.opened(reading.host.interfaces):
             self._node.link_changed(self._now())
-            self._wake_transmit()
-        decision = self._importer.decide(reading.host, self._reconciler.decision, now)
+            self._transmit.set()
+        return self._importer.decide(reading.host, self._reconciler.decision, now)
+
+    def _round_told(self) -> None:
+        """The reconciler has told of a round: what follows from its decision is told here."""
+        decision = self._reconciler.decision
         self._narrator.clock(decision.clock_off)
-        self._narrator.decided(decision.routes, now)
+        self._narrator.decided(decision.routes, trio.current_time())
         self._membership.look(time.time() if decision.clock_off is None else None)
-        return decision
+        self._kernel_settled()
 
     def _kernel_settled(self) -> None:
-        """The reconciler has looked: tell of convergence when table and kernel agree."""
+        """Tell of convergence when table and kernel agree."""
         event = self._converged
-        if event is None or not self._node.converged or not self._reconciler.status.as_wanted:
+        if event is None or not self._node.converged or not self._reconciler.settled:
             return
         self._converged = None
         self._log.emit(
@@ -393,6 +442,8 @@ class Daemon:
         rows = self._reconciler.decision.routes
         kernel = self._reconciler.status
         found = report.status(self._node, self._options.mesh, kernel, self._kernel.name, rows)
+        # Nor while something is on its way into the kernel.
+        found["converged"] = found["converged"] and self._reconciler.settled
         found["kernel"]["nat"] = self._config.nat
         found["clock_off_s"] = self._reconciler.decision.clock_off
         me = self._options.identity.public
@@ -465,7 +516,7 @@ class Daemon:
 
     async def _deliver(self, given: dict[str, Any]) -> object:
         outcomes = self._node.hear(params.words(given), self._now())
-        self._transmit.set()
+        self._turn()
         return {"outcomes": [report.outcome(each) for each in outcomes]}
 
     async def _leave(self, given: dict[str, Any]) -> object:
@@ -473,7 +524,7 @@ class Daemon:
             self._node.leave(self._now())
         except SequenceUnavailable as error:
             raise UsageError(f"not left: {error}") from None
-        self._transmit.set()
+        self._turn()
         with trio.move_on_after(DEPARTURE) as patience:
             await self._departed.wait()
         try:

@@ -14,11 +14,12 @@ from typing import Any, Final
 import attrs
 
 from meshd import report, values
+from meshd.dataplane.status import KernelStatus
 from meshd.errors import Refused, UsageError
-from meshd.kernel.state import ForeignRoute, Reading, order
-from meshd.policy.decide import Decision, Route
-from meshd.policy.prefixes import Nets, covers, overlaps
-from meshd.reconciler import KernelStatus
+from meshd.kernel.state import ForeignRoute, Reading
+from meshd.policy.decide import Decision
+from meshd.policy.prefixes import Nets
+from meshd.policy.route import Route
 from protocol.address import Prefix
 from protocol.identity import short_id
 from protocol.node import Node
@@ -59,10 +60,10 @@ def explain(subject: str, scene: Scene) -> Json:
 
 
 def _explain_prefix(asked: Prefix, scene: Scene) -> Json:
-    rows = [row for row in scene.decision.routes if overlaps(row.prefix, asked)]
-    local = [prefix for prefix in scene.node.prefixes if overlaps(prefix, asked)]
+    rows = [row for row in scene.decision.routes if asked.overlaps(row.prefix)]
+    local = [prefix for prefix in scene.node.prefixes if asked.overlaps(prefix)]
     ours = scene.reading.state
-    held = [prefix for prefix in ours.routes.keys() | ours.guards if overlaps(prefix, asked)]
+    held = [prefix for prefix in ours.routes.keys() | ours.guards if asked.overlaps(prefix)]
     if not (rows or local or held):
         raise Refused(
             f"nobody announces {asked}, anything inside it or over it{_allowed(asked, scene)}"
@@ -71,7 +72,7 @@ def _explain_prefix(asked: Prefix, scene: Scene) -> Json:
     return {
         "about": "prefix",
         "prefix": str(asked),
-        "local": [str(prefix) for prefix in sorted(local, key=order)],
+        "local": [str(prefix) for prefix in sorted(local)],
         "routes": [
             {
                 **report.route(row, scene.kernel, scene.now),
@@ -82,7 +83,7 @@ def _explain_prefix(asked: Prefix, scene: Scene) -> Json:
             }
             for row in rows
         ],
-        "kernel": [_holding(prefix, scene.reading) for prefix in sorted(prefixes, key=order)],
+        "kernel": [_holding(prefix, scene.reading) for prefix in sorted(prefixes)],
     }
 
 
@@ -91,7 +92,7 @@ def _allowed(asked: Prefix, scene: Scene) -> str:
     able = [
         grant.name
         for grant in scene.node.store.grants.all()
-        if any(covers(net, asked) for net in grant.allow)
+        if any(net.covers(asked) for net in grant.allow)
     ]
     if not able:
         return "; no grant known here allows it"
@@ -102,7 +103,7 @@ def _allowed(asked: Prefix, scene: Scene) -> str:
 def _relation(prefix: Prefix, asked: Prefix) -> str:
     if prefix == asked:
         return "exact"
-    return "inside" if covers(asked, prefix) else "covers"
+    return "inside" if asked.covers(prefix) else "covers"
 
 
 def _member(key: bytes, scene: Scene) -> Json | None:

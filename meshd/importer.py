@@ -16,12 +16,13 @@ from meshd.config import Config
 from meshd.kernel.state import Host
 from meshd.policy.decide import Decision, decide
 from meshd.policy.filters import Filters
+from meshd.policy.memo import Memo
 from meshd.policy.origin import Origin
 from meshd.policy.tunnel import Terms
 from meshd.resolver import resolvers
 from protocol.address import Address, Prefix
 from protocol.identity import Mesh
-from protocol.members import Member
+from protocol.members import Member, State
 from protocol.node import Node
 from protocol.tunnel import hardware_address, network_identifier
 
@@ -58,6 +59,7 @@ class Importer:
         self._node, self._tunnel = node, tunnel
         self._unix_clock, self._resolvers = unix_clock, resolvers
         self._local = local or (lambda: node.prefixes)
+        self._memo = Memo()
         self._windows: dict[bytes, tuple[int, float]] = {}
         """Node to (sequence at which it failed first, end of its restart window)."""
 
@@ -79,6 +81,7 @@ class Importer:
             tunnel=self._terms(),
             revoked=revoked,
             expelled=self._node.grant is None,
+            memo=self._memo,
         )
 
     def _terms(self) -> Terms | None:
@@ -105,6 +108,8 @@ class Importer:
         return now + RESTART_WINDOW
 
     def _why_held(self, member: Member, now: float) -> str:
+        if member.state is not State.FAILED:
+            return ""
         sequence, until = self._windows.get(member.key, (-1, 0.0))
         if sequence == member.announcement.sequence and now < until:
             return "its daemon is gone but its host answers: held for its restart"

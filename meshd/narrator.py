@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from meshd.log import EventLog
-from meshd.policy.decide import Route
+from meshd.policy.route import Route
 from protocol.address import Prefix
 from protocol.events import (
     Accused,

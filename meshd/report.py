@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from meshd.authority import roll
-from meshd.policy.decide import Route
-from meshd.reconciler import KernelStatus
+from meshd.dataplane.status import KernelStatus
+from meshd.policy.route import Route
 from meshd.text import since
 from protocol.identity import Mesh
 from protocol.members import Member, State, choose_endpoint

@@ -2,7 +2,8 @@
 
 A sequence is max(unix ms, last persisted + 1, last sent + 1), so it rises through restarts
 and clock jumps.  What is persisted is a ceiling ahead of use: nothing above it is ever
-handed out, and a start goes on from it.  When the ceiling cannot be written there is no
+handed out, and a start goes on from it.  It is kept an hour ahead of the clock, so that no
+announcement waits for a disk.  When the ceiling is reached and cannot be written there is no
 sequence: the announcement waits, for one sent but forgotten might be sent again with other
 content.
 """
@@ -22,8 +23,16 @@ from protocol.objects import MAX_SEQUENCE
 FILE: Final = "sequence"
 
 RESERVE: Final = 1000
-"""Sequences reserved by one write. As a sequence is a millisecond while the clock runs true,
-a daemon that restarts every second for a year does not drift away from the clock."""
+"""Sequences reserved by one write at least. As a sequence is a millisecond while the clock runs
+true, a daemon that restarts every second for a year does not drift away from the clock."""
+
+AHEAD: Final = 3_600_000
+"""... and up to so many ms ahead of the clock: by so much a restart may go above it, once, until
+the clock has come up; what is judged by the members' sequences is off by eight days before it
+counts."""
+
+RENEW_S: Final = AHEAD / 2000
+"""Seconds after which the ceiling should be ``renew``ed: half of what is reserved."""
 
 
 @attrs.define(eq=False)
@@ -63,11 +72,21 @@ class Sequence:
                 " this node needs a new identity (`meshd purge --state`, then `meshd join`)"
             )
         if value > self._ceiling:
-            ceiling = min(value + RESERVE, MAX_SEQUENCE)
-            try:
-                self._state.write(FILE, f"{ceiling}\n".encode())
-            except StateError as error:
-                raise StateError(f"no sequence can be reserved: {error}") from None
-            self._ceiling = ceiling
+            self._reserve(max(value + RESERVE, int(self._clock() * 1000) + AHEAD))
         self._last = value
         return value
+
+    def renew(self) -> None:
+        """Reserve anew what time has used up; ``StateError`` when that cannot be written: what is
+        reserved stays so."""
+        ceiling = int(self._clock() * 1000) + AHEAD
+        if ceiling > self._ceiling:
+            self._reserve(ceiling)
+
+    def _reserve(self, ceiling: int) -> None:
+        ceiling = min(ceiling, MAX_SEQUENCE)
+        try:
+            self._state.write(FILE, f"{ceiling}\n".encode())
+        except StateError as error:
+            raise StateError(f"no sequence can be reserved: {error}") from None
+        self._ceiling = ceiling

@@ -20,7 +20,7 @@ from meshd.paths import Paths
 from meshd.sequence import Sequence
 from meshd.state import NODE_KEY, OWN_GRANT, Lock, StateDirectory
 from meshd.values import Announced, Followed, Seed
-from protocol.address import Endpoint, Prefix
+from protocol.address import Endpoint
 from protocol.errors import Rejected
 from protocol.identity import Identity, Mesh
 from protocol.objects import Grant, Successor
@@ -180,7 +180,7 @@ def check_announced(
     """
     wanted = tuple(item for item in announced if not isinstance(item, Followed))
     for prefix in wanted:
-        if not any(_inside(prefix, allowed) for allowed in grant.allow):
+        if not any(allowed.covers(prefix) for allowed in grant.allow):
             allowed_text = ", ".join(map(str, grant.allow)) or "nothing"
             raise UsageError(
                 f"{where}: {prefix} is outside the grant of {grant.name},"
@@ -202,11 +202,3 @@ def kernel_backend(config: Config) -> str:
     if sys.platform == "sunos5":
         return "illumos"
     raise UsageError(f'no kernel backend for {sys.platform}; set kernel = "memory" to only watch')
-
-
-def _inside(prefix: Prefix, allowed: Prefix) -> bool:
-    return (
-        prefix.version == allowed.version
-        and prefix.prefixlen >= allowed.prefixlen
-        and prefix.network_address in allowed
-    )

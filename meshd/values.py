@@ -27,6 +27,8 @@ have theirs there, and one port of a host takes one kind of VXLAN only."""
 _HOST: Final = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*\.?")
 """A host name (RFC 1123 section 2.1) with the underscores that some networks have."""
 
+_LENGTH: Final = re.compile(r"[0-9]{1,3}")
+
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _MAX_DURATION: Final = 10 * 366 * 86400
 """Seconds. Ten years: longer is a slip of the finger, and dates stay in datetime's range."""
@@ -78,10 +80,11 @@ def prefix(text: str) -> Prefix:
     bits = parsed.max_prefixlen
     if not slash:
         raise UsageError(f"{parsed} has no length; write {parsed}/{bits} if you mean this one host")
-    if not re.fullmatch(r"[0-9]{1,3}", length) or int(length) > bits:
+    if not _LENGTH.fullmatch(length) or int(length) > bits:
         raise UsageError(f"{shown(text)} has no valid length; it is a number from 0 to {bits}")
-    network: Prefix = ipaddress.ip_network(f"{parsed}/{int(length)}", strict=False)
-    if network.network_address != parsed:
+    value, host = int(parsed), bits - int(length)
+    network = Prefix(parsed.version, value >> host << host, int(length))
+    if network.first != value:
         raise UsageError(f"{parsed}/{int(length)} has host bits set; the network is {network}")
     return network
 
@@ -110,9 +113,8 @@ def prefix_or_address(text: str) -> Prefix:
 def distinct(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     """``prefixes`` each once in order; two of which one contains the other are refused."""
     once = tuple(dict.fromkeys(prefixes))
-    ordered = sorted(once, key=lambda item: (item.version, item.network_address, item.prefixlen))
-    for cover, inner in pairwise(ordered):
-        if cover.overlaps(inner):
+    for cover, inner in pairwise(sorted(once)):
+        if cover.covers(inner):
             raise UsageError(f"{inner} lies inside {cover}; keep only one of them")
     return once
 

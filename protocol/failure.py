@@ -367,11 +367,22 @@ class Detector:
         member.detours = 0
         member.acked = -1.0
 
-    def late(self, now: float) -> None:
-        """Our own loop stalled: every silence since then is ours, so nothing of it stands."""
+    def late(self, behind: float, now: float) -> None:
+        """Our own loop stood still for ``behind`` seconds, in which we heard nobody: whom only we
+        suspect is suspected for so much longer, and accused by us not now."""
         self._quiet_until = now + 2 * self._tuning.probe_period
-        self.prober.late()
-        for key in list(self.suspects):
-            member = self._common.members[key]
-            if len(self._counted(member)) < self._needed():
-                self._revive(member, "suspected while we were late ourselves", now)
+        self.prober.worsen()
+        for member in self._suspected_by_us():
+            member.since += behind
+            self.suspect(member, now)
+
+    def hushed(self, now: float) -> None:
+        """Others do not answer us for a reason that is ours: no silence of before stands."""
+        self.prober.end_all()
+        for member in self._suspected_by_us():
+            self._revive(member, "suspected while nobody heard us", now)
+
+    def _suspected_by_us(self) -> list[Member]:
+        """Suspects against whom too few others speak."""
+        suspects = [self._common.members[key] for key in self.suspects]
+        return [each for each in suspects if len(self._counted(each)) < self._needed()]

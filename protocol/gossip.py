@@ -70,6 +70,8 @@ class Gossip:
         self._untold: Untold = {}
         """What is to be told next."""
         self._timer: Timer | None = None
+        self._patient = False
+        """The timer waits only because everyone was told already."""
         self._wanted: dict[bytes, _Wanted] = {}
 
     # Telling.
@@ -83,29 +85,42 @@ class Gossip:
         for portion in messages.fill(news):
             self._send_all(list(live), Push(portion), now)
 
-    def relay(self, news: Iterable[News], source: bytes, now: float) -> None:
-        """Pass on what was new to us; ``source`` had it.
+    def relay(
+        self, news: Iterable[News], source: bytes, now: float, *, pushed: bool = False
+    ) -> None:
+        """Pass on what was new to us; ``source`` had it, and ``pushed`` it unasked.
 
         What takes something away goes first and beyond any pace: an authority has few such
-        words, and each comes but once.
+        words, and each comes but once.  What its origin pushed goes a moment later where it pushed
+        it to everyone: an offer then only repairs a loss, and most need none.
         """
         urgent: Untold = {}
+        few, hurry = len(self._common.members.live) <= FANOUT_ALL, False
         for each in news:
             if isinstance(each, Revocation | Successor):
                 urgent[slot_of(each)] = (each, source)
                 continue
             if not isinstance(each, Accusation):
                 name = slot_of(each)
-            elif len(self._common.members.live) > FANOUT_ALL:
+            elif not few:
                 name = each.hash
             else:
                 continue  # its accuser told everyone
             self._untold.pop(name, None)
             self._untold[name] = (each, source)
+            known = few and pushed and not isinstance(each, Accusation) and each.subject == source
+            hurry |= not known
         if urgent:
             self._pass_on(urgent, now)
+        if self._timer is not None and self._patient and hurry:
+            self._timer.cancel()
+            self._timer = None
         if self._untold and self._timer is None:
-            if self._pace.take(now):
+            self._patient = not hurry
+            if self._patient:
+                patience = self._common.tuning.relay_patience
+                self._timer = self._common.timers.after(patience, now, self._tell)
+            elif self._pace.take(now):
                 self._tell(now)
             else:
                 delay = 1 / self._common.tuning.relay_rate

@@ -139,7 +139,7 @@ class Node:
             self._contacts,
             self._originator,
             forget=self._forget,
-            silenced=self._detector.late,  # what others do not answer us says nothing of them
+            silenced=self._detector.hushed,
         )
         self._isolation = Isolation(common)
         self._requests = Requests(common, send)
@@ -174,6 +174,8 @@ class Node:
         knock = self._detector.prober.knock
         self._seeds = Seeds(common, self._contacts, knock)
         self._departure = Departure(common, self._contacts, knock)
+        self._reached: dict[Endpoint, None] = {}
+        """Where probes were answered from, until ``reached`` is asked."""
         self._herald = Herald(common, self._contacts)
         self._renewal: Timer | None = None
         self._renew_later(now)
@@ -301,9 +303,10 @@ class Node:
 
     def tick(self, now: float) -> None:
         """Do what is due. Early, late or repeated calls are harmless."""
-        if now - self.deadline > self._common.tuning.late_tick:
+        behind = now - self.deadline
+        if behind > self._common.tuning.late_tick:
             self._common.count("late ticks")
-            self._detector.late(now)
+            self._detector.late(behind, now)
         self._common.timers.run(now)
 
     def datagrams_to_send(self) -> list[Datagram]:
@@ -315,6 +318,12 @@ class Node:
         """What happened since the last call, in order."""
         told, self._common.events = self._common.events, []
         return told
+
+    def reached(self) -> list[Endpoint]:
+        """Endpoints from which a probe of ours was answered since the last call: what we send
+        there arrives, so the link layer need not ask (RFC 4861 section 7.3.1)."""
+        reached, self._reached = self._reached, {}
+        return list(reached)
 
     # What the owner may read.
 
@@ -429,7 +438,8 @@ class Node:
                 self._detector.turns.probed_by(peer)
                 self._acknowledge(member, message, source, now)
             case Ack():
-                prober.acked(peer, message, now)
+                if prober.acked(peer, message, now) and source in member.announcement.endpoints:
+                    self._reached[source] = None
                 if message.observed is not None and message.observed != member.observed:
                     told = ObservedElsewhere(peer, message.observed)
                     self._common.events.append(told)
@@ -445,7 +455,7 @@ class Node:
                 self._detector.told(peer, message, now)
             case Push():
                 items = [(each, True) for each in message.objects]
-                self._learn(items, peer, now, pass_on=True)
+                self._learn(items, peer, now, pass_on=True, pushed=True)
             case Offer():
                 self._gossip.offered(peer, message, now)
             case Walk() | Pull() | Scan() | AskEvidence() | Vouch(answers=False) | PullShards():
@@ -514,11 +524,18 @@ class Node:
     # Learning.
 
     def _learn(
-        self, items: Iterable[tuple[News, bool]], source: bytes, now: float, *, pass_on: bool
+        self,
+        items: Iterable[tuple[News, bool]],
+        source: bytes,
+        now: float,
+        *,
+        pass_on: bool,
+        pushed: bool = False,
     ) -> bool:
         """Verify and keep what ``source`` sent; True when any of it was new to us.
 
-        Each comes with whether ``source`` has seen its origin; ``pass_on``: it is news.
+        Each comes with whether ``source`` has seen its origin; ``pass_on``: it is news, which
+        ``source`` has ``pushed`` unasked.
         """
         learned: list[News] = []
         lacking: dict[bytes, None] = {}
@@ -542,7 +559,7 @@ class Node:
         self._changed(before, [each for each in learned if isinstance(each, Record)], now)
         if pass_on:
             told = [each for each in learned if self._common.may_tell(each)]
-            self._gossip.relay(told, source, now)
+            self._gossip.relay(told, source, now, pushed=pushed)
         return bool(learned)
 
     def _no_longer_waiting(self, news: News, now: float) -> tuple[Announcement, ...]:
@@ -711,7 +728,7 @@ class Node:
     def _yields(self, yielded: bool, now: float) -> None:
         self._contacts.hush(yielded)
         if yielded:
-            self._detector.late(now)  # what others do not answer us says nothing of them
+            self._detector.hushed(now)
 
     def _inquire(self, where: Iterable[Endpoint]) -> None:
         self._contacts.inquire(where)

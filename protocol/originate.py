@@ -19,12 +19,15 @@ from protocol.clones import Clones
 from protocol.errors import Rejected, SequenceUnavailable
 from protocol.events import Accused, CannotAnnounce, Superseded
 from protocol.members import Common
-from protocol.objects import ALIVE, LEFT, Accusation, Announcement
+from protocol.objects import ALIVE, LEFT, MAX_ANNOUNCEMENT, Accusation, Announcement
 from protocol.shards import Shard, cut
 from protocol.timers import Timer
 
 _LONG_SEQUENCE = 2**32
 """The least that is encoded in nine octets, as every sequence out of unix ms is."""
+
+_NEVER_INLINE = MAX_ANNOUNCEMENT // 2
+"""Prefixes that no announcement holds, of two octets at least each."""
 
 RETRY_SEQUENCE = 1.0
 """Seconds before a sequence is asked for again that could not be reserved."""
@@ -90,17 +93,18 @@ class Originator:
             old.tunnel if tunnel is None else tunnel,
         )
         try:
-            if not self._stands(content):
-                self._say(content, now)
+            shards = self._shards(content)
+            if not self._stands(content, shards):
+                self._say(content, shards, now)
         except Rejected as error:
             raise ValueError(error.reason) from None
 
-    def _stands(self, content: Content) -> bool:
+    def _stands(self, content: Content, shards: tuple[Shard, ...]) -> bool:
         """Our announcement in force says that already: it is not made anew."""
         own = self._common.store.announcements.get(self._common.me.public)
         if own is None or own.boot_key != self._boot_key or own.has_left:
             return False
-        if self._draft(content, self._shards(content), own.sequence).body != own.body:
+        if self._draft(content, shards, own.sequence).body != own.body:
             return False
         self.content, self.latest = content, own
         self._floor = max(self._floor, own.sequence)
@@ -108,7 +112,7 @@ class Originator:
 
     def depart(self, now: float) -> None:
         """Say that we leave. ``SequenceUnavailable``: nothing was said."""
-        self._say(attrs.evolve(self.content, departed=True), now)
+        self._say(attrs.evolve(self.content, departed=True), (), now)
 
     def renew(self, boot_key: bytes, now: float) -> None:
         """``boot_key`` is ours from now on; say so, if we said anything yet."""
@@ -145,9 +149,9 @@ class Originator:
             self._pending.cancel()
             self._pending = None
 
-    def _say(self, content: Content, now: float) -> None:
-        # What cannot be encoded is refused before a sequence is used.
-        shards = self._shards(content)
+    def _say(self, content: Content, shards: tuple[Shard, ...], now: float) -> None:
+        """``shards`` are those of ``content``: what cannot be encoded was refused, before a
+        sequence is used."""
         if self.clones.yielded:
             self.content = content
             return
@@ -163,13 +167,14 @@ class Originator:
         ``Rejected``, or ``ValueError`` for too many prefixes, when it cannot be announced.
         """
         longest = max(self._floor, _LONG_SEQUENCE)
-        try:
-            self._draft(content, (), longest)
-        except Rejected as error:
-            if not error.reason.startswith("announcement longer"):
-                raise
-        else:
-            return ()
+        if content.departed or len(content.prefixes) <= _NEVER_INLINE:
+            try:
+                self._draft(content, (), longest)
+            except Rejected as error:
+                if not error.reason.startswith("announcement longer"):
+                    raise
+            else:
+                return ()
         shards = cut(content.prefixes)
         self._draft(content, shards, longest)
         return shards
@@ -210,7 +215,7 @@ class Originator:
         if self.clones.yielded or self._common.me.public not in self._common.store.grants:
             return False  # another speaks under our key; or it is revoked: nobody would take it
         try:
-            self._say(self.content, now)
+            self._say(self.content, self._shards(self.content), now)
         except SequenceUnavailable as error:
             self._common.events.append(CannotAnnounce(str(error)))
             self._delay = RETRY_SEQUENCE

@@ -187,9 +187,8 @@ class Prober:
             attempt.timer.cancel()
         return attempt
 
-    def late(self) -> None:
-        """Our own loop stalled: no silence of now is another's."""
-        self._worsen()
+    def end_all(self) -> None:
+        """End every attempt: no silence of now is another's."""
         for key in list(self._attempts):
             self.end(key)
 
@@ -197,7 +196,8 @@ class Prober:
         """What was wrong here was a link, and is over."""
         self._health = 0
 
-    def _worsen(self) -> None:
+    def worsen(self) -> None:
+        """Something is wrong here: answers are waited for longer."""
         self._health = min(self._tuning.health_max, self._health + 1)
 
     def _try(self, attempt: Attempt, now: float) -> None:
@@ -277,21 +277,21 @@ class Prober:
         self.end(attempt.member.key)
         if attempt.asked and not attempt.nacks:
             # Not even the relays answered: Lifeguard's sign that the trouble is here.
-            self._worsen()
+            self.worsen()
         if self._common.members.get(attempt.member.key) is attempt.member:
             self._findings.silent(attempt, now)
 
     # What comes back.
 
-    def acked(self, peer: bytes, ack: Ack, now: float) -> None:
-        """``peer`` answered; believed only with the nonce of a probe that was its own."""
+    def acked(self, peer: bytes, ack: Ack, now: float) -> bool:
+        """``peer`` answered; whether it is believed: with the nonce of a probe that was its own."""
         target, sent = self._nonces.get(ack.nonce, (None, 0.0))
         relayed = self._relayed.get(ack.nonce)
         if relayed is not None and relayed.target.key == peer and not relayed.answered:
             relayed.answered = True
             self._send(relayed.requester, Reached(relayed.nonce), now, 0)
         if target != peer:
-            return
+            return False
         self._common.count("heard Ack")
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
@@ -304,6 +304,7 @@ class Prober:
         if attempt is not None and attempt.drawn and attempt.tries == 1:
             self._misses.add(False)
         self._findings.answered(member, attempt, now)
+        return True
 
     def reached(self, peer: bytes, answer: Reached, now: float) -> None:
         """A relay reaches the target: it lives, though not for us."""

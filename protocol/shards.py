@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from protocol.address import Prefix, pack_prefixes, unpack_prefixes
+from protocol.address import Prefix, pack_prefix, unpack_prefixes
 from protocol.errors import Rejected
 from protocol.objects import HASH_SIZE, MAX_SHARDS, Announcement
 
@@ -71,13 +71,14 @@ def cut(prefixes: Iterable[Prefix]) -> tuple[Shard, ...]:
     boundaries beside it.  As there, a shard has a least and a greatest size.  Where that
     gives more than 24, fewer hashes say so.
     """
-    ordered = sorted(dict.fromkeys(prefixes), key=_place)
+    # By length and address, as an announcement has them: the encoding sorts so.
+    ordered = sorted({(each.version, pack_prefix(each)) for each in prefixes})
     if len(ordered) > MAX_PREFIXES:
         raise ValueError(
             f"{len(ordered)} prefixes are more than one node can announce;"
             f" the first {MAX_PREFIXES} would fit"
         )
-    drawn = [_draw(prefix) for prefix in ordered]
+    drawn = [(family, each, _draw(each)) for family, each in ordered]
     distance = FINEST
     while len(pieces := list(_pieces(drawn, distance))) > MAX_SHARDS:
         distance += distance // 4
@@ -100,16 +101,14 @@ def _pieces(drawn: Iterable[tuple[int, bytes, int]], distance: int) -> Iterator[
         yield piece
 
 
-def _draw(prefix: Prefix) -> tuple[int, bytes, int]:
-    """Its family, its encoding, and a number below 2^32 that is its own."""
-    packed = pack_prefixes((prefix,), prefix.version)
-    draw = int.from_bytes(hashlib.sha256(packed).digest()[:4], "big")
-    return prefix.version, packed, draw
+def _draw(packed: bytes) -> int:
+    """A number below 2^32 that is the prefix's own."""
+    return int.from_bytes(hashlib.sha256(packed).digest()[:4], "big")
 
 
 def _place(prefix: Prefix) -> tuple[int, int, int]:
     """Where a prefix stands in a set: by family, then as packed, by length and address."""
-    return prefix.version, prefix.prefixlen, int(prefix.network_address)
+    return prefix.version, prefix.prefixlen, prefix.first
 
 
 def join(pieces: Iterable[Shard]) -> tuple[Prefix, ...]:

@@ -95,6 +95,8 @@ class Tuning:
     """... and the next who offered is asked when no answer has come within this."""
     relay_full: int = 3
     """Relays send an object in full to this many, above FANOUT_ALL members."""
+    relay_patience: float = 0.04
+    """News that its origin pushed to everyone, up to FANOUT_ALL members, is offered after this."""
     relay_rate: float = 20.0
     relay_burst: float = 8.0
     """News is passed on at once, that many times; under a flood, so many times a second."""
@@ -203,6 +205,7 @@ class Tuning:
             late_tick=0.5,
             offer_patience=0.05,
             offer_retry=0.4,
+            relay_patience=0.1,
             delta_delay=0.05,
             walk_delay=0.1,
             agree_period=0.5,

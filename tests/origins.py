@@ -9,8 +9,9 @@ from typing import Any
 
 from meshd.kernel.memory import connected
 from meshd.kernel.state import ForeignRoute, Host, Interface
-from meshd.policy.decide import Decision, Route, decide
+from meshd.policy.decide import Decision, decide
 from meshd.policy.origin import Origin
+from meshd.policy.route import Route
 from protocol.address import Prefix, endpoint
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.objects import Announcement, Grant
@@ -23,7 +24,7 @@ IDENTITIES = sorted((Identity.generate(RNG.randbytes) for _ in range(8)), key=la
 
 
 def net(text: str) -> Prefix:
-    return ipaddress.ip_network(text)
+    return Prefix.parse(text)
 
 
 UPLINK = Interface(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from functools import cache
 from random import Random
 
 import attrs
 
+from protocol.address import Prefix
 from protocol.identity import Identity, Mesh
 from protocol.members import Common
 from protocol.messages import Message
@@ -19,7 +19,7 @@ from protocol.tuning import Tuning
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
-POOL = [ipaddress.ip_network("10.0.0.0/8")]
+POOL = [Prefix.parse("10.0.0.0/8")]
 
 
 @cache

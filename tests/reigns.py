@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from random import Random
 
@@ -12,7 +11,7 @@ from protocol.address import Prefix
 from protocol.identity import Authority, Identity, Mesh, key_hash
 from protocol.objects import Grant, Revocation, Successor
 
-POOL = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
+POOL = (Prefix.parse("10.0.0.0/8"), Prefix.parse("fd00::/8"))
 
 
 @attrs.frozen

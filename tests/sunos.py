@@ -24,6 +24,7 @@ from meshd.kernel.illumos import pool
 from netlab import Mesh
 from netlab.lab import INSIDE, UPLINK, Zone
 from netlab.mesh import Member
+from protocol.address import Prefix
 
 WITHOUT = Path(__file__).with_name("withoutepoll.py")
 
@@ -72,9 +73,9 @@ class SunosHost:
         machine.held["mirror"] = True
         if self.form == "ippool":
             execute(machine, "ippool", ["-A", "-m", "13", "-t", "tree"])
-            lines = pool.filter_lines(UPLINK, self.zone.prefix4, 13, "inet")
+            lines = pool.filter_lines(UPLINK, Prefix.of(self.zone.prefix4), 13, "inet")
             execute(machine, "ipf", ["-f", "-"], "\n".join(lines))
-            lines = pool.map_lines(UPLINK, self.zone.prefix4, "inet")
+            lines = pool.map_lines(UPLINK, Prefix.of(self.zone.prefix4), "inet")
             execute(machine, "ipnat", ["-f", "-"], "\n".join(lines))
         self.state.write_text(json.dumps(machine.held), encoding="utf-8")
 

@@ -8,6 +8,7 @@ itself under a systemd of its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -233,17 +234,20 @@ class SystemHost:
     def main_process(self) -> int:
         """The unit's main process, by its number on this machine; 0 without one."""
         within = int(self.systemctl("show", "--property=MainPID", "--value", "meshd.service"))
-        for status in Path("/proc").glob("[0-9]*/status") if within else ():
-            text = status.read_text(encoding="ascii", errors="replace")
-            (line,) = [line for line in text.splitlines() if line.startswith("NSpid:")] or [""]
-            numbers = line.split()[1:]
-            if numbers[1:] == [str(within)] and self._is_ours(status.parent):
-                return int(numbers[0])
+        for process in Path("/proc").glob("[0-9]*") if within else ():
+            # Any of them may end while it is read, and be neither file nor process any more.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if self._number_within(process) == str(within):
+                    return int(process.name)
         return 0
 
-    def _is_ours(self, process: Path) -> bool:
-        here = os.readlink(f"/proc/{self._inner}/ns/pid")
-        return os.readlink(process / "ns/pid") == here
+    def _number_within(self, process: Path) -> str | None:
+        """The process' number on this host; None where it is not of this host's."""
+        if (process / "ns/pid").readlink() != Path(f"/proc/{self._inner}/ns/pid").readlink():
+            return None
+        text = (process / "status").read_text(encoding="ascii", errors="replace")
+        (numbers,) = [line.split()[1:] for line in text.splitlines() if line.startswith("NSpid:")]
+        return numbers[1] if len(numbers) == 2 else None
 
     def kill(self, pid: int) -> None:
         """SIGKILL to a process of this host."""

@@ -12,6 +12,7 @@ import pytest
 
 from benchmark.choice import for_each
 from benchmark.command import main
+from benchmark.comparison.scenarios import SCENARIOS as COMPARED
 from benchmark.many import PER_NODE, Supply, shares, zones_for
 from benchmark.report import Figure, Report
 from benchmark.scenarios import SCENARIOS
@@ -69,18 +70,29 @@ def test_the_help_names_every_scenario_and_each_has_its_own(
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
+    for name, compared in COMPARED.items():
+        assert f"  {name.ljust(max(map(len, COMPARED)))}  {compared.help}\n" in text
     for name, scenario in SCENARIOS.items():
         assert f"  {name.ljust(max(map(len, SCENARIOS)))}  {scenario.help}\n" in text
         with pytest.raises(SystemExit):
             main(["--scenario", name, "--help"])
         assert "--runs" in capsys.readouterr().out
+    for name in SYSTEMS:
+        assert f"\n  {name} " in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "--scenario"),
-        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: failover, "),
+        (["--scenario", "nonsense"], "no scenario is called nonsense; there are: cold-start, "),
+        (["--scenario", "announce,trust"], "trust goes by itself: --scenario trust"),
+        (["--scenario", "announce", "--systems", "quagga"], "no system is called quagga"),
+        (["--scenario", "announce", "--nodes", "16,many"], "16,many: numbers, with commas"),
+        (["--scenario", "announce", "--nodes", "1"], "1 is not from 2 to 240"),
+        (["--scenario", "announce", "--loss", "100"], "100.0 is not from 0 to 99"),
+        (["--scenario", "announce", "--runs", "0"], "at least 1"),
+        (["--report", "/nonexistent/bench.jsonl"], "No such file or directory"),
         (["--scenario", "trust", "--runs", "0"], "at least 1"),
         (["--scenario", "trust", "--systems", "bird"], "unrecognized arguments"),
         (["--scenario", "repair", "--systems", "quagga"], "no system is called quagga; there are"),

@@ -16,7 +16,8 @@ from meshd.doctor.facts import Facts, Hop, Link
 from meshd.doctor.iptables import parse
 from meshd.doctor.ruleset import Chain, Rule, Ruleset
 from meshd.policy import refusal
-from meshd.policy.decide import RouteState
+from meshd.policy.route import RouteState
+from protocol.address import Prefix
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -35,9 +36,9 @@ def typed(block: str = "") -> list[str]:
 
 def prescribed(*chains: Chain) -> set[str]:
     """The commands that the doctor prints for rules on a router as in the text."""
-    near, far = ipaddress.ip_network("10.1.0.0/24"), ipaddress.ip_network("10.2.0.0/24")
+    near, far = Prefix.parse("10.1.0.0/24"), Prefix.parse("10.2.0.0/24")
     facts = Facts(
-        links={"lan0": Link("lan0", 1500, True, (near[1],))},
+        links={"lan0": Link("lan0", 1500, True, (near.network_address + 1,))},
         routes={far: (Hop(ipaddress.ip_address("192.0.2.2"), "net0"),)},
         local=(near,),
         rules=Ruleset.of(*chains),

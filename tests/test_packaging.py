@@ -215,8 +215,11 @@ def test_the_wheel_lacks_no_module(wheel: set[str]) -> None:
     assert modules - wheel == set()
 
 
-def test_the_lock_pins_everything_with_hashes_and_names_no_registry() -> None:
-    text = (ROOT / "scripts/requirements.lock").read_text(encoding="ascii")
+@pytest.mark.parametrize(
+    ("file", "extra"), [("requirements.lock", "dev"), ("pictures.lock", "pictures")]
+)
+def test_the_lock_pins_everything_with_hashes_and_names_no_registry(file: str, extra: str) -> None:
+    text = (ROOT / "scripts" / file).read_text(encoding="ascii")
     entries = re.split(r"\n(?=[a-z])", text.strip())
     pinned = {_name(entry) for entry in entries}
     unpinned = [
@@ -226,7 +229,7 @@ def test_the_lock_pins_everything_with_hashes_and_names_no_registry() -> None:
     assert not re.search(r"://|--index|--find-links| @ ", text)
 
     project = _project()
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
     assert {_name(line) for line in wanted} <= pinned
 
 

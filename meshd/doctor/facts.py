@@ -134,9 +134,8 @@ class Facts:
             route
             for route in self.foreign
             if route.device is not None
-            and route.prefix.version == prefix.version
             and route.prefix.prefixlen > 0
-            and (prefix.subnet_of(route.prefix) or route.prefix.subnet_of(prefix))  # type: ignore[arg-type]
+            and prefix.overlaps(route.prefix)
         ]
         best = max(covers, key=lambda route: route.prefix.prefixlen, default=None)
         return best.device if best is not None else None
@@ -180,4 +179,5 @@ def parse_endpoint(text: object) -> tuple[Address, int] | None:
 
 def first_host(prefix: Prefix) -> Address:
     """A host's address in a subnet."""
-    return prefix[1] if prefix.num_addresses > 1 else prefix[0]
+    lowest = prefix.network_address
+    return lowest + 1 if prefix.prefixlen < prefix.max_prefixlen else lowest

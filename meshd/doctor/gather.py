@@ -13,7 +13,6 @@ import ipaddress
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path as File
 from typing import Final
 
@@ -39,6 +38,7 @@ from meshd.kernel.netlink import NETFILTER, ROUTE, Channel, attribute, attribute
 from meshd.kernel.plan import Cover
 from meshd.kernel.state import ROUTE_METRIC, Interface, NextHops
 from meshd.paths import Paths
+from meshd.values import Followed
 from protocol.address import Address, Prefix
 
 PROC: Final = File("/proc")
@@ -126,9 +126,9 @@ def _daemon(paths: Paths, unseen: dict[str, str]) -> Daemon | None:
 def _local(config: Config | None, daemon: Daemon | None) -> tuple[Prefix, ...]:
     if daemon is not None:
         told = daemon.status.get("prefixes", {}).get("local", [])
-        return tuple(ipaddress.ip_network(text) for text in told)
+        return tuple(Prefix.parse(text) for text in told)
     wanted = config.announce if config is not None else ()
-    return tuple(each for each in wanted if isinstance(each, IPv4Network | IPv6Network))
+    return tuple(each for each in wanted if not isinstance(each, Followed))
 
 
 def _links(channel: Channel, interfaces: Mapping[int, Interface]) -> dict[str, Link]:

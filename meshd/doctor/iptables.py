@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import attrs
 
 from meshd.doctor.ruleset import Chain, Condition, Dialect, Field, Hook, Rule, Verdict
+from protocol.address import Prefix
 
 _HOOKS: Final[Mapping[str, Hook]] = {
     "PREROUTING": "prerouting",
@@ -41,7 +41,7 @@ def _device(text: str) -> tuple[object, ...]:
 
 
 def _nets(text: str) -> tuple[object, ...]:
-    return tuple(ipaddress.ip_network(part, strict=False) for part in text.split(","))
+    return tuple(Prefix.parse(part, strict=False) for part in text.split(","))
 
 
 def _ports(text: str) -> tuple[object, ...]:

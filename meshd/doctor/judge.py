@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Literal
 
 import attrs
@@ -177,13 +176,11 @@ def _address(prefix: Prefix | None, test: Condition, version: int) -> Match:
     if any(isinstance(value, str) for value in test.values):
         return Match.UNKNOWN  # a set that was not listed
     nets = [
-        value
-        for value in test.values
-        if isinstance(value, IPv4Network | IPv6Network) and value.version == version
+        value for value in test.values if isinstance(value, Prefix) and value.version == version
     ]
     if prefix is None:
         return Match.SOME if nets else Match.NONE
-    if any(prefix.subnet_of(net) for net in nets):  # type: ignore[arg-type]
+    if any(net.covers(prefix) for net in nets):
         return Match.ALL
     return Match.SOME if any(prefix.overlaps(net) for net in nets) else Match.NONE
 

@@ -216,10 +216,10 @@ def _nets(value: Any) -> list[Prefix | str]:
     try:
         if isinstance(value, dict) and "range" in value:
             low, high = map(ipaddress.ip_address, value["range"])
-            return list(ipaddress.summarize_address_range(low, high))
+            return list(map(Prefix.of, ipaddress.summarize_address_range(low, high)))
         if isinstance(value, dict) and "prefix" in value:
             value = f"{value['prefix']['addr']}/{value['prefix']['len']}"
-        return [ipaddress.ip_network(value, strict=False)]
+        return [Prefix.parse(value, strict=False)]
     except (ValueError, TypeError):
         return [str(value)]
 

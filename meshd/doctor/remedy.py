@@ -96,7 +96,7 @@ def _brief(facts: Facts, lane: Lane, prefixes: Sequence[Prefix]) -> list[Prefix]
 
 
 def _within(prefixes: Sequence[Prefix], covering: Sequence[Prefix]) -> bool:
-    return all(any(each.subnet_of(p) for p in covering) for each in prefixes)  # type: ignore[arg-type]
+    return all(any(p.covers(each) for p in covering) for each in prefixes)
 
 
 _LASTING: Final = {

@@ -17,6 +17,8 @@ from meshd.kernel.netlink import Channel, Message, Part, attribute, attributes, 
 from meshd.kernel.plan import DropFlows, DropTranslated, Flow
 
 _NEW, _GET, _DELETE = (1 << 8 | kind for kind in (0, 1, 2))  # NFNL_SUBSYS_CTNETLINK is 1
+_GET_STATS: Final = 1 << 8 | 5  # IPCTNL_MSG_CT_GET_STATS
+_ENTRIES: Final = 1  # CTA_STATS_GLOBAL_ENTRIES, of this network namespace
 _ORIGINAL, _REPLY, _STATUS, _ID, _ZONE, _STATUS_MASK = 1, 2, 3, 12, 18, 26
 _IP: Final = 1  # CTA_TUPLE_IP
 _SOURCE_NAT: Final = struct.pack(">I", 1 << 4)  # IPS_SRC_NAT
@@ -41,6 +43,17 @@ def drop(channel: Channel, step: DropTranslated | DropFlows) -> int:
         if refusal.errno != errno.ENOENT:  # it ended by itself
             raise refusal
     return len(doomed) - len(refused)
+
+
+def count(channel: Channel) -> int:
+    """How many entries this network namespace has (8 us); 1 when the kernel does not say.
+
+    Worth asking: the table is one for all namespaces, and a dump walks through all its places, 11
+    ms for 262,144 of them, whether or not they hold anything of ours.
+    """
+    part = channel.get(_GET_STATS, _ANY_FAMILY)
+    told = attributes(part.data, part.at + 4, part.end).get(_ENTRIES) if part is not None else None
+    return int.from_bytes(told, "big") if told is not None else 1
 
 
 def translated(channel: Channel) -> Iterator[Flow]:

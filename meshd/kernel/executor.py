@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Final, Protocol, get_args
 
 from meshd.kernel.plan import (
     AddElement,
@@ -67,42 +67,40 @@ def carry_out(plan: Plan, kernel: Writer) -> list[Failure]:
         failures.append(Failure(step, reason))
         failed.note(step, reason)
 
-    for _, group in groupby(plan, _kind):
+    for kind, group in groupby(plan, _kind):
         ready: list[Step] = []
         for step in group:
-            reason = failed.blocks(step)
+            reason = failed.blocks(step) if failures else None
             if reason is None:
                 ready.append(step)
             else:
                 fail(step, f"not done, because {reason}")
-        for step, reason in _write(ready, kernel).items():
+        for step, reason in _write(kind, ready, kernel).items():
             fail(step, reason)
     return failures
 
 
+_TABLE_STEPS: Final[tuple[type, ...]] = get_args(TableStep)
+_ROUTE_STEPS: Final[tuple[type, ...]] = get_args(RouteStep)
+_TUNNEL_STEPS: Final[tuple[type, ...]] = get_args(TunnelStep)
+
+
 def _kind(step: Step) -> type:
-    if isinstance(step, TableStep):
-        return BuildTable
-    return type(step)
+    kind = type(step)
+    return BuildTable if kind in _TABLE_STEPS else kind
 
 
-def _write(steps: Sequence[Step], kernel: Writer) -> dict[Step, str]:
-    refused: dict[Step, str] = {}
-    routes = [step for step in steps if isinstance(step, RouteStep)]
-    table = [step for step in steps if isinstance(step, TableStep)]
-    if routes:
-        refused |= dict(kernel.write_routes(routes).items())
-    if table:
-        refused |= dict(kernel.write_table(table).items())
-    tunnel = [step for step in steps if isinstance(step, TunnelStep)]
-    if tunnel:
-        refused |= dict(kernel.write_tunnel(tunnel).items())
-    for step in steps:
-        if isinstance(step, FlowStep):
-            reason = kernel.drop_flows(step)
-            if reason is not None:
-                refused[step] = reason
-    return refused
+def _write(kind: type, steps: Sequence[Any], kernel: Writer) -> Mapping[Any, str]:
+    if not steps:
+        return {}
+    if kind in _ROUTE_STEPS:
+        return kernel.write_routes(steps)
+    if kind in _TABLE_STEPS:
+        return kernel.write_table(steps)
+    if kind in _TUNNEL_STEPS:
+        return kernel.write_tunnel(steps)
+    refused = {step: kernel.drop_flows(step) for step in steps}
+    return {step: reason for step, reason in refused.items() if reason is not None}
 
 
 class _Failed:
@@ -173,7 +171,4 @@ class _Failed:
         return None
 
     def _exclusion(self, prefix: Prefix) -> bool:
-        return self._table or any(
-            prefix.version == element.version and prefix.overlaps(element)
-            for element in self._elements
-        )
+        return self._table or any(prefix.overlaps(element) for element in self._elements)

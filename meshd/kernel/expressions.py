@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv6Network
 from typing import Final
 
 import attrs
 
 from meshd.kernel.netlink import attribute, attributes, each_attribute, nested
+from protocol.address import Prefix
 
 FAMILY: Final = {4: 2, 6: 10}
 """NFPROTO_IPV4 and NFPROTO_IPV6."""
@@ -90,12 +90,13 @@ def is_in(name: str) -> Expression:
     return Expression("lookup", {1: name.encode() + b"\0", 2: _REGISTER}, {5: u32(0)})
 
 
-def lies_in(prefix: IPv6Network) -> tuple[Expression, ...]:
+def lies_in(prefix: Prefix) -> tuple[Expression, ...]:
     """Goes on if the address in the register lies in ``prefix``, and spoils the register."""
-    mask = attribute(1, prefix.netmask.packed)
+    host_bits = prefix.first ^ prefix.last
+    mask = attribute(1, ((1 << 128) - 1 - host_bits).to_bytes(16, "big"))
     nothing = attribute(1, bytes(16))
     bitwise = {1: _REGISTER, 2: _REGISTER, 3: u32(16), 4: mask, 5: nothing}
-    return Expression("bitwise", bitwise), _equals(prefix.network_address.packed)
+    return Expression("bitwise", bitwise), _equals(prefix.octets)
 
 
 def is_not_in(name: str) -> Expression:

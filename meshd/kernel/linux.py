@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 import trio
@@ -54,10 +54,11 @@ class Linux:
         self._tunnelled = bool(tunnel_port)
         self._tunnel = vxlan.Entries()
         self._shared: frozenset[Prefix] = frozenset()
-        self._turn = threading.RLock()
+        self._turn, self._flows_turn = threading.RLock(), threading.Lock()
+        self._watch: watching.Watch | None = None
         self._route = Channel(ROUTE, strict=True)
         try:
-            self._filter = Channel(NETFILTER)
+            self._filter, self._flows = Channel(NETFILTER), Channel(NETFILTER)
         except OSError as error:
             self._route.close()
             raise UsageError(
@@ -67,6 +68,7 @@ class Linux:
     def close(self) -> None:
         self._route.close()
         self._filter.close()
+        self._flows.close()
 
     def check(self) -> None:
         with self._turn:
@@ -89,6 +91,9 @@ class Linux:
 
     def read(self) -> Reading:
         with self._turn:
+            if self._watch is not None:
+                # Before looking: whatever comes from now on may not have been seen.
+                self._watch.disturbed = False
             interfaces = rtnetlink.read_interfaces(self._route)
             names = {index: interface.name for index, interface in interfaces.items()}
             found = rtnetlink.read_routes(self._route, names, self._metric)
@@ -124,6 +129,9 @@ class Linux:
             unread=unread,
         )
 
+    def undisturbed(self) -> bool:
+        return self._watch is not None and self._watch.undisturbed()
+
     def apply(self, plan: Plan) -> list[Failure]:
         with self._turn:
             return carry_out(plan, self)
@@ -138,11 +146,11 @@ class Linux:
 
     def write_routes(self, steps: Sequence[RouteStep]) -> Mapping[RouteStep, str]:
         refused: dict[RouteStep, str] = {}
-        indices: Mapping[str, int] = {}
-        if any(isinstance(step, AddRoute | ReplaceRoute | RemoveRoute) for step in steps):
-            # Now, for a link made anew since the reading bears the name with another index.
-            interfaces = rtnetlink.read_interfaces(self._route)
-            indices = {interface.name: index for index, interface in interfaces.items()}
+        leads = (AddRoute, ReplaceRoute, RemoveRoute)
+        ways = {step.next_hops for step in steps if isinstance(step, leads)}
+        devices = {hop.device for way in ways for hop in way.hops}
+        # Now, for a link made anew since the reading bears the name with another index.
+        indices = rtnetlink.read_indices(self._route, devices)
         messages: list[Message] = []
         sent: list[RouteStep] = []
         for step in steps:
@@ -179,16 +187,33 @@ class Linux:
 
     def drop_flows(self, step: FlowStep) -> str | None:
         try:
-            conntrack.drop(self._filter, step)
+            with self._flows_turn:
+                conntrack.drop(self._flows, step)
         except OSError as error:
             return f"{error.strerror or error} (modprobe nf_conntrack_netlink)"
         return None
 
-    def changes(
-        self, concerns: Concerns
-    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Change]]:
+    def connections(self) -> int:
+        try:
+            with self._turn:
+                return conntrack.count(self._filter)
+        except OSError:
+            return 1
+
+    def forget(self, steps: Sequence[FlowStep]) -> list[Failure]:
+        refused = ((step, self.drop_flows(step)) for step in steps)
+        return [Failure(step, reason) for step, reason in refused if reason is not None]
+
+    @asynccontextmanager
+    async def changes(self, concerns: Concerns) -> AsyncIterator[trio.MemoryReceiveChannel[Change]]:
         ports = frozenset({self._route.portid, self._filter.portid})
-        return watching.changes(ports, concerns, self._tunnel if self._tunnelled else None)
+        tunnel = self._tunnel if self._tunnelled else None
+        self._watch = watching.Watch(ports, concerns, tunnel)
+        try:
+            async with self._watch.run() as changes:
+                yield changes
+        finally:
+            self._watch = None
 
     def hints(self) -> list[str]:
         return suspects.services()

@@ -74,7 +74,7 @@ def connected(interfaces: Iterable[Interface]) -> Iterator[ForeignRoute]:
         for own in interface.addresses:
             if interface.up and own.network.prefixlen < own.network.max_prefixlen:
                 metric = 0 if own.version == 4 else 256
-                yield ForeignRoute(own.network, None, interface.name, 2, metric)
+                yield ForeignRoute(Prefix.of(own.network), None, interface.name, 2, metric)
 
 
 class _Refused(Exception):
@@ -107,6 +107,7 @@ class Memory:
         self._damage: tuple[str, ...] = ()
         self._concerns: Concerns = lambda version, first, last: True
         self._listeners: list[trio.MemorySendChannel[Change]] = []
+        self._disturbed = True
 
     def check(self) -> None:
         """Nothing can be missing."""
@@ -115,6 +116,7 @@ class Memory:
         """Nothing to give back."""
 
     def read(self) -> Reading:
+        self._disturbed = False
         routes: dict[Prefix, NextHops] = {}
         guards: set[Prefix] = set()
         strays: list[Stray] = []
@@ -147,6 +149,15 @@ class Memory:
             metric=self._metric,
             shape=self._shape,
         )
+
+    def undisturbed(self) -> bool:
+        return bool(self._listeners) and not self._disturbed
+
+    def connections(self) -> int:
+        return len(self.flows)
+
+    def forget(self, steps: Sequence[FlowStep]) -> list[Failure]:
+        return [Failure(s, why) for s in steps if (why := self.drop_flows(s)) is not None]
 
     def apply(self, plan: Plan) -> list[Failure]:
         return carry_out(plan, self)
@@ -343,12 +354,13 @@ class Memory:
         self._tell_of(route, "deleted")
 
     def _tell_of(self, route: ForeignRoute, verb: str) -> None:
+        self._disturbed = True
         net = route.prefix
-        span = int(net.network_address), int(net.broadcast_address)
-        if self._concerns(net.version, *span):
+        if self._concerns(net.version, net.first, net.last):
             self._tell(f"route of protocol {route.protocol} {net} {verb}", "others")
 
     def _tell(self, what: str, about: Literal["ours", "host", "others"] = "ours") -> None:
+        self._disturbed = True
         for listener in self._listeners:
             with suppress(trio.WouldBlock):
                 listener.send_nowait(Change(what, "somebody", about))
@@ -381,6 +393,6 @@ def _write_element(sets: _Sets, step: AddElement | RemoveElement) -> _Sets:
         if prefix not in there:
             raise _Refused("No such file or directory")
         return {**sets, step.name: there - {prefix}}
-    if any(prefix.version == other.version and prefix.overlaps(other) for other in there):
+    if any(map(prefix.overlaps, there)):
         raise _Refused("File exists")
     return {**sets, step.name: there | {prefix}}

@@ -11,7 +11,6 @@ INTERVAL_END behind its last address.  Every other table is none of our business
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -55,7 +54,6 @@ from meshd.kernel.shape import (
     SetName,
     Shape,
 )
-from meshd.kernel.state import interned
 from protocol.address import Prefix
 
 GROUP: Final = 7
@@ -269,7 +267,7 @@ def _prefix(begin: int, count: int, size: int) -> Prefix | None:
     length = 8 * size + 1 - count.bit_length()
     if count & (count - 1) or begin & (count - 1):
         return None
-    return interned(begin.to_bytes(size, "big"), length)
+    return Prefix(4 if size == 4 else 6, begin, length)
 
 
 def write(channel: Channel, steps: Sequence[TableStep]) -> dict[TableStep, str]:
@@ -299,12 +297,14 @@ def _doomed(channel: Channel, steps: Sequence[TableStep]) -> list[Message]:
     for step in steps:
         if isinstance(step, BuildTable) and step.keep:
             return [deletion for _, deletion in _leftovers(channel, step.shape)]
-    return [_message(_DEL_TABLE, 0, _TABLE)] if channel.get(*_ask(_GET_TABLE)) else []
+        if isinstance(step, BuildTable):
+            return [_message(_DEL_TABLE, 0, _TABLE)] if channel.get(*_ask(_GET_TABLE)) else []
+    return []
 
 
 def rehearse(channel: Channel, shape: Shape) -> Refusal | None:
     """Build the table without committing, as ``nft --check`` does; why it cannot be."""
-    some = frozenset[Prefix]({ipaddress.IPv4Network("192.0.2.0/24")})
+    some = frozenset[Prefix]({Prefix.parse("192.0.2.0/24")})
     step = BuildTable(shape, some, some)
     messages, _ = _encode([step], _doomed(channel, [step]))
     return next(iter(_transact(channel, messages).values()), None)
@@ -331,9 +331,9 @@ def _encode(
 def _requests(step: TableStep, doomed: Sequence[Message]) -> Iterator[Message]:
     match step:
         case AddElement(name=name, prefix=prefix):
-            yield _elements(_NEW_ELEMENTS, CREATE | EXCL, f"{name}{prefix.version}", _ends(prefix))
+            yield _one(_NEW_ELEMENTS, CREATE | EXCL, name, prefix)
         case RemoveElement(name=name, prefix=prefix):
-            yield _elements(_DEL_ELEMENTS, 0, f"{name}{prefix.version}", _ends(prefix))
+            yield _one(_DEL_ELEMENTS, 0, name, prefix)
         case AddUplink(device=device):
             yield _elements(_NEW_ELEMENTS, CREATE | EXCL, UPLINKS, [_element(_device(device))])
         case RemoveUplink(device=device):
@@ -356,10 +356,11 @@ def _requests(step: TableStep, doomed: Sequence[Message]) -> Iterator[Message]:
                 yield from _new_chain(chain)
             for each in shape.sets:
                 for element in step.elements(each.name):
-                    ends = (
-                        [_element(_device(element))] if isinstance(element, str) else _ends(element)
-                    )
-                    yield _elements(_NEW_ELEMENTS, CREATE | EXCL, each.name, ends)
+                    if isinstance(element, str):
+                        ends = [_element(_device(element))]
+                        yield _elements(_NEW_ELEMENTS, CREATE | EXCL, each.name, ends)
+                    else:
+                        yield _one(_NEW_ELEMENTS, CREATE | EXCL, each.name[:-1], element)
 
 
 def _new_set(wanted: NamedSet, identifier: int, flags: int) -> Message:
@@ -398,18 +399,32 @@ def _elements(kind: int, flags: int, name: str, elements: Sequence[bytes]) -> Me
     return _message(kind, flags, _TABLE, attribute(2, _named(name)), listing)
 
 
+def _one(kind: int, flags: int, name: str, prefix: Prefix) -> Message:
+    """The request about the element of ``prefix`` in its family's set of that name. Thousands may
+    be made at a time, so only the ends' octets are put in."""
+    version, first, length = prefix
+    size, bits = (4, 32) if version == 4 else (16, 128)
+    behind = first + (1 << (bits - length))
+    if behind >> bits:  # it reaches the end of the space
+        begin, finish = _around(kind, f"{name}{version}", size, ends=1)
+        return Message(_SUBSYSTEM << 8 | kind, flags, begin + first.to_bytes(size, "big") + finish)
+    begin, between = _around(kind, f"{name}{version}", size, ends=2)
+    ends = first.to_bytes(size, "big") + between + behind.to_bytes(size, "big")
+    return Message(_SUBSYSTEM << 8 | kind, flags, begin + ends)
+
+
+@lru_cache(maxsize=64)
+def _around(kind: int, name: str, size: int, *, ends: int) -> tuple[bytes, bytes]:
+    """What stands around the octets of one end, or before and between those of two."""
+    mark = b"\xff" * size
+    elements = [_element(mark), _element(mark, _END)][:ends]
+    before, between, *rest = _elements(kind, 0, name, elements).body.split(mark)
+    assert not any(rest), "the last end's octets end the message"
+    return before, between
+
+
 def _device(name: str) -> bytes:
     return os.fsencode(name).ljust(16, b"\0")  # IFNAMSIZ
-
-
-def _ends(prefix: Prefix) -> list[bytes]:
-    size = prefix.max_prefixlen // 8
-    first = int(prefix.network_address)
-    behind = first + (1 << (prefix.max_prefixlen - prefix.prefixlen))
-    ends = [_element(first.to_bytes(size, "big"))]
-    if behind >> prefix.max_prefixlen == 0:  # else it reaches the end of the space
-        ends.append(_element(behind.to_bytes(size, "big"), _END))
-    return ends
 
 
 def _element(key: bytes, flags: int = 0) -> bytes:
@@ -423,6 +438,11 @@ class Notices:
 
     def __init__(self) -> None:
         self._pending: dict[str, None] = {}
+
+    @property
+    def pending(self) -> bool:
+        """A change to our table is heard of, and not yet whose it is."""
+        return bool(self._pending)
 
     def take(self, part: Part) -> list[tuple[str, str]]:
         """What is known now of our table, and by whom: most notifications tell nothing yet."""

@@ -16,7 +16,7 @@ that a person would type for it.  Nothing here touches a kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import attrs
@@ -30,7 +30,6 @@ from meshd.kernel.state import (
     NextHops,
     Reading,
     Stray,
-    order,
 )
 from meshd.kernel.tunnel import DEVICE, TunnelStep
 from protocol.address import Address, Prefix
@@ -60,7 +59,7 @@ class Cover:
         for prefix in prefixes:
             shift = prefix.max_prefixlen - prefix.prefixlen
             key = (prefix.version, shift)
-            networks.setdefault(key, set()).add(int(prefix.network_address) >> shift)
+            networks.setdefault(key, set()).add(prefix.first >> shift)
         self._by_version = {
             version: [(s, found) for (v, s), found in networks.items() if v == version]
             for version in (4, 6)
@@ -95,7 +94,8 @@ class AddRoute:
     """Put in the route to a prefix."""
 
     prefix: Prefix
-    next_hops: NextHops
+    next_hops: NextHops = attrs.field(hash=False)
+    """Not hashed, for it is slow to; a plan has one step of a kind for a prefix."""
     metric: int
 
     def __str__(self) -> str:
@@ -107,7 +107,7 @@ class ReplaceRoute:
     """Next hops or source change; the key stays, so no packet finds a gap."""
 
     prefix: Prefix
-    next_hops: NextHops
+    next_hops: NextHops = attrs.field(hash=False)
     metric: int
 
     def __str__(self) -> str:
@@ -119,7 +119,7 @@ class RemoveRoute:
     """Take the route away."""
 
     prefix: Prefix
-    next_hops: NextHops
+    next_hops: NextHops = attrs.field(hash=False)
     metric: int
 
     def __str__(self) -> str:
@@ -201,7 +201,7 @@ class BuildTable:
         if name == UPLINKS:
             return sorted(self.uplinks)
         prefixes = {"local": self.local, "mesh": self.mesh, "tunnel": self.admitted}[name[:-1]]
-        return sorted((p for p in prefixes if p.version == int(name[-1])), key=order)
+        return sorted(p for p in prefixes if p.version == int(name[-1]))
 
     def __str__(self) -> str:
         text = f"nft add {self.text}"
@@ -327,7 +327,13 @@ class Plan:
         return "\n".join(map(str, self.steps))
 
 
-def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool = False) -> Plan:
+def diff(
+    desired: KernelState,
+    actual: Reading | KernelState,
+    *,
+    recheck: bool = False,
+    swept: frozenset[Prefix] = frozenset(),
+) -> Plan:
     """What leads from ``actual`` to ``desired``; nothing when they agree.
 
     Every route of ``desired`` lies in an element of its ``mesh``.  Every route gets a guard,
@@ -335,13 +341,12 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     or it has a tunnel, so the empty state plans a complete removal.  ``recheck``
     looks at the connections of everything excluded and not of what changes only: due at
     the first plan of a process, whose predecessor may have died before its step 5, and
-    after a step 5 that failed.
+    after a step 5 that failed.  ``swept``: guards whose connections are forgotten already.
     """
     reading = actual if isinstance(actual, Reading) else _plain(actual)
     state, metric = reading.state, reading.metric
-    # Sets of prefixes keep their hashes, and a prefix is slow to hash.
     routes, there = frozenset(desired.routes), frozenset(state.routes)
-    guards = desired.guards | routes
+    guards = desired.guards if desired.guards >= routes else desired.guards | routes
     behind = tunnel.steps(desired.tunnel, state.tunnel)
     # Routes through a device that is made anew are made anew behind it.
     kept = there
@@ -350,18 +355,18 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
     holds = desired.local or desired.mesh or desired.tunnel is not None
     wanted = bool(reading.shape.sets and holds)
 
-    added = sorted(routes - kept, key=order)
-    removed = sorted(there - (routes & kept), key=order)
-    moved = sorted(
-        (p for p, hops in desired.routes.items() if p in kept and state.routes[p] != hops),
-        key=order,
-    )
-    strays = sorted(reading.strays, key=lambda stray: (order(stray.prefix), stray.metric))
-    guards_gone = sorted(state.guards - guards, key=order)
+    added, removed = _change(routes, kept)
+    if kept is not there:
+        removed |= there - kept
+    moved = sorted(p for p in _moved(desired.routes, state.routes) if p in kept)
+    guards_new, guards_gone = _change(guards, state.guards)
+    local_new, local_gone = _change(desired.local, state.local)
+    mesh_new, mesh_gone = _change(desired.mesh, state.mesh)
+    strays = sorted(reading.strays, key=lambda stray: (stray.prefix, stray.metric))
 
     steps: list[Step] = []
-    steps += [AddGuard(prefix) for prefix in sorted(guards - state.guards, key=order)]
-    steps += [RemoveRoute(prefix, state.routes[prefix], metric) for prefix in removed]
+    steps += [AddGuard(prefix) for prefix in sorted(guards_new)]
+    steps += [RemoveRoute(prefix, state.routes[prefix], metric) for prefix in sorted(removed)]
     steps += [RemoveStray(stray) for stray in strays if stray.prefix not in desired.routes]
     steps += behind.removal
 
@@ -371,10 +376,10 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
         about = (reading.problems, reading.others, desired.admitted)
         steps.append(BuildTable(reading.shape, *sets, *about))
     elif wanted or reading.others:
-        steps += _elements("local", desired.local, state.local)
-        steps += _elements("mesh", desired.mesh, state.mesh)
+        steps += _elements("local", local_new, local_gone)
+        steps += _elements("mesh", mesh_new, mesh_gone)
         if wanted or not reading.filtered:
-            steps += _elements("tunnel", desired.admitted, state.admitted)
+            steps += _elements("tunnel", *_change(desired.admitted, state.admitted))
         else:
             steps.append(RemoveFilter())
         steps += [RemoveUplink(name) for name in sorted(state.uplinks - desired.uplinks)]
@@ -383,21 +388,48 @@ def diff(desired: KernelState, actual: Reading | KernelState, *, recheck: bool =
         steps.append(RemoveTable())
 
     steps += behind.making
-    steps += [AddRoute(prefix, desired.routes[prefix], metric) for prefix in added]
+    steps += [AddRoute(prefix, desired.routes[prefix], metric) for prefix in sorted(added)]
     steps += [ReplaceRoute(prefix, desired.routes[prefix], metric) for prefix in moved]
     steps += [RemoveStray(stray) for stray in strays if stray.prefix in desired.routes]
 
     everything = rebuilt or recheck
     steps += _translated(
         desired,
-        frozenset(desired.local) if everything else desired.local - state.local,
-        frozenset(desired.mesh) if everything else (desired.mesh - state.mesh) | set(added),
+        desired.local if everything else local_new,
+        desired.mesh if everything else mesh_new | added,
     )
     # Also for a guard that goes: its element may have gone in a plan that was cut short.
-    steps += _leftover(desired, state, state.mesh - desired.mesh | set(guards_gone))
+    steps += _leftover(desired, state, local_gone, mesh_gone | (guards_gone - swept))
     steps += behind.sweeping
-    steps += [RemoveGuard(prefix) for prefix in guards_gone]
+    steps += [RemoveGuard(prefix) for prefix in sorted(guards_gone)]
     return Plan(tuple(steps))
+
+
+def _change(
+    wanted: frozenset[Prefix], there: frozenset[Prefix]
+) -> tuple[frozenset[Prefix], frozenset[Prefix]]:
+    """What of ``wanted`` is new, and what of ``there`` goes."""
+    new = wanted - there
+    if len(there) + len(new) == len(wanted):  # Nothing goes, and it need not be looked for.
+        return new, frozenset()
+    return new, there - wanted
+
+
+def _moved(
+    desired: Mapping[Prefix, NextHops], actual: Mapping[Prefix, NextHops]
+) -> Iterator[Prefix]:
+    """What leads elsewhere in ``actual``. Thousands of prefixes have few next hops between them:
+    each two are compared once."""
+    differ: dict[tuple[int, int], bool] = {}
+    for prefix, hops in desired.items():
+        there = actual.get(prefix)
+        if there is hops or there is None:
+            continue
+        pair = id(hops), id(there)  # both live as long as what holds them
+        if pair not in differ:
+            differ[pair] = hops != there
+        if differ[pair]:
+            yield prefix
 
 
 def _leads_through(hops: NextHops, device: str) -> bool:
@@ -409,12 +441,12 @@ def _plain(state: KernelState) -> Reading:
 
 
 def _elements(
-    name: SetName, desired: frozenset[Prefix], actual: frozenset[Prefix]
+    name: SetName, new: frozenset[Prefix], gone: frozenset[Prefix]
 ) -> Iterator[TableStep]:
     # Removals first: a cover and what it covers must not be in a set together.
-    for prefix in sorted(actual - desired, key=order):
+    for prefix in sorted(gone):
         yield RemoveElement(name, prefix)
-    for prefix in sorted(desired - actual, key=order):
+    for prefix in sorted(new):
         yield AddElement(name, prefix)
 
 
@@ -430,12 +462,15 @@ def _translated(
 
 
 def _leftover(
-    desired: KernelState, state: KernelState, mesh: frozenset[Prefix]
+    desired: KernelState, state: KernelState, local: frozenset[Prefix], mesh: frozenset[Prefix]
 ) -> Iterator[FlowStep]:
+    """``local`` and ``mesh``: what of each is excluded no more."""
+    if not (local or mesh):
+        return
     everyone = desired.mesh | state.mesh
     sides = [(desired.local | state.local, mesh)]
     if not mesh >= everyone:
-        sides.append((state.local - desired.local, everyone))
+        sides.append((local, everyone))
     for ours, theirs in map(_same_families, sides):
         if ours:
             yield DropFlows(ours, theirs, desired.local, desired.mesh)
@@ -446,6 +481,8 @@ def _same_families(
 ) -> tuple[frozenset[Prefix], frozenset[Prefix]]:
     """Only what has a counterpart: no connection leads from one family to the other."""
     left, right = pair
+    if not (left and right):
+        return frozenset(), frozenset()
     both = {prefix.version for prefix in left} & {prefix.version for prefix in right}
     return (
         frozenset(prefix for prefix in left if prefix.version in both),
@@ -503,7 +540,7 @@ def _conntrack(verb: str, left: frozenset[Prefix], arrow: str, right: frozenset[
     parts = []
     for version in (4, 6):
         sides = [
-            ", ".join(str(p) for p in sorted(side, key=order) if p.version == version)
+            ", ".join(str(p) for p in sorted(side) if p.version == version)
             for side in (left, right)
         ]
         if all(sides):

@@ -6,14 +6,14 @@ and timing (when to read again) are not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
 import attrs
 import trio
 
-from meshd.kernel.plan import Failure, Plan
+from meshd.kernel.plan import Failure, FlowStep, Plan
 from meshd.kernel.state import Reading
 
 
@@ -33,7 +33,8 @@ Concerns = Callable[[int, int, int], bool]
 
 
 class Backend(Protocol):
-    """A kernel. Methods block: the reconciler decides about threads; calls take turns."""
+    """A kernel. Methods block: the reconciler decides about threads; calls take turns, but for
+    those of ``forget``."""
 
     name: str
 
@@ -43,11 +44,23 @@ class Backend(Protocol):
     def read(self) -> Reading:
         """What is there now; ``OSError`` when the kernel does not answer."""
 
+    def undisturbed(self) -> bool:
+        """Whether nobody else has changed what a reading shows since the last ``read`` began: then
+        it is what that found, and what was applied since. Takes in what was told of others'
+        changes, without waiting; False where that cannot be known. From the event loop."""
+
     def apply(self, plan: Plan) -> list[Failure]:
         """Do all that can be done, in the plan's order; what could not be, and why.
 
         A step that depends on a failed one is not done and comes back as a failure too.
         """
+
+    def connections(self) -> int:
+        """How many connections are tracked, in microseconds; at least 1 where nobody knows."""
+
+    def forget(self, steps: Sequence[FlowStep]) -> list[Failure]:
+        """Connections alone, also while another thread reads or applies: looking through all of
+        them takes 11 ms where there is none (the table has 262,144 places), and up to a second."""
 
     def changes(
         self, concerns: Concerns

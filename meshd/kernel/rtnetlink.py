@@ -18,7 +18,7 @@ import errno
 import ipaddress
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -53,7 +53,6 @@ from meshd.kernel.state import (
     NextHop,
     NextHops,
     Stray,
-    interned,
 )
 from protocol.address import Address, Prefix
 
@@ -61,8 +60,11 @@ NEW_LINK, DEL_LINK, GET_LINK = 16, 17, 18
 NEW_ADDRESS, DEL_ADDRESS, GET_ADDRESS = 20, 21, 22
 NEW_ROUTE, DEL_ROUTE, GET_ROUTE = 24, 25, 26
 
-GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE."""
+NEW_NEXT_HOP, DEL_NEXT_HOP = 104, 105
+
+GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 31
+"""RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR and _IPV6_ROUTE, and RTNLGRP_NEXTHOP (32):
+of the routes that go with a next hop object (``ip nexthop``) nothing else is told."""
 
 _AF: Final = {4: 2, 6: 10}
 _FAMILIES: Final = tuple(_AF.values())
@@ -135,6 +137,22 @@ def read_interfaces(channel: Channel) -> dict[int, Interface]:
         )
         for index, (name, flags, mtu) in links.items()
     }
+
+
+def read_indices(channel: Channel, names: Iterable[str]) -> dict[str, int]:
+    """Name to index, of those that there are. About 10 us each."""
+    found: dict[str, int] = {}
+    for name in names:
+        ask = _LINK.pack(0, 0, 0, 0, 0) + attribute(_EXT_MASK, _U32.pack(_SKIP_STATS))
+        try:
+            part = channel.get(GET_LINK, ask + attribute(_IF_NAME, os.fsencode(name) + b"\0"))
+        except Refusal as refusal:
+            if refusal.errno != errno.ENODEV:
+                raise
+            continue
+        if part is not None:
+            _, _, found[name], _, _ = _LINK.unpack_from(part.data, part.at)
+    return found
 
 
 def read_routes(channel: Channel, names: Mapping[int, str], metric: int) -> Routes:
@@ -230,7 +248,7 @@ def _parse(raw: bytes) -> _Entry | None:
     else:
         ours = hops if protocol == ROUTE_PROTOCOL else ()
     return _Entry(
-        interned(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
+        Prefix.from_octets(about.get(_DST, bytes(4 if family == _AF[4] else 16)), length),
         _U32.unpack(about[_PRIORITY])[0] if _PRIORITY in about else 0,
         protocol,
         kind,
@@ -300,11 +318,21 @@ def _leading(prefix: Prefix, hops: NextHops, metric: int, indices: Mapping[str, 
 def _body(
     prefix: Prefix, kind: int, scope: int, metric: int, *more: bytes, flags: int = 0
 ) -> bytes:
-    header = _ROUTE.pack(
-        _AF[prefix.version], prefix.prefixlen, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, flags
-    )
-    destination = attribute(_DST, prefix.network_address.packed)
-    return b"".join((header, destination, attribute(_PRIORITY, _U32.pack(metric)), *more))
+    version, _, length = prefix
+    head, priority = _head(version, length, kind, scope, flags), _priority(metric)
+    return b"".join((head, prefix.octets, priority, *more))
+
+
+@lru_cache(maxsize=1024)
+def _head(version: int, length: int, kind: int, scope: int, flags: int) -> bytes:
+    """What stands before the destination's octets in a request."""
+    route = (_AF[version], length, 0, 0, _MAIN, ROUTE_PROTOCOL, scope, kind, flags)
+    return _ROUTE.pack(*route) + _U16.pack(8 if version == 4 else 20) + _U16.pack(_DST)
+
+
+@lru_cache(maxsize=16)
+def _priority(metric: int) -> bytes:
+    return attribute(_PRIORITY, _U32.pack(metric))
 
 
 def _towards(prefix: Prefix, hops: NextHops, indices: Mapping[str, int]) -> bytes:
@@ -313,29 +341,35 @@ def _towards(prefix: Prefix, hops: NextHops, indices: Mapping[str, int]) -> byte
             raise Refusal(errno.ENODEV, f"there is no device {hop.device}")
         if prefix.version == 6 and hop.address.version == 4:
             raise Refusal(errno.EINVAL, "an IPv6 route cannot have an IPv4 next hop")
-    if prefix.version == 4 and len(hops.hops) == 1:
+    return _through(prefix.version, hops, tuple(indices[hop.device] for hop in hops.hops))
+
+
+@lru_cache(maxsize=8192)  # as many as a mesh has members
+def _through(version: int, hops: NextHops, indices: tuple[int, ...]) -> bytes:
+    """The attributes that say where a route of a family leads."""
+    if version == 4 and len(hops.hops) == 1:
         (hop,) = hops.hops
-        found = _to_gateway(hop, prefix) + attribute(_OIF, _U32.pack(indices[hop.device]))
+        found = _to_gateway(hop, version) + attribute(_OIF, _U32.pack(indices[0]))
     else:
-        weight = ROUTE_WEIGHT if prefix.version == 6 else 1
+        weight = ROUTE_WEIGHT if version == 6 else 1
+        ways = zip(hops.hops, indices, strict=True)
         found = attribute(
-            _MULTIPATH,
-            b"".join(_way(hop, prefix, weight, indices[hop.device]) for hop in hops.hops),
+            _MULTIPATH, b"".join(_way(hop, version, weight, index) for hop, index in ways)
         )
     if hops.source is not None:
         found += attribute(_PREFSRC, hops.source.packed)
     return found
 
 
-def _to_gateway(hop: NextHop, prefix: Prefix) -> bytes:
-    if hop.address.version == prefix.version:
+def _to_gateway(hop: NextHop, version: int) -> bytes:
+    if hop.address.version == version:
         return attribute(_GATEWAY, hop.address.packed)
     return attribute(_VIA, _U16.pack(_AF[hop.address.version]) + hop.address.packed)
 
 
-def _way(hop: NextHop, prefix: Prefix, weight: int, index: int) -> bytes:
+def _way(hop: NextHop, version: int, weight: int, index: int) -> bytes:
     """One entry of RTA_MULTIPATH. It holds its weight less one."""
-    gateway = _to_gateway(hop, prefix)
+    gateway = _to_gateway(hop, version)
     flags = _ONLINK if hop.onlink else 0
     return _HOP.pack(_HOP.size + len(gateway), flags, weight - 1, index) + gateway
 
@@ -371,6 +405,11 @@ def span(part: Part) -> tuple[int, int, int] | None:
             break
         at += max(4, (length + 3) & ~3)
     return version, first, first | ((1 << shift) - 1)
+
+
+def shows(part: Part) -> bool:
+    """A notification for which there are no words may all the same be of what a reading shows."""
+    return part.kind in (NEW_NEXT_HOP, DEL_NEXT_HOP)
 
 
 def describe(part: Part) -> tuple[str, Literal["ours", "host", "others"]] | None:

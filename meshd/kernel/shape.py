@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from ipaddress import IPv6Network
 from typing import Final, Literal
 
 import attrs
@@ -28,6 +27,7 @@ from meshd.kernel.expressions import (
     masquerade,
     udp_to,
 )
+from protocol.address import Prefix
 
 SetName = Literal["local", "mesh", "tunnel"]
 """What prefix sets are called, one a family: with 4 or 6 behind it."""
@@ -116,7 +116,7 @@ _PREFIXES: Final = (
     NamedSet("mesh6", "ipv6_addr"),
 )
 
-_PRIVATE: Final = IPv6Network("fc00::/7")  # RFC 4193
+_PRIVATE: Final = Prefix.parse("fc00::/7")  # RFC 4193
 
 
 def _exempt(version: int) -> Rule:

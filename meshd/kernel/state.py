@@ -11,7 +11,6 @@ marks that the kernel keeps, so a restarted daemon needs no file to know it agai
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Any, Final
@@ -20,8 +19,7 @@ import attrs
 
 from meshd.kernel.shape import SHAPES, Shape
 from meshd.kernel.tunnel import Tunnel
-from protocol.address import Address, Family, Prefix, unpack_prefixes
-from protocol.errors import Rejected
+from protocol.address import Address, Prefix
 
 ROUTE_PROTOCOL: Final = 142
 """rtm_protocol of our routes. Free in iproute2's rt_protos; also in config/rt_protos.d."""
@@ -40,22 +38,7 @@ GUARD_METRIC: Final = 4294967294
 The very last, 4294967295, is the kernel's own (IP6_RT_PRIO's null entry)."""
 
 
-def order(prefix: Prefix) -> tuple[int, int, int]:
-    """Sort key over both families: IPv4 first, then by address, then the shorter."""
-    return prefix.version, int(prefix.network_address), prefix.prefixlen
-
-
-def interned(packed: bytes, length: int) -> Prefix:
-    """The prefix, as the very object that the codec makes of it where a mesh can announce
-    it: comparing 20,000 prefixes of a kernel with those of a mesh is then free."""
-    family: Family = 4 if len(packed) == 4 else 6
-    try:
-        return unpack_prefixes(bytes([length]) + packed[: (length + 7) // 8], family)[0]
-    except Rejected:  # IPv4-mapped
-        return ipaddress.IPv6Network((packed, length))
-
-
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class NextHop:
     """One way out. The address may be of the other family than the prefix where that is IPv4
     (RTA_VIA, since Linux 5.2)."""
@@ -79,7 +62,7 @@ def _canonical(hops: Iterable[NextHop]) -> tuple[NextHop, ...]:
     return tuple(sorted(dict.fromkeys(found), key=key)) if len(found) > 1 else found
 
 
-@attrs.frozen
+@attrs.frozen(cache_hash=True)
 class NextHops:
     """Where a route leads: one next hop, or several that share its traffic equally."""
 
@@ -131,12 +114,10 @@ class KernelState:
     """Addresses, as /32 and /128, from which the tunnel's UDP port takes anything."""
 
     def __str__(self) -> str:
-        lines = [
-            f"route {p} {self.routes[p].words(p.version)}" for p in sorted(self.routes, key=order)
-        ]
+        lines = [f"route {p} {self.routes[p].words(p.version)}" for p in sorted(self.routes)]
         sets = ("guard", self.guards), ("local", self.local), ("mesh", self.mesh)
         for name, prefixes in (*sets, ("admitted", self.admitted)):
-            lines += [f"{name} {prefix}" for prefix in sorted(prefixes, key=order)]
+            lines += [f"{name} {prefix}" for prefix in sorted(prefixes)]
         if self.tunnel is not None:
             lines.append(str(self.tunnel))
         lines += [f"uplink {name}" for name in sorted(self.uplinks)]

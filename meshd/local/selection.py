@@ -7,20 +7,19 @@ selection says why.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
 
 from meshd.kernel.state import Host, Interface
-from meshd.policy.prefixes import Nets, covers, outermost
+from meshd.policy.prefixes import Nets, outermost
 from meshd.values import Announced, Followed
 from protocol.address import Address, Prefix
 from protocol.objects import Grant
 
 _DOCKERS: Final = tuple(
-    (ipaddress.ip_network(base), length)
+    (Prefix.parse(base), length)
     for base, length in (
         ("172.17.0.0/16", 16), ("172.18.0.0/16", 16), ("172.19.0.0/16", 16), ("172.20.0.0/14", 16),
         ("172.24.0.0/14", 16), ("172.28.0.0/14", 16), ("192.168.0.0/16", 20),
@@ -80,12 +79,14 @@ def select(
     wanted, unhealthy = tuple(wanted), unhealthy or {}
     reached_at = tuple(reached_at)
     found = candidates(wanted, host)
-    # What is named wins over the interface that has it too.
-    found |= {item: item for item in wanted if not isinstance(item, Followed)}
+    # What is named wins over the interface that has it too, and is as it is found without one.
+    following = any(isinstance(item, Followed) for item in wanted)
+    if following:
+        found |= {item: item for item in wanted if not isinstance(item, Followed)}
     left = [LeftOut(item, None, why) for item, why in _without_any(wanted, host)]
     well: dict[Prefix, Announced] = {}
     for prefix, source in found.items():
-        ill = unhealthy.get(prefix, unhealthy.get(source))
+        ill = unhealthy.get(prefix, unhealthy.get(source)) if unhealthy else None
         if isinstance(source, Followed) and (
             why := _refuses(prefix, source.interface, grant, reached_at)
         ):
@@ -95,7 +96,7 @@ def select(
         else:
             well[prefix] = source
     outer = outermost(well)
-    nets = Nets(outer)
+    nets = Nets(outer if len(outer) < len(well) else ())
     kept: dict[Prefix, Announced] = {}
     # What is named has its place first: it was checked against the same limit.
     for prefix, source in sorted(well.items(), key=lambda each: isinstance(each[1], Followed)):
@@ -136,7 +137,7 @@ def _subnets(interface: Interface, host: Host) -> Iterator[Prefix]:
         if route.device == interface.name and route.next_hop is None and route.kind == "unicast"
     }
     for own in interface.addresses:
-        net = own.network
+        net = Prefix.of(own.network)
         whole = net.prefixlen == net.max_prefixlen
         if not (own.is_link_local or own.is_loopback) and (whole or net in connected):
             yield net
@@ -154,7 +155,7 @@ def _refuses(
     for address in reached_at:
         if address in prefix:
             return f"it holds {address}, where the mesh reaches this host"
-    if not any(covers(allowed, prefix) for allowed in grant.allow):
+    if not any(allowed.covers(prefix) for allowed in grant.allow):
         allow = ", ".join(map(str, grant.allow)) or "nothing"
         return f"outside the grant of {grant.name}, which allows {allow}"
     return None
@@ -162,8 +163,8 @@ def _refuses(
 
 def _is_dockers_choice(prefix: Prefix, interface: str) -> bool:
     base, length = _DOCKERS[0]
-    if (prefix.prefixlen, covers(base, prefix)) == (length, True):
+    if (prefix.prefixlen, base.covers(prefix)) == (length, True):
         return True
     return interface == "docker0" and any(
-        prefix.prefixlen == length and covers(base, prefix) for base, length in _DOCKERS
+        prefix.prefixlen == length and base.covers(prefix) for base, length in _DOCKERS
     )

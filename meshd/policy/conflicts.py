@@ -7,26 +7,43 @@ of another node's prefix are claims like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import attrs
 
-from meshd.kernel.state import order
+from meshd.kernel.state import NextHops
 from meshd.policy.origin import SENIORITY, Origin, seniority
-from meshd.policy.prefixes import covers
+from meshd.policy.prefixes import HOST_BITS
+from meshd.policy.route import Route
 from protocol.address import Prefix
 
 
-@attrs.frozen
-class Claim:
-    """A prefix that a node may announce, with what decides between it and others."""
+@attrs.frozen(eq=False)
+class Bearer:
+    """A node as one that may carry a prefix."""
+
+    origin: Origin
+    rank: tuple[bool, bool, bool, int]
+    """Among equal origins the lowest is the best; whoever has nothing against it begins with
+    three noes."""
+    until: float | None
+    """It failed again and again, and counts as unstable until then."""
+
+
+class Claim(NamedTuple):
+    """A prefix that a node may announce, with what decides between it and others. They sort by
+    prefix, then by node."""
 
     prefix: Prefix
-    origin: Origin
+    node: bytes
     longest: Prefix
     """The longest prefix of its grant that covers it."""
-    over: str
-    """Not empty: it belongs to an earlier set of its node, whose new one is over a limit."""
+    bearer: Bearer
+    hops: NextHops | None
+    """How it would be reached; None: it cannot be now, and ``row`` says why."""
+    row: Route
+    """What is to be said of it while no other is preferred."""
 
     @property
     def exact(self) -> bool:
@@ -35,7 +52,33 @@ class Claim:
 
     @property
     def rank(self) -> tuple[int, int, bytes]:
-        return (-self.longest.prefixlen, seniority(self.origin.grant), self.origin.key)
+        """The lowest is the strongest."""
+        return (-self.longest.prefixlen, seniority(self.bearer.origin.grant), self.node)
+
+
+def apart(claims: Iterable[Claim]) -> tuple[list[Claim], list[list[Claim]]]:
+    """Those of ``claims``, in their order, that meet no other; and the others in groups, each of
+    what lies in one outermost prefix. Nearly all are alone, and need no settling."""
+    alone: list[Claim] = []
+    groups: list[list[Claim]] = []
+    group: list[Claim] = []
+    family = reach = 0
+    for claim in claims:
+        version, first, length = claim[0]
+        if first <= reach and version == family:
+            group.append(claim)
+            continue
+        if len(group) == 1:
+            alone += group
+        elif group:
+            groups.append(group)
+        family, reach = version, first | HOST_BITS[version][length]
+        group = [claim]
+    if len(group) == 1:
+        alone += group
+    elif group:
+        groups.append(group)
+    return alone, groups
 
 
 def settle(
@@ -47,34 +90,6 @@ def settle(
     """
     accepted: dict[Prefix, list[Claim]] = {}
     refused: list[tuple[Claim, Claim]] = []
-    for group in _apart(claims):
-        if len(group) == 1:
-            accepted[group[0].prefix] = group
-        else:
-            _settle(group, accepted, refused)
-    return accepted, refused
-
-
-def _apart(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
-    """Groups of which no two overlap: whatever lies in one outermost prefix.
-
-    Nearly all claims are alone, and judged by that.
-    """
-    group: list[Claim] = []
-    for claim in sorted(claims, key=lambda each: order(each.prefix)):
-        if group and not covers(group[0].prefix, claim.prefix):
-            yield group
-            group = []
-        group.append(claim)
-    if group:
-        yield group
-
-
-def _settle(
-    claims: Iterable[Claim],
-    accepted: dict[Prefix, list[Claim]],
-    refused: list[tuple[Claim, Claim]],
-) -> None:
     exact: dict[_Lead, list[Claim]] = {}
     inside: dict[_Lead, list[Claim]] = {}
     for claim in sorted(claims, key=lambda each: each.rank):
@@ -90,18 +105,19 @@ def _settle(
         exact.setdefault(leads[-1], []).append(claim)
         for lead in leads:
             inside.setdefault(lead, []).append(claim)
+    return accepted, refused
 
 
 def verdict(winner: Claim, loser: Claim) -> str:
     """Why ``winner`` has the prefix and ``loser`` has not, with what decided of both grants."""
-    older, newer = seniority(winner.origin.grant), seniority(loser.origin.grant)
+    older, newer = seniority(winner.bearer.origin.grant), seniority(loser.bearer.origin.grant)
     if winner.longest.prefixlen > loser.longest.prefixlen:
         why = f"grant is more specific ({winner.longest} against {loser.longest})"
     elif older < newer:
         why = f"grant is older ({SENIORITY} {older} against {newer})"
     else:
         why = "grant is as old, and whose key is lower"
-    return f"{winner.prefix} belongs to {winner.origin.name}, whose {why}"
+    return f"{winner.prefix} belongs to {winner.bearer.origin.name}, whose {why}"
 
 
 _Lead = tuple[int, int, int]
@@ -110,13 +126,13 @@ _Lead = tuple[int, int, int]
 
 def _lead(prefix: Prefix, length: int) -> _Lead:
     shift = prefix.max_prefixlen - length
-    return prefix.version, length, int(prefix.network_address) >> shift
+    return prefix.version, length, prefix.first >> shift
 
 
 def _stronger(claim: Claim, others: Iterable[Claim]) -> Claim | None:
     """The first of ``others``, all stronger and overlapping, that excludes ``claim``."""
     for other in others:
         both_named = other.exact and claim.exact and other.prefix == claim.prefix
-        if other.origin.key != claim.origin.key and not both_named:
+        if other.node != claim.node and not both_named:
             return other
     return None

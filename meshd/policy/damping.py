@@ -13,7 +13,7 @@ nothing in the kernel, costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import attrs
@@ -95,9 +95,13 @@ class Damping:
             history = {key: history[key] for key in worst[:REMEMBERED]}
         return Damping(history)
 
-    def holding(self, now: float) -> Iterator[Key]:
-        """All that is held back."""
-        return (key for key, flaps in self.history.items() if flaps.until > now)
+    def waiting(self, now: float) -> dict[bytes, dict[Prefix | None, float]]:
+        """All that is held back: by node, what of it and until when."""
+        found: dict[bytes, dict[Prefix | None, float]] = {}
+        for (node, prefix), flaps in self.history.items():
+            if flaps.until > now:
+                found.setdefault(node, {})[prefix] = flaps.until
+        return found
 
     def held(self, key: Key, now: float) -> float:
         """Seconds for which ``key`` is held back yet; 0 for what is stable."""

@@ -1,8 +1,9 @@
 """Import policy: from what the mesh says to what this kernel should hold. Pure.
 
-Judged anew, as a whole, whenever the table, the host or the configuration changes; the
-order in which anything arrived never matters.  Per prefix the first refusal wins, and
-every prefix that is announced gets a row that says what became of it and why.
+Judged as a whole, whenever the table, the host or the configuration changes; the order in
+which anything arrived never matters.  Per prefix the first refusal wins, and every prefix
+that is announced gets a row that says what became of it and why.  What follows from nothing
+that has changed is not found out again, but taken from the ``Memo``.
 
 What came before matters in two places only, and both stand in the previous ``Decision``: a
 node whose new set is over a limit keeps its last set, and what flaps is held back.
@@ -12,53 +13,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from operator import attrgetter
+from typing import Final
 
 import attrs
 
-from meshd.kernel.state import Host, KernelState, NextHop, NextHops, order
-from meshd.policy.conflicts import Claim, settle, verdict
+from meshd.kernel.state import Host, KernelState
+from meshd.policy.choice import Choice, choose
 from meshd.policy.damping import Damping, Key
-from meshd.policy.filters import OPEN, Filters, screen
+from meshd.policy.filters import OPEN, Filters
 from meshd.policy.ground import Ground
+from meshd.policy.judge import Applicant, Judge
 from meshd.policy.limits import within_limits
+from meshd.policy.memo import Memo
 from meshd.policy.origin import Origin
-from meshd.policy.prefixes import Nets, covers, outermost
-from meshd.policy.refusal import Refusal, Rule
-from meshd.policy.tunnel import Terms, Tunnelling
-from protocol import identity
-from protocol.address import Address, Prefix
-
-RouteState = Literal["installed", "standby", "unreachable", "refused", "shadowed"]
+from meshd.policy.prefixes import Nets, outermost
+from meshd.policy.route import Route
+from meshd.policy.sheet import Sheet, sheet
+from meshd.policy.tunnel import End, Terms, Tunnelling
+from protocol.address import Prefix
 
 HIDDEN_AFTER: Final = 24 * 3600.0
 """Seconds after which a failed sole origin loses its guard too (DESIGN 6; Serf's 24 h)."""
-
-
-class Winner(NamedTuple):
-    """What stands against a prefix that is refused for a conflict."""
-
-    node: bytes
-    prefix: Prefix
-
-
-@attrs.frozen
-class Route:
-    """What became of one prefix of one node."""
-
-    prefix: Prefix
-    node: bytes = attrs.field(repr=identity.short_id)
-    name: str
-    next_hop: Address | None
-    state: RouteState
-    reason: str
-    rule: Rule = ""
-    device: str | None = None
-    """Where the next hop is on-link."""
-    until: float | None = None
-    """Held back until then, in the seconds of ``decide``'s ``now``, unless it flaps again."""
-    winner: Winner | None = None
-    """Refused for a conflict with it."""
 
 
 @attrs.frozen
@@ -96,6 +72,7 @@ def decide(
     tunnel: Terms | None = None,
     revoked: Container[bytes] = frozenset(),
     expelled: bool = False,
+    memo: Memo | None = None,
 ) -> Decision:
     """Judge every announced prefix.
 
@@ -105,74 +82,60 @@ def decide(
     good as the best carry a prefix, not one of them.  ``tunnel``: how members are reached that
     are on no link of ours; None, not at all.  ``revoked`` holds the keys that are, and
     ``expelled`` says that ours is: then nothing is imported.  The store has dropped these
-    already, and this is the last door before the kernel.
+    already, and this is the last door before the kernel.  ``memo`` is for whoever decides again
+    and again: it changes what a decision costs, and nothing that it says.
     """
+    memo = memo if memo is not None else Memo()
     local = tuple(local)
-    present = sorted((each for each in origins if _is_present(each)), key=lambda each: each.key)
+    present = sorted(filter(_is_present, origins), key=attrgetter("key"))
+    memo.only(frozenset(each.key for each in present))
     clock_off = _clock_off(present, unix_now)
-    dated = unix_now if clock_off is None else None
-    outright = {each.key: _unauthorised(each, dated, revoked, expelled) for each in present}
+    dated = unix_now if clock_off is None else -math.inf
+    applicants = {o.key: _applicant(o, dated, revoked, expelled, memo) for o in present}
     # Who may not be where it says it is shall not keep others' prefixes out by it.
-    members = [each for each in present if outright[each.key] is None]
-    ground = Ground(local, host, [(o.name, o.announcement.endpoints) for o in members])
-    tunnelling = Tunnelling(tunnel, host, ground.fib, members)
-    judges = {each.key: _Judge(each, outright[each.key], ground, filters) for each in present}
+    members = [each.origin for each in applicants.values() if each.outright is None]
+    reached = [(each.name, each.announcement.endpoints) for each in members]
+    ground = memo.again("ground", b"", Ground, local, host, reached)
+    ends = [End.of(each) for each in members] if tunnel is not None else []
+    tunnelling = memo.again("tunnelling", b"", Tunnelling, tunnel, host, ground.fib, ends)
+
+    def judge(key: bytes) -> Judge:
+        grant, outright = applicants[key].origin.grant, applicants[key].outright
+        return memo.again("judge", key, Judge, key, grant, outright, ground, filters)
+
     in_force, over = within_limits(
-        present, previous.in_force, filters, lambda each, prefix: judges[each.key].welcomes(prefix)
+        present, previous.in_force, filters, lambda each, prefix: judge(each.key).welcomes(prefix)
     )
     failed = frozenset(o.key for o in present if o.state == "failed" and not o.held)
     damping = previous.damping.after(_gone(previous, in_force, failed), now)
-    rows: list[Route] = []
-    claims: list[Claim] = []
-    for origin in present:
-        for prefix, refusal in _judged(judges[origin.key], in_force[origin.key], over):
-            wait = damping.held((origin.key, prefix), now)
-            if refusal is not None:
-                rows.append(_row(prefix, origin, None, "refused", refusal))
-            elif wait:
-                # It counts as withdrawn: another that may have the prefix is used meanwhile.
-                why = Refusal("damped", "withdrawn again and again: held back")
-                rows.append(_row(prefix, origin, None, "standby", why, until=now + wait))
-            else:
-                longest = max(
-                    (net for net in origin.grant.allow if covers(net, prefix)),
-                    key=lambda net: net.prefixlen,
-                )
-                claims.append(Claim(prefix, origin, longest, over.get(origin.key, "")))
-    unstable = {o.key: wait for o in present if (wait := damping.held((o.key, None), now))}
-    winners, losers = settle(claims)
-    for loser, winner in losers:
-        why = Refusal("conflict", verdict(winner, loser))
-        against = Winner(winner.origin.key, winner.prefix)
-        rows.append(_row(loser.prefix, loser.origin, None, "refused", why, winner=against))
-    routes: dict[Prefix, NextHops] = {}
-    chooser = _Chooser(ground, tunnelling, unstable, now, multipath=multipath)
-    for prefix, group in winners.items():
-        hops, told = chooser.choose(prefix, group)
-        rows += told
-        if hops is not None:
-            routes[prefix] = hops
+    waiting = damping.waiting(now)
+
+    def write(who: Applicant, ground: Ground, filters: Filters, *facts: *Facts) -> Sheet:
+        # Its judge follows from who it is, the ground and the filters.
+        return sheet(who.origin, judge(who.origin.key), ground, *facts)
+
+    sheets = []
+    for key, who in applicants.items():
+        held = waiting.get(key, _NOTHING)
+        facts: Facts = (tunnelling, in_force[key], over.get(key, ""), held)
+        sheets.append(memo.again("sheet", key, write, who, ground, filters, *facts))
+    choice = memo.again("choice", b"", choose, sheets, multipath)
     # What is held back keeps its guard, announced or not: its traffic must not leak meanwhile.
-    carried = Nets(winners)
-    guards = {
+    welcome = [
         prefix
-        for node, prefix in damping.holding(now)
-        if prefix is not None
-        and node in judges
-        and judges[node].welcomes(prefix)
-        and carried.containing(prefix) is None
-    }
-    look_again = min((damping.held(key, now) for key in damping.holding(now)), default=math.inf)
-    desired = KernelState(
-        routes=routes,
-        guards=frozenset((*winners, *guards)),
-        local=outermost(local),
-        mesh=outermost((*winners, *guards)),
-        tunnel=tunnelling.wanted(routes.values()),
-        admitted=tunnelling.admitted,
-    )
-    ordered = tuple(sorted(rows, key=lambda row: (order(row.prefix), row.node)))
-    return Decision(desired, ordered, clock_off, look_again, in_force, failed, damping)
+        for key in waiting.keys() & applicants.keys()
+        for prefix in waiting[key]
+        if prefix is not None and judge(key).welcomes(prefix)
+    ]
+    desired = memo.again("desired", b"", _desired, choice, frozenset(welcome), local, tunnelling)
+    soonest = min((min(each.values()) for each in waiting.values()), default=math.inf)
+    return Decision(desired, choice.rows, clock_off, soonest - now, in_force, failed, damping)
+
+
+Facts = tuple[Tunnelling, tuple[Prefix, ...], str, Mapping[Prefix | None, float]]
+"""What is the last that ``sheet`` is given."""
+
+_NOTHING: Final[Mapping[Prefix | None, float]] = {}
 
 
 def _is_present(origin: Origin) -> bool:
@@ -181,19 +144,36 @@ def _is_present(origin: Origin) -> bool:
     )
 
 
-def _row(
-    prefix: Prefix,
-    origin: Origin,
-    hop: NextHop | None,
-    state: RouteState,
-    why: Refusal,
-    *,
-    until: float | None = None,
-    winner: Winner | None = None,
-) -> Route:
-    address, device = (hop.address, hop.device) if hop is not None else (None, None)
-    return Route(
-        prefix, origin.key, origin.name, address, state, why.reason, why.rule, device, until, winner
+def _applicant(
+    origin: Origin, dated: float, revoked: Container[bytes], expelled: bool, memo: Memo
+) -> Applicant:
+    """``dated``: unix seconds to judge an end date by."""
+    # For how long matters no more: the same node a second later is to be equal.
+    origin = origin._replace(failed_for=0.0) if origin.failed_for else origin
+    ended = bool(origin.grant.until) and dated > origin.grant.until + GRACE
+    gone = origin.key in revoked
+    return memo.again("applicant", origin.key, Applicant.of, origin, expelled, gone, ended)
+
+
+def _desired(
+    choice: Choice,
+    welcome: frozenset[Prefix],
+    local: tuple[Prefix, ...],
+    tunnelling: Tunnelling,
+) -> KernelState:
+    """``welcome``: what is held back, and would be taken."""
+    guards, outer = choice.prefixes, choice.outermost
+    if welcome:
+        carried = Nets(choice.prefixes)
+        guards |= {prefix for prefix in welcome if carried.containing(prefix) is None}
+        outer = outermost(guards)
+    return KernelState(
+        routes=choice.routes,
+        guards=guards,
+        local=outermost(local),
+        mesh=outer,
+        tunnel=tunnelling.wanted(choice.routes.values()),
+        admitted=tunnelling.admitted,
     )
 
 
@@ -221,71 +201,6 @@ def _clock_off(present: Sequence[Origin], unix_now: float) -> float | None:
     return ahead if abs(ahead) > CLOCK_TRUST else None
 
 
-class _Judge:
-    """The rules for the prefixes of one node."""
-
-    def __init__(
-        self, origin: Origin, outright: Refusal | None, ground: Ground, filters: Filters
-    ) -> None:
-        """``outright``: why nothing at all of it is taken, if so."""
-        self.origin = origin
-        self._outright, self._ground = outright, ground
-        self._screens = [screen(*each) for each in filters.of(origin.key, origin.grant.name)]
-
-    def refuses(self, prefix: Prefix) -> Refusal | None:
-        """By grant or ground, whatever the limits say."""
-        if self._outright is not None:
-            return self._outright
-        if not any(covers(net, prefix) for net in self.origin.grant.allow):
-            allowed = ", ".join(map(str, self.origin.grant.allow)) or "nothing"
-            return Refusal("outside-grant", f"outside its grant, which allows {allowed}")
-        return self._ground.refuses(prefix)
-
-    def filters(self, prefix: Prefix) -> Refusal | None:
-        """By the operator's word."""
-        found = (each.refuses(prefix) for each in self._screens)
-        return next((refusal for refusal in found if refusal is not None), None)
-
-    def welcomes(self, prefix: Prefix) -> bool:
-        """Nothing stands against it but limits, conflicts and next hops."""
-        return self.refuses(prefix) is None and self.filters(prefix) is None
-
-
-def _unauthorised(
-    origin: Origin, unix_now: float | None, revoked: Container[bytes], expelled: bool
-) -> Refusal | None:
-    """Why nothing at all of ``origin`` is taken."""
-    grant = origin.grant
-    if expelled:
-        return Refusal("self-revoked", "this host is a member no more: it imports nothing")
-    if origin.key in revoked:
-        return Refusal("revoked", "its node is revoked")
-    if grant.until and unix_now is not None and unix_now > grant.until + GRACE:
-        return Refusal("grant-ended", "its grant has ended")
-    for where in origin.announcement.endpoints:
-        if grant.at and not any(where.address in net for net in grant.at):
-            within = ", ".join(map(str, grant.at))
-            return Refusal(
-                "underlay",
-                f"its underlay address {where.address} is outside its grant, which says {within}",
-            )
-    return None
-
-
-def _judged(
-    judge: _Judge, in_force: tuple[Prefix, ...], over: Mapping[bytes, str]
-) -> Iterator[tuple[Prefix, Refusal | None]]:
-    """Each prefix that a node announces or that is in force of it, with what stands against it."""
-    announced, excess = judge.origin.prefixes, over.get(judge.origin.key)
-    kept = frozenset(in_force) if excess else frozenset(announced)
-    for prefix in dict.fromkeys((*in_force, *announced) if excess else announced):
-        refusal = judge.refuses(prefix)
-        if refusal is None and excess and prefix not in kept:
-            stays = f"its last set of {len(in_force):,} stays" if in_force else "none is taken"
-            refusal = Refusal("over-limit", f"{excess}: {stays}")
-        yield prefix, refusal or judge.filters(prefix)
-
-
 def _gone(
     previous: Decision, in_force: Mapping[bytes, tuple[Prefix, ...]], failed: frozenset[bytes]
 ) -> Iterator[Key]:
@@ -297,110 +212,3 @@ def _gone(
             yield from ((node, prefix) for prefix in before if prefix not in there)
         if node in failed and node not in previous.failed:
             yield node, None
-
-
-class _Chooser:
-    """Who carries a prefix, of those that may have it."""
-
-    def __init__(
-        self,
-        ground: Ground,
-        tunnelling: Tunnelling,
-        unstable: Mapping[bytes, float],
-        now: float,
-        *,
-        multipath: bool,
-    ) -> None:
-        """``unstable``: nodes that fail again and again, and for how long they count as such."""
-        self._ground, self._tunnelling = ground, tunnelling
-        self._unstable, self._now = unstable, now
-        self._multipath = multipath
-        self._ways: dict[tuple[bytes, int], NextHop | str] = {}
-        """Node and family to how its prefixes are reached, or why they are not."""
-        self._shared: dict[tuple[int, tuple[NextHop, ...]], NextHops] = {}
-
-    def choose(
-        self, prefix: Prefix, claims: Iterable[Claim]
-    ) -> tuple[NextHops | None, list[Route]]:
-        """Among equal origins: alive, reached by us, stable, highest preference, lowest key."""
-        rows: list[Route] = []
-        carriers: list[Claim] = []
-        hops: list[NextHop] = []
-        for claim in sorted(claims, key=lambda each: (self._rank(each), each.origin.key)):
-            origin = claim.origin
-            found = self._way(origin, prefix.version)
-            if isinstance(found, str):
-                rows.append(_row(prefix, origin, None, "refused", Refusal("next-hop", found)))
-            elif not origin.seen:
-                why = Refusal("unseen", "not seen since we started")
-                rows.append(_row(prefix, origin, found, "standby", why))
-            elif not origin.usable:
-                why = Refusal("failed", f"{origin.state}: {origin.why}")
-                rows.append(_row(prefix, origin, found, "unreachable", why))
-            elif carriers and not self._share(carriers[0], claim):
-                rows.append(self._standby(prefix, origin, found, carriers))
-            else:
-                carriers.append(claim)
-                hops.append(found)
-                rows.append(self._carries(prefix, claim, found))
-        if not hops:
-            return None, rows
-        return self._leading(tuple(hops), prefix.version), rows
-
-    def _way(self, origin: Origin, version: int) -> NextHop | str:
-        key = origin.key, version
-        if key not in self._ways:
-            near = self._ground.next_hop(origin.announcement.endpoints, version)
-            self._ways[key] = self._tunnelling.next_hop(origin, version, near)
-        return self._ways[key]
-
-    def _leading(self, hops: tuple[NextHop, ...], version: int) -> NextHops:
-        """One value for all prefixes that are reached alike: comparing them is then free."""
-        key = version, hops
-        if key not in self._shared:
-            self._shared[key] = NextHops(hops, self._ground.preferred_source(version))
-        return self._shared[key]
-
-    def _rank(self, claim: Claim) -> tuple[bool, bool, bool, int]:
-        """The lowest is the best; whoever has nothing against it begins with three noes."""
-        origin = claim.origin
-        return (
-            origin.state == "failed",
-            not origin.reachable,
-            origin.key in self._unstable,
-            -origin.announcement.preference,
-        )
-
-    def _share(self, one: Claim, other: Claim) -> bool:
-        rank = self._rank(one)
-        return self._multipath and not any(rank[:3]) and rank == self._rank(other)
-
-    def _standby(
-        self, prefix: Prefix, origin: Origin, hop: NextHop, carriers: Sequence[Claim]
-    ) -> Route:
-        names = ", ".join(each.origin.name for each in carriers)
-        carry = f"{names} {'carries' if len(carriers) == 1 else 'carry'} it"
-        if origin.key not in self._unstable:
-            return _row(prefix, origin, hop, "standby", Refusal("standby", carry))
-        why = Refusal("unstable", f"{carry}: this one failed again and again")
-        until = self._now + self._unstable[origin.key]
-        return _row(prefix, origin, hop, "standby", why, until=until)
-
-    def _carries(self, prefix: Prefix, claim: Claim, hop: NextHop) -> Route:
-        foreign = self._ground.fib.exact(prefix)
-        if foreign is None:
-            return _row(prefix, claim.origin, hop, "installed", _note(claim))
-        reason = f"a foreign route for the same prefix has metric {foreign.metric}"
-        return _row(prefix, claim.origin, hop, "shadowed", Refusal("shadowed", reason))
-
-
-def _note(claim: Claim) -> Refusal:
-    """What an operator should know of a route that is in use."""
-    if claim.origin.held:
-        return Refusal("held", claim.origin.held)
-    if not claim.origin.reachable:
-        told = "others reach it, we do not: kept for want of another origin"
-        return Refusal("unreachable", told)
-    if claim.over:
-        return Refusal("kept-set", f"of its last set: {claim.over}")
-    return Refusal("", "")

@@ -17,37 +17,35 @@ SHORTEST: Final = {4: 8, 6: 16}
 
 
 class Fib:
-    """The routes of one host, for as long as one decision takes."""
+    """The routes of one host, for as long as none of them changes."""
 
     def __init__(self, host: Host) -> None:
         self._own = {own.ip for interface in host.interfaces for own in interface.addresses}
-        self._best: dict[tuple[int, int], dict[int, ForeignRoute]] = {}
-        """Version and host bits, to the leading bits, to the route with the lowest metric."""
+        self._best: dict[tuple[int, int, int], ForeignRoute] = {}
+        """By prefix: the route with the lowest metric."""
         self._resolved: dict[Address, NextHop | str] = {}
         up = {interface.name for interface in host.interfaces if interface.up}
         for route in host.foreign:
             if route.kind == "unicast" and route.device is not None and route.device not in up:
                 continue
-            prefix = route.prefix
-            shift = prefix.max_prefixlen - prefix.prefixlen
-            among = self._best.setdefault((prefix.version, shift), {})
-            best = among.setdefault(int(prefix.network_address) >> shift, route)
+            best = self._best.setdefault(route.prefix, route)
             if route.metric < best.metric:
-                among[int(prefix.network_address) >> shift] = route
-        self._lengths = sorted(self._best)
+                self._best[route.prefix] = route
+        lengths = {(version, length) for version, _, length in self._best}
+        self._lengths = sorted(lengths, reverse=True)
+        """Those that there are, of each version the longest first."""
 
     def exact(self, prefix: Prefix) -> ForeignRoute | None:
         """The route for this very prefix."""
-        shift = prefix.max_prefixlen - prefix.prefixlen
-        among = self._best.get((prefix.version, shift), {})
-        return among.get(int(prefix.network_address) >> shift)
+        return self._best.get(prefix)
 
     def lookup(self, address: Address) -> ForeignRoute | None:
         """The route that a packet to ``address`` takes."""
-        value = int(address)
-        for version, shift in self._lengths:
+        value, bits = int(address), address.max_prefixlen
+        for version, length in self._lengths:
             if version == address.version:
-                found = self._best[version, shift].get(value >> shift)
+                shift = bits - length
+                found = self._best.get((version, value >> shift << shift, length))
                 if found is not None:
                     return found
         return None

@@ -51,7 +51,7 @@ class Filters:
     def of(self, node: bytes, name: str) -> Iterator[tuple[str, Filter]]:
         """The tables that a node keeps to, each with the name it has in the config."""
         yield "import", self.all
-        for label in (name, node.hex()):
+        for label in (name, node.hex()) if self.nodes else ():
             if label in self.nodes:
                 yield f"import.node.{label}", self.nodes[label]
 
@@ -67,6 +67,8 @@ class Screen:
         self._table, self._refuse = table, made.refuse
         self._allow = Nets(made.allow) if made.allow else None
         self._deny = Nets(made.deny)
+        self.has_rules = bool(made.refuse or made.allow or made.deny)
+        """False: it only counts, and refuses no prefix."""
 
     def refuses(self, prefix: Prefix) -> Refusal | None:
         """Why the operator does not want ``prefix``, if so."""

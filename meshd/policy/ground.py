@@ -6,19 +6,18 @@ servers, and where members are reached, and nothing of who announces what.
 
 from __future__ import annotations
 
-import ipaddress
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from meshd.kernel.state import Host, NextHop
 from meshd.policy.fib import SHORTEST, Fib
-from meshd.policy.prefixes import Nets, overlaps
+from meshd.policy.prefixes import Nets
 from meshd.policy.refusal import Refusal, Rule
 from protocol.address import Address, Endpoint, Prefix
 
 BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
-    (ipaddress.ip_network(text), what)
+    (Prefix.parse(text), what)
     for text, what in (
         ("0.0.0.0/8", "this network (RFC 791)"),
         ("127.0.0.0/8", "loopback (RFC 1122)"),
@@ -37,9 +36,6 @@ BOGONS: Final[tuple[tuple[Prefix, str], ...]] = tuple(
 among them: the first are what a mesh is for, the second are for laboratories."""
 
 
-_BOGON_NETS: Final = Nets(net for net, _ in BOGONS)
-
-
 class _Precious(NamedTuple):
     """An address that this host, or the mesh, could not do without."""
 
@@ -51,7 +47,7 @@ class _Precious(NamedTuple):
 
 
 class Ground:
-    """One host as policy sees it, for as long as one decision takes."""
+    """One host as policy sees it, for as long as nothing of it changes."""
 
     def __init__(
         self,
@@ -63,11 +59,10 @@ class Ground:
         self._local = [(prefix, "announced here") for prefix in local]
         for interface in host.interfaces:
             self._local += [
-                (address.network, f"on {interface.name}")
+                (Prefix.of(address.network), f"on {interface.name}")
                 for address in interface.addresses
                 if not address.is_link_local
             ]
-        self._local_nets = Nets(net for net, _ in self._local)
         precious: list[tuple[Address, Rule, str]] = [
             (route.next_hop, "gateway", "our gateway")
             for route in host.foreign
@@ -83,6 +78,14 @@ class Ground:
             _Precious(address.version, int(address), address, rule, what)
             for address, rule, what in precious
         )
+        self._touchy = Nets(
+            (
+                *(net for net, _ in BOGONS),
+                *(net for net, _ in self._local),
+                *(Prefix.single(each.address) for each in self._precious),
+            )
+        )
+        """All that a prefix may meet: what meets none of it is refused by no reason below."""
         self.fib = Fib(host)
         usable = sorted(
             {
@@ -99,18 +102,18 @@ class Ground:
         """Why no node at all may announce ``prefix`` to this host; the first reason wins."""
         if prefix.prefixlen < SHORTEST[prefix.version]:
             return Refusal("too-short", f"shorter than /{SHORTEST[prefix.version]}")
-        if _BOGON_NETS.overlapping(prefix) is not None:
-            for net, what in BOGONS:
-                if overlaps(net, prefix):
-                    return Refusal("bogon", f"not to be routed: {net} is {what}")
-        if self._local_nets.overlapping(prefix) is not None:
-            for net, what in self._local:
-                if overlaps(net, prefix):
-                    return Refusal("local", f"overlaps {net}, {what}")
-        at = bisect_left(self._precious, (prefix.version, int(prefix.network_address)))
+        if self._touchy.overlapping(prefix) is None:
+            return None
+        for net, what in BOGONS:
+            if net.overlaps(prefix):
+                return Refusal("bogon", f"not to be routed: {net} is {what}")
+        for net, what in self._local:
+            if net.overlaps(prefix):
+                return Refusal("local", f"overlaps {net}, {what}")
+        at = bisect_left(self._precious, (prefix.version, prefix.first))
         if at < len(self._precious):
             found = self._precious[at]
-            if found.version == prefix.version and found.value <= int(prefix.broadcast_address):
+            if found.version == prefix.version and found.value <= prefix.last:
                 return Refusal(found.rule, f"covers {found.address}, {found.what}")
         return None
 

@@ -25,13 +25,19 @@ def within_limits(
     a limit that was lowered: then nothing of it is in force.  ``welcome`` tells what would come
     in, were there room: what is refused anyway takes nobody's.
     """
+    tables = (filters.all, *filters.nodes.values())
+    free = min(PER_NODE, *(table.limit for table in tables))
     wanted: dict[bytes, tuple[Prefix, ...]] = {}
     last: dict[bytes, tuple[Prefix, ...]] = {}
     over: dict[bytes, str] = {}
     for origin in present:
         key, number = origin.key, len(origin.prefixes)
-        limit, whose = _limit(origin, filters)
         held = before.get(key, ())
+        granted = origin.grant.limit or free
+        if number <= free and number <= granted and len(held) <= free and len(held) <= granted:
+            last[key], wanted[key] = held, origin.prefixes
+            continue
+        limit, whose = _limit(origin, filters)
         last[key] = held if len(held) <= limit else ()
         wanted[key] = origin.prefixes if number <= limit else last[key]
         if number > limit:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-import attrs
-
-from protocol import identity
 from protocol.address import Prefix
 from protocol.members import Member, State
 from protocol.objects import Announcement, Grant
@@ -22,11 +19,10 @@ SENIORITY: Final = "first serial"
 """What ``seniority`` goes by, as messages call it."""
 
 
-@attrs.frozen
-class Origin:
+class Origin(NamedTuple):
     """One node and its prefixes, as the automaton knows them."""
 
-    key: bytes = attrs.field(repr=identity.short_id)
+    key: bytes
     name: str
     grant: Grant
     announcement: Announcement
@@ -46,17 +42,17 @@ class Origin:
         """``member`` as the automaton shows it at ``now``, in the automaton's seconds."""
         failed = member.state is State.FAILED
         return cls(
-            key=member.key,
-            name=member.name,
-            grant=grant,
-            announcement=member.announcement,
-            prefixes=member.prefixes,
-            state=member.state.value,
-            seen=member.seen,
-            reachable=member.reachable,
-            failed_for=now - member.since if failed else 0.0,
-            held=held if failed else "",
-            why=member.reason,
+            member.key,
+            member.name,
+            grant,
+            member.announcement,
+            member.prefixes,
+            member.state.value,
+            member.seen,
+            member.reachable,
+            now - member.since if failed else 0.0,
+            held if failed else "",
+            member.reason,
         )
 
     @property

@@ -9,10 +9,9 @@ one that a route leads to by another device (``ip6_route_check_nh_onlink``).
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -83,14 +82,30 @@ class _Peer:
         return NextHop(self.link_local, DEVICE)
 
 
-class Tunnelling:
-    """The tunnel as policy sees it, for as long as one decision takes."""
+class End(NamedTuple):
+    """A member, alive or not, as one with whom there may be a tunnel. They sort by seniority."""
 
-    def __init__(
-        self, terms: Terms | None, host: Host, fib: Fib, members: Sequence[Origin]
-    ) -> None:
-        """``terms``: None where there is to be no tunnel; ``members``: those that may be routed
-        to at all, alive or not."""
+    seniority: int
+    key: bytes
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    port: int
+    """0: it has no tunnel."""
+    usable: bool
+
+    @classmethod
+    def of(cls, origin: Origin) -> End:
+        """``origin`` may be routed to, as far as its grant goes."""
+        said = origin.announcement
+        since = seniority(origin.grant)
+        return cls(since, origin.key, origin.name, said.endpoints, said.tunnel, origin.usable)
+
+
+class Tunnelling:
+    """The tunnel as policy sees it, for as long as nothing of that changes."""
+
+    def __init__(self, terms: Terms | None, host: Host, fib: Fib, members: Sequence[End]) -> None:
+        """``terms``: None where there is to be no tunnel."""
         self._terms, self._fib = terms, fib
         self._mtu = {interface.name: interface.mtu for interface in host.interfaces}
         self._own = {own.ip for interface in host.interfaces for own in interface.addresses}
@@ -153,28 +168,27 @@ class Tunnelling:
             return f"{terms.local}, which this host announces, is not on it: a tunnel must end here"
         return None
 
-    def _meet(self, terms: Terms, members: Sequence[Origin]) -> dict[bytes, _Peer | str]:
+    def _meet(self, terms: Terms, members: Sequence[End]) -> dict[bytes, _Peer | str]:
         """Every member to its place behind the tunnel, or to why it has none."""
         claimed = {terms.hardware: "this host"}
         met: dict[bytes, _Peer | str] = {}
-        for origin in sorted(members, key=lambda each: (seniority(each.grant), each.key)):
-            found = self._peer(terms, origin)
+        for member in sorted(members):
+            found = self._peer(terms, member)
             # What is gone claims nothing: a host that was made anew sits where its former self did.
-            if isinstance(found, _Peer) and origin.usable:
+            if isinstance(found, _Peer) and member.usable:
                 holder = claimed.get(found.hardware)
                 if holder is not None:
                     found = f"{holder} has the same hardware address, and the lower {SENIORITY}"
                 else:
-                    claimed[found.hardware] = origin.name
+                    claimed[found.hardware] = member.name
                     found = attrs.evolve(found, shared=found.address in self._behind)
                     self._behind |= dict.fromkeys(found.hops, found)
-            met[origin.key] = found
+            met[member.key] = found
         return met
 
-    def _peer(self, terms: Terms, origin: Origin) -> _Peer | str:
-        announced = origin.announcement
-        address = _underlay(announced.endpoints)
-        if not announced.tunnel:
+    def _peer(self, terms: Terms, member: End) -> _Peer | str:
+        address = _underlay(member.endpoints)
+        if not member.port:
             return 'its node has no tunnel: set tunnel = "vxlan" there'
         if address is None:
             return "its node announces no address"
@@ -187,14 +201,14 @@ class Tunnelling:
             return str(self._fib.resolve(address))
         if route.device == DEVICE:
             return f"the route to its address {address} leads into the tunnel itself"
-        return _Peer(*_derived(origin.key), address, announced.tunnel)
+        return _Peer(*_derived(member.key), address, member.port)
 
-    def _admit(self, terms: Terms, members: Sequence[Origin]) -> frozenset[Prefix]:
+    def _admit(self, terms: Terms, members: Sequence[End]) -> frozenset[Prefix]:
         """Also of members that are silent now: they may be back before we hear of it."""
         assert terms.local is not None
-        found = (_underlay(o.announcement.endpoints) for o in members if o.announcement.tunnel)
+        found = (_underlay(each.endpoints) for each in members if each.port)
         return frozenset(
-            ipaddress.ip_network(address)
+            Prefix.single(address)
             for address in found
             if address is not None and address.version == terms.local.version
         )

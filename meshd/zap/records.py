@@ -25,6 +25,7 @@ from meshd.files import failure
 from meshd.kernel.illumos import nat, pool
 from meshd.kernel.illumos.nat import Map
 from meshd.kernel.illumos.options import POOL
+from protocol.address import Prefix
 
 RECORDS: Final = Path("var/zap/zones")
 GLOBAL: Final = "global"
@@ -35,7 +36,7 @@ class Router:
     """A router zone."""
 
     zone: str
-    subnets: tuple[IPv4Network, ...]
+    subnets: tuple[Prefix, ...]
     public: IPv4Address | None
     root: Path
     """Where its files are."""
@@ -54,7 +55,7 @@ class Form:
 def routers(root: Path) -> list[Router]:
     """All of them, by name. ``UsageError`` where there is none, or a record is not understood."""
     places = root / RECORDS
-    found: dict[str, list[tuple[IPv4Network, IPv4Address | None]]] = {}
+    found: dict[str, list[tuple[Prefix, IPv4Address | None]]] = {}
     for path in sorted(places.glob("rconfig.*")):
         record = _read(path)
         if "zone" not in record:
@@ -86,11 +87,11 @@ def _read(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _subnet(path: Path) -> IPv4Network:
+def _subnet(path: Path) -> Prefix:
     octets = path.name.removeprefix("rconfig.").split(".")
     padded = ".".join([*octets, "0", "0", "0"][:4])
     try:
-        return IPv4Network(f"{padded}/{8 * len(octets)}")
+        return Prefix.of(IPv4Network(f"{padded}/{8 * len(octets)}"))
     except ValueError:
         raise UsageError(f"{path}: its name is no subnet; zap writes rconfig.10.1.0") from None
 
@@ -138,10 +139,10 @@ def form(router: Router) -> Form:
     return Form("ipnat", interface, POOL, f'"{mine[0]}": a list of ours takes its place')
 
 
-def _leaves_alone(line: Map, subnets: tuple[IPv4Network, ...]) -> bool:
+def _leaves_alone(line: Map, subnets: tuple[Prefix, ...]) -> bool:
     """``! to`` a net that holds the subnets themselves, so one for the whole mesh."""
     held = line.to if line.negated else None
-    return held is not None and all(subnet.subnet_of(held) for subnet in subnets)
+    return held is not None and all(held.covers(subnet) for subnet in subnets)
 
 
 def _lines(path: Path) -> list[str]:
@@ -151,7 +152,7 @@ def _lines(path: Path) -> list[str]:
         return []
     except OSError as error:
         raise failure(path, "read", error) from None
-    return [line.partition("#")[0].strip() for line in text.splitlines()]
+    return [line.partition("#")[0].strip() for line in text.split("\n")]
 
 
 def _pool_number(router: Router) -> int | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from benchmark.command import main
-
 if __name__ == "__main__":
+    try:
+        from benchmark.command import main
+    except KeyboardInterrupt:
+        sys.exit(130)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # before `main` takes it, and after
     sys.exit(main())

@@ -16,10 +16,9 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from benchmark.choice import add_systems, described, for_each
-from benchmark.paced import Paced
 from benchmark.report import Figure, Report
 from benchmark.systems import Fleet, System, staged
-from netlab import until
+from netlab import PacedFlow, until
 from netlab.lab import INSIDE, UPLINK
 
 NAME: Final = "failover"
@@ -113,7 +112,7 @@ def _once(fleet: Fleet, kind: str) -> tuple[float, float]:
     """Milliseconds without an arrival, and until the first one through the other."""
     lab = fleet.lab
     targets = tuple(lab.private(number) for number in ORIGINS)
-    with Paced(lab.private(1), targets, ADDRESS) as flow:
+    with PacedFlow(lab.private(1), targets, ADDRESS) as flow:
         until(lambda: bool(flow.arrivals), 10, "the flow arrives")
         time.sleep(WARM_S)
         active, other = _roles(fleet)

@@ -25,6 +25,7 @@ from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState, NextHops
 from netlab import Lab, Zone
 from netlab.lab import UPLINK
+from protocol.address import Prefix
 
 NAME: Final = "install"
 HELP: Final = "1,000 and 10,000 prefixes into a kernel, beside ip -batch alone and BIRD"
@@ -110,9 +111,9 @@ def _batch(here: Zone, far: Zone, prefixes: Sequence[IPv4Network]) -> float:
     return 1000 * took
 
 
-def _backend(here: Zone, far: Zone, prefixes: Sequence[IPv4Network]) -> float:
+def _backend(here: Zone, far: Zone, nets: Sequence[IPv4Network]) -> float:
     """Milliseconds of carrying out the plan; reading and planning are not in it."""
-    own: frozenset[IPv4Network] = frozenset({here.prefix4})
+    own, prefixes = frozenset({Prefix.of(here.prefix4)}), [Prefix.of(each) for each in nets]
     hops = NextHops.via(far.uplink4.ip, UPLINK, here.router4)
     with here.router.entered():
         backend = Linux()

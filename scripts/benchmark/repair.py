@@ -69,7 +69,7 @@ def _measured(
         if took >= options.patience:  # back by hand of ours, for the next run
             fleet[1].stop()
             fleet[1].start()
-            fleet.meet()
+            fleet.whole()
         if system.name == "meshd":
             tables.append(flushed_ruleset(here, options.patience))
     name = f"{system.name}: a deleted route"

@@ -16,7 +16,7 @@ from typing import Final
 from benchmark.choice import add_systems, described, for_each
 from benchmark.report import Figure, Report
 from benchmark.systems import Fleet, System, staged
-from netlab.traffic import PacedFlow
+from netlab import PacedFlow
 
 NAME: Final = "restart"
 HELP: Final = "packets lost of 1,000 a second while a daemon restarts, at either end"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import ipaddress
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from benchmark.report import Figure, Report
 from protocol import messages
-from protocol.address import endpoint
+from protocol.address import Prefix, endpoint
 from protocol.frames import MAX_BODY, Hello, pack_sealed_head
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.messages import Probe
@@ -36,7 +35,7 @@ HELP: Final = "seals, signatures, HELLO and a cold store, beside the library's o
 
 Say = Callable[[str], None]
 
-_POOL: Final = (ipaddress.ip_network("10.0.0.0/8"),)
+_POOL: Final = (Prefix.parse("10.0.0.0/8"),)
 _BEGIN: Final = 1000.0
 _PORTIONS: Final = 50
 """In how many portions a run of small things is timed: of 1,000 each has 20."""
@@ -144,7 +143,7 @@ class Stage:
             identity, self.mesh, sequence=1_700_000_000_000 + number,
             boot_key=BootKey.generate(self.rng.randbytes).public,
             endpoints=[endpoint(f"192.0.{number >> 8 & 255}.{number & 255 or 1}", 6179)],
-            prefixes=[ipaddress.ip_network(f"10.{number >> 8 & 255}.{number & 255}.0/24")],
+            prefixes=[Prefix.parse(f"10.{number >> 8 & 255}.{number & 255}.0/24")],
         )  # fmt: skip
         return grant, own
 

@@ -7,7 +7,6 @@ input the rules are checked that hold whatever was in it.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -18,7 +17,7 @@ import attrs
 
 from fuzzing.target import Broken
 from protocol import frames, messages
-from protocol.address import Endpoint, endpoint
+from protocol.address import Endpoint, Prefix, endpoint
 from protocol.contacts import Datagram
 from protocol.errors import Rejected, SequenceUnavailable
 from protocol.frames import Hello, Notice, Stale
@@ -92,11 +91,11 @@ MOST: Final = 4096
 """No table holds more (``limits.MAX_SOURCES``, ``tuning.MAX_NONCES``). A state takes more inputs
 than that, so a table into which each puts something ends above it."""
 
-_POOL: Final = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
-_NETS: Final = tuple(ipaddress.ip_network(f"10.77.{each}.0/24") for each in range(200))
+_POOL: Final = (Prefix.parse("10.0.0.0/8"), Prefix.parse("fd00::/8"))
+_NETS: Final = tuple(Prefix.parse(f"10.77.{each}.0/24") for each in range(200))
 SHARDS: Final = cut(_NETS)
 
-_OWN: Final = tuple(ipaddress.ip_network(f"10.78.{each}.0/24") for each in range(40))
+_OWN: Final = tuple(Prefix.parse(f"10.78.{each}.0/24") for each in range(40))
 """So many that our HELLO is longer than the others': an answer to one that is not padded shows."""
 
 
@@ -154,7 +153,7 @@ def cast() -> Cast:
         last = name == f"p{PEERS - 1}"
         own = Announcement.sign(
             identity, mesh, sequence=10, boot_key=boot.public, endpoints=[where],
-            prefixes=() if last else [ipaddress.ip_network(f"10.9.{number}.0/24")],
+            prefixes=() if last else [Prefix.parse(f"10.9.{number}.0/24")],
             shards=[each.hash for each in SHARDS] if last else (),
         )  # fmt: skip
         return Someone(identity, boot, grant(identity.public, name), own, where)

@@ -140,6 +140,7 @@ def empty() -> Table:
         "enabled": True,
         "privileged": True,
         "mirror": False,
+        "sent": 0,
     }
 
 

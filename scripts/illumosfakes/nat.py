@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from illumosfakes.machine import EEXIST, EIO, ENOENT, WORDS, Machine, Table
+from illumosfakes.machine import EEXIST, EIO, ENOENT, ESRCH, WORDS, Machine, Table
 from illumosfakes.words import Words, Wrong, prefix4
 
-USAGE: Final = "Usage: ipnat [-CFhlnrRsv] [-f filename]\n"
+USAGE: Final = "Usage: ipnat [-CdFhlnrRsv] [-f filename]\n"
 PROTOCOLS: Final = ("tcp", "udp", "icmp")
 _TAG: Final = 16
 """IPFTAG_LEN."""
@@ -112,7 +112,7 @@ def ipnat(machine: Machine, argv: list[str], read: dict[str, str]) -> tuple[int,
         if file not in read:
             return 1, out, f"{file}: {WORDS[ENOENT]}\n"
         rules, wrong = parse(read[file])
-        for rule in rules:
+        for number, rule in enumerate(rules, 1):
             if "v" in letters:
                 out += printed(rule) + "\n"
             if dry:
@@ -121,9 +121,9 @@ def ipnat(machine: Machine, argv: list[str], read: dict[str, str]) -> tuple[int,
                 if rule in machine.nat:
                     machine.nat.remove(rule)
                 else:
-                    err += f"ioctl(SIOCRMNAT): {WORDS[3]}\n"
+                    err += f"{number}:ioctl(delete nat rule): {WORDS[ESRCH]}\n"
             elif rule in machine.nat:
-                err += f"{printed(rule)}: ioctl(SIOCADNAT): {WORDS[EEXIST]}\n"
+                err += f"{number}:ioctl(add/insert nat rule): {WORDS[EEXIST]}\n"
             else:
                 machine.nat.append(rule)  # the tail of the list, and of its bucket
         if wrong is not None:

@@ -96,7 +96,7 @@ def printed(table: Table, references: int, debug: bool) -> str:
         head = f"Name: {table['name']} Role: {table['role']} \tReferences: {references}\tHits: 0\n"
         head += "\tNodes Starting at 0x0\n"
         return head + "".join(f"\t\t{node}\tHits 0\tName {table['name']}\n" for node in nodes)
-    listed = "".join(f" {node};" for node in nodes)
+    listed = "".join(f" {node};" for node in nodes) or ";"
     return (
         f"table role = {table['role']} type = {table['type']} number = {table['name']}\n"
         f"\t{{{listed} }};\n"

@@ -128,11 +128,16 @@ def _arguments(machine: Machine, command: str, rest: list[str]) -> Table:
         if ip_address(positional[1]).version != version:
             raise _Usage(f"route: {positional[1]}: bad address")
         wanted["gateway"] = positional[1]
-        found.append("GATEWAY")
+        found += _leads(positional[1])
     if ip_network(wanted["dest"]).prefixlen == (32 if version == 4 else 128):
         found.append("HOST")
     wanted["flags"] = found
     return wanted
+
+
+def _leads(gateway: str) -> list[str]:
+    """By an address of the loopback it is a route of that interface, and takes nothing anywhere."""
+    return ["BLACKHOLE"] if ip_address(gateway).is_loopback else ["GATEWAY"]
 
 
 def _next(words: list[str], keyword: str) -> str:
@@ -184,7 +189,8 @@ def _add(machine: Machine, wanted: Table) -> int:
         for text in each["addresses"]
     ):
         return EADDRNOTAVAIL
-    added = {**wanted, "through": wanted["through"] or through, "named": bool(wanted["through"])}
+    named = bool(wanted["through"]) or through == "lo0"
+    added = {**wanted, "through": wanted["through"] or through, "named": named}
     machine.routes.append(added)
     _mirror(machine, wanted["dest"])
     return 0
@@ -320,20 +326,21 @@ def _table(machine: Machine, version: int, verbose: bool) -> str:
             "--------------------------- --------------------------- ----- ----- --- ----- ------"
             " ------ ",
         ]
+    sent = machine.held["sent"]
     for dest, gateway, device, letters in _rows(machine, version):
         net = ip_network(dest)
         shown = "default" if net.prefixlen == 0 else str(net.network_address)
         if not verbose:  # no prefix length: ambiguous
             lines.append(f"{shown:<20} {gateway:<20} {letters:<5}     1          0 {device:<9} ")
         elif version == 4:
-            lines.append(
+            lines.append(  # no blank between letters and number
                 f"{shown:<20} {net.netmask!s:<15} {gateway:<20} {device:<6}  1500   1 "
-                f"{letters:<4}     0      0 "
+                f"{letters:<4}{sent:>6}      0 "
             )
         else:
             full = "default" if net.prefixlen == 0 else dest
             lines.append(
-                f"{full:<27} {gateway:<27} {device:<5}  1500   1 {letters:<5}      0      0 "
+                f"{full:<27} {gateway:<27} {device:<5}  1500   1 {letters:<5} {sent:>6}      0 "
             )
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,8 @@ from netlab.lab import Lab, Zone
 from netlab.masquerade import KINDS as NAT_KINDS
 from netlab.mesh import Member, Mesh
 from netlab.namespace import CommandError, Namespace
-from netlab.traffic import EchoServer, Flow, PacedFlow, ping, source_seen, udp_source_seen
+from netlab.paced import PacedFlow
+from netlab.traffic import EchoServer, Flow, ping, source_seen, udp_source_seen
 from netlab.until import until
 
 __all__ = [

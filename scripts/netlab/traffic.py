@@ -6,12 +6,9 @@ the caller's thread, servers run in one thread each.
 
 from __future__ import annotations
 
-import contextlib
 import selectors
 import socket
-import struct
 import threading
-import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
@@ -25,13 +22,9 @@ Address = IPv4Address | IPv6Address
 ECHO_PORT = 7
 """RFC 862"""
 
-DISCARD_PORT = 9
-"""RFC 863"""
 
-_SEQUENCE = struct.Struct("!Q")
-
-
-def _family(address: Address) -> socket.AddressFamily:
+def family_of(address: Address) -> socket.AddressFamily:
+    """Of a socket to it."""
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
@@ -80,7 +73,7 @@ class EchoServer:
         kind: socket.SocketKind,
         handler: Callable[[socket.socket], None],
     ) -> None:
-        listener = self.namespace.socket(_family(address), kind)
+        listener = self.namespace.socket(family_of(address), kind)
         self._selector.register(listener, selectors.EVENT_READ, handler)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(address), self.port))
@@ -141,7 +134,7 @@ class Flow:
     """What the far end took for our address."""
 
     def __attrs_post_init__(self) -> None:
-        self._socket = self.namespace.socket(_family(self.address), socket.SOCK_STREAM)
+        self._socket = self.namespace.socket(family_of(self.address), socket.SOCK_STREAM)
         try:
             self._socket.settimeout(self.timeout)
             self._socket.connect((str(self.address), self.port))
@@ -184,113 +177,6 @@ class Flow:
         return data
 
 
-@attrs.define(eq=False)
-class PacedFlow:
-    """Context manager: UDP datagrams with sequence numbers from one namespace to another, one way.
-
-    `rate` datagrams a second (after a stall of this machine at most 50 ms of them at once) go to
-    `address`, which must be one of `target`'s. Counts can be read at any time, and are final after
-    the block, which ends with a wait of at most a second for what is on its way.
-    """
-
-    source: Namespace
-    target: Namespace
-    address: Address
-    rate: int = 1000
-    port: int = DISCARD_PORT
-    sent: int = attrs.field(default=0, init=False)
-    """Datagrams handed to the kernel, those that it refused included."""
-    received: int = attrs.field(default=0, init=False)
-    """Of these, how many came; one that came twice counts once."""
-    translated: int = attrs.field(default=0, init=False)
-    """Of those that came, how many under another address or port than they left with."""
-    outage_s: float = attrs.field(default=0.0, init=False)
-    """The longest time between two that came, while this flow ran."""
-    _missing: set[int] = attrs.field(factory=set, init=False)
-    _expected: int = attrs.field(default=0, init=False)
-    _last: float = attrs.field(default=0.0, init=False)
-    _stop: threading.Event = attrs.field(factory=threading.Event, init=False)
-    _sockets: tuple[socket.socket, socket.socket] = attrs.field(init=False)
-    _threads: list[threading.Thread] = attrs.field(factory=list, init=False)
-
-    @property
-    def lost(self) -> int:
-        """How many were sent and have not come; those on their way among them."""
-        return self.sent - self.received
-
-    def __enter__(self) -> PacedFlow:
-        family = _family(self.address)
-        with contextlib.ExitStack() as stack:
-            sender = stack.enter_context(self.source.socket(family, socket.SOCK_DGRAM))
-            receiver = stack.enter_context(self.target.socket(family, socket.SOCK_DGRAM))
-            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-            receiver.bind((str(self.address), self.port))
-            receiver.settimeout(0.05)
-            sender.connect((str(self.address), self.port))
-            stack.pop_all()
-        self._sockets = sender, receiver
-        self._last = time.monotonic()
-        for task in (self._receive, self._send):
-            self._threads.append(threading.Thread(target=task, name=f"flow {self.address}"))
-            self._threads[-1].start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        for thread in reversed(self._threads):
-            thread.join()
-        for each in self._sockets:
-            each.close()
-
-    def _send(self) -> None:
-        sender, due = self._sockets[0], time.monotonic()
-        while not self._stop.is_set():
-            now = time.monotonic()
-            due = max(due, now - 0.05)
-            while due <= now:
-                with contextlib.suppress(OSError):  # no route, or an error of one before it
-                    sender.send(_SEQUENCE.pack(self.sent))
-                self.sent += 1
-                due += 1 / self.rate
-            time.sleep(max(0.0, due - time.monotonic()))
-
-    def _receive(self) -> None:
-        sender, receiver = self._sockets
-        left_as = sender.getsockname()[:2]
-        patience = float("inf")
-        while self.lost or not self._stop.is_set():
-            if self._stop.is_set():
-                patience = min(patience, time.monotonic() + 1)
-            now = time.monotonic()
-            if now > patience:
-                break
-            with contextlib.suppress(TimeoutError):
-                data, where = receiver.recvfrom(64)
-                (number,) = _SEQUENCE.unpack(data)
-                self._note(number, translated=where[:2] != left_as)
-        if self.lost:  # what is missing at the end is an outage too, without the wait for it
-            self.outage_s = max(self.outage_s, time.monotonic() - 1 - self._last)
-
-    def _note(self, number: int, *, translated: bool) -> None:
-        now = time.monotonic()
-        if number >= self._expected:
-            self._missing.update(range(self._expected, number))
-            self._expected = number + 1
-        elif number in self._missing:
-            self._missing.discard(number)
-        else:
-            return
-        self.received += 1
-        self.translated += translated
-        self.outage_s = max(self.outage_s, now - self._last)
-        self._last = now
-
-
 def _source(line: bytes) -> Address:
     return ip_address(line.split()[0].decode())
 
@@ -312,7 +198,7 @@ def udp_source_seen(
     timeout: float = 3.0,
 ) -> Address:
     """The same over UDP, with one datagram; `source_port` repeats a flow, 0 begins a new one."""
-    family = _family(address)
+    family = family_of(address)
     with namespace.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(timeout)
         client.bind(("", source_port))

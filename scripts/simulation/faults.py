@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from random import Random
 from typing import Final
 
+from protocol.address import Prefix
 from simulation.host import Disk, Host
 from simulation.links import Filter, apart, one_way
 from simulation.network import EPOCH, Network
@@ -92,7 +92,7 @@ class Churn:
         """A node announces one prefix more, inside its grant or not."""
         host = self.rng.choice(list(self.network.running()))
         where = self.rng.choice(("10.200", "10.200", "172.16"))
-        prefix = ipaddress.ip_network(f"{where}.{self.rng.randrange(250)}.0/24")
+        prefix = Prefix.parse(f"{where}.{self.rng.randrange(250)}.0/24")
         host.prefixes = (*host.prefixes[:4], prefix)
         host.do(lambda node, now: node.announce(now, prefixes=host.prefixes))
 

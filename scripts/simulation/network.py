@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import ipaddress
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Any, Final
 
-from protocol.address import Endpoint, endpoint
+from protocol.address import Endpoint, Prefix, endpoint
 from protocol.events import Converged, Event
 from protocol.identity import KEY_SIZE, Identity, Mesh
 from protocol.objects import Grant, Signed
@@ -28,7 +27,7 @@ from simulation.referee import Referee
 from simulation.traffic import kind_of
 from simulation.wire import Meter, MeteredIdentity, RealWire, SharedWork, SimulatedWire
 
-POOL: Final = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
+POOL: Final = (Prefix.parse("10.0.0.0/8"), Prefix.parse("fd00::/8"))
 
 EPOCH: Final = 1_600_000_000.0
 """Unix seconds at the network's zero: an arbitrary day, the same in each run."""
@@ -107,7 +106,7 @@ class Network:
             name,
             where,
             identity,
-            tuple(ipaddress.ip_network(text) for text in texts),
+            tuple(Prefix.parse(text) for text in texts),
             Disk((grant,)),
             offset=self._nodes.random() * _MONOTONIC,
             unix=EPOCH,

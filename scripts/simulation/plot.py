@@ -32,7 +32,8 @@ def library() -> Any:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
         raise NotInstalled(
-            "--plot needs matplotlib, the extra `sim`: .venv/bin/pip install matplotlib"
+            "--plot needs matplotlib, the extra `pictures`:"
+            " .venv/bin/pip install -r scripts/pictures.lock"
         ) from None
     return Figure
 

@@ -127,8 +127,8 @@ class Rules:
 
 
 def _allows(grant: Grant, prefix: Prefix) -> bool:
-    """By ``ipaddress``, and not as the policy finds it."""
+    """By counting, and not as the policy finds it."""
     return any(
-        net.version == prefix.version and prefix.subnet_of(net)  # type: ignore[arg-type]
+        net.version == prefix.version and net.first <= prefix.first and prefix.last <= net.last
         for net in grant.allow
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 from typing import Final
 
@@ -20,7 +19,7 @@ _STRAGGLERS: Final = 1.0
 def _update(run: Run) -> None:
     network, hosts = run.network, run.warm()
     origin = run.rng.choice(hosts)
-    added = ipaddress.ip_network("10.255.0.0/24")
+    added = Prefix.parse("10.255.0.0/24")
     origin.prefixes = (*origin.prefixes, added)
     run.mark()
 
@@ -50,7 +49,7 @@ def _shards(run: Run) -> None:
     network, hosts = run.network, run.warm()
     origin = run.rng.choice(hosts)
     first, *rest = (
-        ipaddress.ip_network(f"10.{128 + (number >> 8)}.{number & 255}.0/24")
+        Prefix.parse(f"10.{128 + (number >> 8)}.{number & 255}.0/24")
         for number in run.rng.sample(range(1 << 15), 1 + MAX_PREFIXES)
     )
 

@@ -73,7 +73,7 @@ class Doer:
 
     def _kill(self, router: Router, fault: Fault) -> None:
         self.mesh[router.number].kill()
-        self.world.end(router, self.before[router.number], time.monotonic())
+        self.world.end(router, self.before[router.number], time.monotonic(), killed=True)
 
     def _start(self, router: Router, fault: Fault) -> None:
         self.mesh[router.number].start()
@@ -89,11 +89,11 @@ class Doer:
 
     def _announce(self, router: Router, fault: Fault) -> None:
         self.mesh[router.number].command("announce", *map(str, fault.prefixes))
-        self.world.announce(router, fault.prefixes)
+        self.world.announce(router, fault.prefixes, time.monotonic())
 
     def _withdraw(self, router: Router, fault: Fault) -> None:
         self.mesh[router.number].command("withdraw", *map(str, fault.prefixes))
-        self.world.withdraw(router, fault.prefixes)
+        self.world.withdraw(router, fault.prefixes, time.monotonic())
 
     # Links
 

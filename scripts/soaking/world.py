@@ -44,6 +44,10 @@ longest suspicion, what is braked for 5 s because much happens at once."""
 ISOLATION_CALM_S: Final = 10.0
 """Who was isolated holds routes for so long after most are back (protocol/isolation.py)."""
 
+SAVED_S: Final = 4.0
+"""What a daemon heard so long before it was killed is in its snapshot: it is written a second
+after a change (meshd/snapshot.py), and telling and hearing of it takes its time."""
+
 EXTRAS: Final = 2
 """More subnets of each family behind every router, announced and withdrawn as it comes."""
 
@@ -99,6 +103,9 @@ class Router:
     """What it had routes to when it was cut off, and might hold."""
     unheld: frozenset[Network] = frozenset()
     """... and does not."""
+    remembered: frozenset[Network] = frozenset()
+    """Announced or withdrawn so shortly before its daemon was killed that its snapshot may have
+    them, whatever its kernel has."""
     foreign: list[str] = attrs.field(factory=list)
     """Routes of somebody else, as `ip route` is told them."""
 
@@ -124,6 +131,8 @@ class World:
     routers: dict[int, Router]
     unheld: int = 0
     """Routes that routers which were cut off, and are no more, had not held."""
+    changed: dict[Network, float] = attrs.field(factory=dict)
+    """When each was announced or withdrawn last."""
 
     @classmethod
     def of(cls, zones: Iterable[Zone]) -> World:
@@ -228,7 +237,9 @@ class World:
         for prefix, ways in list(router.ways.items()):
             here = _held(str(prefix), found)
             if here is Way.ABSENT:
-                del router.ways[prefix]
+                # One that has just been started may still put it there, out of its snapshot.
+                if not router.running or now > router.started + LATE_S:
+                    del router.ways[prefix]
             elif not router.running:
                 # Down, it shows nothing of what will be there again.
                 router.ways[prefix] = frozenset({here})
@@ -257,8 +268,8 @@ class World:
             for prefix in {**before, **after}
         }
 
-    def end(self, router: Router, before: Ways, now: float) -> None:
-        """Its daemon is gone."""
+    def end(self, router: Router, before: Ways, now: float, *, killed: bool = False) -> None:
+        """Its daemon is gone; ``killed``: without having saved what it heard last."""
         if router.follows:
             self.lose_touch(router, before, now)
             for prefix, ways in router.ways.items():
@@ -268,10 +279,16 @@ class World:
             router.ways = {prefix: _grounded(ways) for prefix, ways in router.ways.items()}
         router.running, router.ended = False, now
         router.held = frozenset()
+        recent = (net for net, when in self.changed.items() if when > now - SAVED_S)
+        router.remembered = frozenset(recent) - router.announced if killed else frozenset()
 
     def start(self, router: Router, now: float) -> None:
         """Its daemon runs again."""
         router.running, router.started = True, now
+        if not router.attached:  # nobody tells it otherwise
+            for prefix in router.remembered:
+                router.ways[prefix] = router.ways.get(prefix, frozenset()) | EITHER | {Way.ABSENT}
+        router.remembered = frozenset()
         self._tell(router)
 
     def part(self, router: Router, before: Ways, now: float, *, down: bool) -> None:
@@ -294,12 +311,14 @@ class World:
         router.held = router.unheld = frozenset()
         self._tell(router)
 
-    def announce(self, router: Router, prefixes: Iterable[Network]) -> None:
+    def announce(self, router: Router, prefixes: Iterable[Network], now: float) -> None:
         router.announced |= frozenset(prefixes)
+        self.changed |= dict.fromkeys(prefixes, now)
         self._tell(router)
 
-    def withdraw(self, router: Router, prefixes: Iterable[Network]) -> None:
+    def withdraw(self, router: Router, prefixes: Iterable[Network], now: float) -> None:
         router.announced -= frozenset(prefixes)
+        self.changed |= dict.fromkeys(prefixes, now)
         self._tell(router)
 
     def forget_route(self, router: Router, prefix: Network) -> None:

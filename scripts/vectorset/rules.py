@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from protocol.address import Prefix
+
 Value = int | bytes | str | list["Value"]
 
 
@@ -80,7 +82,7 @@ def prefixes(*texts: str) -> bytes:
 
 
 def prefix(text: str) -> bytes:
-    network = ipaddress.ip_network(text)
+    network = Prefix.parse(text)
     octets = (network.prefixlen + 7) // 8
     return bytes([network.prefixlen]) + network.network_address.packed[:octets]
 

@@ -6,9 +6,9 @@ import ipaddress
 
 from meshd.advertise import advertised
 from meshd.kernel.state import Host, Interface
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 
-SUBNET = ipaddress.ip_network("10.1.0.0/24")
+SUBNET = Prefix.parse("10.1.0.0/24")
 
 
 def host(*addresses: str, up: bool = True) -> Host:

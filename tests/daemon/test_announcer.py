@@ -22,6 +22,7 @@ from meshd.sequence import Sequence
 from meshd.state import StateDirectory
 from meshd.udp import Sockets
 from meshd.values import Followed, announced, prefix
+from protocol.address import Prefix
 from protocol.objects import Grant
 
 BR0 = Interface("br0", 3, True, (ipaddress.ip_interface("10.7.0.1/24"),))
@@ -137,7 +138,7 @@ async def test_a_wider_grant_lets_in_what_was_left_out(hosts: Hosts) -> None:
     options = one.daemon._options
     wider = Grant.sign(
         hosts.authority(), options.mesh, node=options.identity.public, name="a", serial=2**42,
-        allow=[A, outside.network],
+        allow=[A, Prefix.of(outside.network)],
     )  # fmt: skip
     one.daemon._node.hear([wider], one.daemon._now())
     assert one.look()
@@ -166,14 +167,14 @@ async def test_a_thousand_are_announced_and_told_of_without_comparing_each_with_
     announcer = router(hosts).daemon._announcer
     many = [prefix(f"10.{64 + (number >> 8)}.{number & 255}.0/24") for number in range(900)]
     compared = 0
-    equal = ipaddress.IPv4Network.__eq__
+    equal = Prefix.__eq__
 
-    def counting(one: ipaddress.IPv4Network, other: object) -> bool:
+    def counting(one: Prefix, other: object) -> bool:
         nonlocal compared
         compared += 1
         return bool(equal(one, other))
 
-    monkeypatch.setattr(ipaddress.IPv4Network, "__eq__", counting)
+    monkeypatch.setattr(Prefix, "__eq__", counting)
     announcer.announce(many)
     assert len(announcer.told(0.0)) == len(many) + 2
     announcer.withdraw(many)

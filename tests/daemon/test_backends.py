@@ -8,9 +8,10 @@ tools on illumos, where they are fakes (tests/illumos says what else holds of it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from ipaddress import IPv4Network, ip_address, ip_interface, ip_network
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from random import Random
 from typing import Final, Protocol
 
 import attrs
@@ -22,11 +23,19 @@ from zonebox import Zone, ZoneRunner
 from meshd.kernel.illumos import pool
 from meshd.kernel.illumos.backend import Illumos
 from meshd.kernel.illumos.options import Options
+from meshd.kernel.knowledge import after
 from meshd.kernel.linux import Linux
 from meshd.kernel.memory import Memory
 from meshd.kernel.plan import AddElement, AddGuard, AddRoute, Plan, RemoveElement, RemoveRoute, diff
 from meshd.kernel.port import Backend, Change
-from meshd.kernel.state import ForeignRoute, Interface, KernelState, NextHop, NextHops
+from meshd.kernel.state import (
+    ForeignRoute,
+    Interface,
+    KernelState,
+    NextHop,
+    NextHops,
+    Reading,
+)
 from netlab import until
 from protocol.address import Prefix
 
@@ -55,7 +64,7 @@ class Words:
 ALL: Final[frozenset[str]] = frozenset()
 
 
-ANNOUNCED: Final = IPv4Network("10.1.0.0/24")
+ANNOUNCED: Final = Prefix.parse("10.1.0.0/24")
 
 
 class World(Protocol):
@@ -119,7 +128,7 @@ class OnFakes:
 
     lacks = frozenset({
         "metrics", "guards under routes", "IPv4 over IPv6", "next hops declared on-link",
-        "dead next hops", "IPv6 to exclude",
+        "dead next hops", "IPv6 to exclude", "word of every change",
     })  # fmt: skip
 
     def __init__(self, form: str, files: Path) -> None:
@@ -205,14 +214,14 @@ def needs(world: World, what: str) -> None:
 
 
 def nets(*texts: str) -> frozenset[Prefix]:
-    return frozenset(ip_network(text) for text in texts)
+    return frozenset(Prefix.parse(text) for text in texts)
 
 
 def hop(address: str, source: str | None = None) -> NextHops:
     return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
-FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+FOUR, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("fd02::/64")
 BOTH = frozenset({FOUR, SIX})
 LOCAL = nets("10.1.0.0/24", "fd01::/64")
 JOINED = KernelState(
@@ -277,7 +286,7 @@ def several(*addresses: str, source: str | None = None) -> NextHops:
     return NextHops(tuple(hops), ip_address(source) if source else None)
 
 
-OTHER = {4: ip_network("192.0.3.0/24"), 6: ip_network("2001:db8:1::/64")}
+OTHER = {4: Prefix.parse("192.0.3.0/24"), 6: Prefix.parse("2001:db8:1::/64")}
 
 ONE_AND_MORE = {
     "one": (several("192.0.2.2"), several("2001:db8::2")),
@@ -423,7 +432,7 @@ def test_a_source_that_is_not_ours_is_refused(world: World) -> None:
 
 def test_an_element_that_overlaps_is_refused_and_the_others_go_in(world: World) -> None:
     reach(world, KernelState(local=LOCAL, mesh=BOTH))
-    inside, apart = ip_network("10.2.0.128/25"), ip_network("10.7.0.0/24")
+    inside, apart = Prefix.parse("10.2.0.128/25"), Prefix.parse("10.7.0.0/24")
     plan = Plan((AddElement("mesh", inside), AddElement("mesh", apart)))
     assert set(reasons(world, plan)) == {str(inside)}
     assert world.backend.read().state.mesh == BOTH | {apart}
@@ -431,12 +440,12 @@ def test_an_element_that_overlaps_is_refused_and_the_others_go_in(world: World) 
 
 def test_what_is_absent_cannot_be_removed_and_the_rest_can(world: World) -> None:
     reach(world, JOINED)
-    absent = ip_network("10.8.0.0/24")
+    absent = Prefix.parse("10.8.0.0/24")
     plan = Plan(
         (
             RemoveRoute(absent, hop("192.0.2.2"), 142),
             RemoveRoute(FOUR, JOINED.routes[FOUR], 142),
-            RemoveElement("mesh", ip_network("10.9.0.0/24")),
+            RemoveElement("mesh", Prefix.parse("10.9.0.0/24")),
             RemoveElement("mesh", FOUR),
         )
     )
@@ -497,7 +506,7 @@ async def test_changes_by_others_are_told_and_own_ones_are_not(world: World) -> 
             world.flush_ruleset()
             if world.words.flushed is not None:
                 await told(changes, world.words.flushed)
-            world.add_foreign(ip_network("10.5.0.0/24"), 50)
+            world.add_foreign(Prefix.parse("10.5.0.0/24"), 50)
             await told(changes, world.words.written)
             world.link(up=False)
             await told(changes, world.words.down)
@@ -507,3 +516,88 @@ async def told(changes: trio.MemoryReceiveChannel[Change], what: str) -> None:
     """Wait for ``what``; a real kernel tells more beside it."""
     while (await changes.receive()).what != what:
         pass
+
+
+def shown(reading: Reading) -> tuple[object, ...]:
+    """What plans are made of."""
+    state, interfaces = reading.state, set(reading.host.interfaces)
+    about = (reading.problems, reading.table, reading.filtered, reading.strays)
+    return (state, interfaces, set(reading.host.foreign), *about)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_was_read_and_what_was_written_since_is_what_there_is_while_nobody_disturbs(
+    world: World, seed: int
+) -> None:
+    needs(world, "word of every change")
+    rng, backend = Random(seed), world.backend
+    prefixes = [*nets("10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/16", "fd02::/64", "fd03::/64")]
+    others = [Prefix.parse(f"10.{number}.0.0/24") for number in range(50, 90)]
+
+    def wanted() -> KernelState:
+        chosen = frozenset(prefix for prefix in prefixes if rng.random() < 0.6)
+        routed = {p for p in chosen if rng.random() < 0.8}
+        last = rng.choice("23")
+        hops = {4: hop(f"192.0.2.{last}"), 6: hop(f"2001:db8::{last}")}
+        local = LOCAL if rng.random() < 0.8 else frozenset()
+        return KernelState({p: hops[p.version] for p in routed}, chosen, local, chosen)
+
+    def disturb() -> None:
+        deed = rng.choice(["delete", "flush", "foreign", "down", "up"])
+        there = [*backend.read().state.routes]
+        if deed == "delete" and there:
+            world.delete_route(rng.choice(there))
+        elif deed == "flush":
+            world.flush_ruleset()
+        elif deed == "foreign":
+            world.add_foreign(others.pop(), 50)
+        else:
+            world.link(up=deed == "up", name="net1")
+
+    alone = 0
+    async with backend.changes(lambda *_: False):
+        known = backend.read()
+        for _ in range(60):
+            if rng.random() < 0.25:
+                disturb()
+            if not backend.undisturbed():
+                known = backend.read()
+                continue
+            plan = diff(wanted(), known)
+            expected = after(known, plan) if backend.apply(plan) == [] else None
+            alone += expected is not None and backend.undisturbed()
+            found = backend.read()
+            if expected is not None and backend.undisturbed():
+                assert shown(expected) == shown(found), f"seed {seed}: {plan}"
+            known = expected or found
+    assert alone > 15
+
+
+@pytest.mark.parametrize("deed", ["delete", "flush", "foreign", "down"])
+async def test_what_others_do_disturbs_at_once_also_where_it_concerns_nobody(
+    world: World, deed: str
+) -> None:
+    needs(world, "word of every change")
+    async with world.backend.changes(lambda *_: False):
+        reach(world, JOINED)
+        assert world.backend.undisturbed()
+        match deed:
+            case "delete":
+                world.delete_route(FOUR)
+            case "flush":
+                world.flush_ruleset()
+            case "foreign":
+                world.add_foreign(Prefix.parse("10.5.0.0/24"), 50)
+            case "down":
+                world.link(up=False)
+        assert not world.backend.undisturbed()
+        world.backend.read()
+        await until_async(world.backend.undisturbed, world.backend.read)
+
+
+async def until_async(undisturbed: Callable[[], bool], read: Callable[[], object]) -> None:
+    """A link tells of itself for a moment longer."""
+    with trio.fail_after(10):
+        while not undisturbed():
+            await trio.sleep(0.01)
+            read()

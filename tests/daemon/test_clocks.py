@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from random import Random
 
 import attrs
@@ -10,7 +9,7 @@ import pytest
 
 from meshd.clocks import PARTED, WatchedClock
 from protocol import frames
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.identity import Identity, Mesh
 from protocol.node import Node
 from protocol.objects import Grant
@@ -75,7 +74,7 @@ def test_nothing_is_sealed_under_the_old_key_after_a_jump() -> None:
     nodes = []
     for number in range(2):
         me = Identity.generate(rng.randbytes)
-        pool = [ipaddress.ip_network("10.0.0.0/8")]
+        pool = [Prefix.parse("10.0.0.0/8")]
         grant = Grant.sign(
             maker, mesh, node=me.public, name=f"n{number}", serial=number, allow=pool
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import math
 
@@ -21,9 +20,10 @@ from meshd.policy.damping import (
     Damping,
     Key,
 )
+from protocol.address import Prefix
 
-KEY: Key = (b"n" * 32, ipaddress.ip_network("10.2.0.0/24"))
-OTHER: Key = (b"n" * 32, ipaddress.ip_network("10.3.0.0/24"))
+KEY: Key = (b"n" * 32, Prefix.parse("10.2.0.0/24"))
+OTHER: Key = (b"n" * 32, Prefix.parse("10.3.0.0/24"))
 
 
 def flapping(times: int, every: float, since: float = 0.0) -> tuple[Damping, float]:
@@ -94,7 +94,7 @@ def test_nothing_gone_changes_nothing() -> None:
 
 def test_a_node_that_cycles_through_prefixes_does_not_make_the_history_grow_without_bound() -> None:
     damping, now = flapping(6, 0.1)
-    nets = list(ipaddress.IPv4Network("10.0.0.0/8").subnets(new_prefix=24))[: REMEMBERED + 100]
+    nets = [Prefix(4, (10 << 24) + (number << 8), 24) for number in range(REMEMBERED + 100)]
     churn: list[Key] = [(b"m" * 32, each) for each in nets]
     damping = damping.after(churn, now)
     assert len(damping.history) == REMEMBERED

@@ -32,9 +32,10 @@ from meshd.doctor.iptables import parse
 from meshd.doctor.ruleset import Chain, Condition, Rule, Ruleset
 from meshd.kernel.state import ForeignRoute
 from meshd.values import seed
+from protocol.address import Prefix
 
 Json = dict[str, Any]
-address, net = ipaddress.ip_address, ipaddress.ip_network
+address, net = ipaddress.ip_address, Prefix.parse
 
 NEAR, NEAR6, FAR = net("10.1.0.0/24"), net("fd00:1::/64"), net("10.2.0.0/24")
 GATEWAY = ForeignRoute(net("0.0.0.0/0"), address("192.0.2.254"), "net0", 3, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 from meshd.doctor import iptables, nft
 from meshd.doctor.judge import DEEPEST, Packet, Stop, stops, translates
 from meshd.doctor.ruleset import Ruleset
+from protocol.address import Prefix
 
-NEAR, FAR = ipaddress.ip_network("10.1.0.0/24"), ipaddress.ip_network("10.2.0.0/24")
+NEAR, FAR = Prefix.parse("10.1.0.0/24"), Prefix.parse("10.2.0.0/24")
 INWARD = Packet(4, "net0", "lan0", FAR, NEAR)
 OUTWARD = Packet(4, "lan0", "net0", NEAR, FAR)
 DATAGRAM = Packet(4, "net0", None, None, None, "udp", 6179, to_host=True)

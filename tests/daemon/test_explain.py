@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from meshd import text
+from meshd.dataplane.status import KernelStatus
 from meshd.errors import Refused, UsageError
 from meshd.explain import Scene, explain
 from meshd.importer import Importer
@@ -17,7 +18,6 @@ from meshd.kernel.plan import diff
 from meshd.kernel.state import ForeignRoute, Interface
 from meshd.policy.decide import NOTHING
 from meshd.policy.filters import OPEN, Filter, Filters
-from meshd.reconciler import KernelStatus
 from protocol.address import Prefix
 from protocol.objects import Grant, Revocation
 from simulation import Disk, Host, Network
@@ -26,7 +26,7 @@ Json = dict[str, Any]
 
 
 def nets(*texts: str) -> tuple[Prefix, ...]:
-    return tuple(map(ipaddress.ip_network, texts))
+    return tuple(map(Prefix.parse, texts))
 
 
 @attrs.define

@@ -104,7 +104,7 @@ def test_what_comes_back_between_two_looks_is_no_flap() -> None:
     bench = Bench()
     bench.look(0.0, THERE)
     for number in range(100):  # Withdrawn and announced again before anybody looked.
-        bench.look(float(number), attrs.evolve(THERE, prefixes=(net(PREFIX),)))
+        bench.look(float(number), THERE._replace(prefixes=(net(PREFIX),)))
     assert bench.decision.damping.history == {}
 
 
@@ -132,7 +132,7 @@ def test_what_is_held_back_keeps_nobody_weaker_out() -> None:
 
 def test_a_node_that_fails_again_and_again_gives_way_to_a_stable_one_until_it_is_stable() -> None:
     bench = Bench()
-    dead = attrs.evolve(THERE, state="failed")
+    dead = THERE._replace(state="failed")
     other = origin(1, PREFIX, allow=(PREFIX,), preference=50)
     for number in range(4):
         bench.look(10.0 * number, THERE, other)
@@ -152,7 +152,7 @@ def test_a_sole_origin_that_fails_again_and_again_is_used_whenever_it_lives() ->
     for number in range(10):
         bench.look(10.0 * number, THERE)
         assert bench.routed
-        bench.look(10.0 * number + 5, attrs.evolve(THERE, state="failed", why="silent"))
+        bench.look(10.0 * number + 5, THERE._replace(state="failed", why="silent"))
         assert not bench.routed
         assert net(PREFIX) in bench.kernel.read().state.guards
 
@@ -161,14 +161,14 @@ def test_to_stay_failed_is_to_fail_once() -> None:
     bench = Bench()
     bench.look(0.0, THERE)
     for number in range(20):
-        bench.look(1.0 + number, attrs.evolve(THERE, state="failed"))
+        bench.look(1.0 + number, THERE._replace(state="failed"))
     (history,) = bench.decision.damping.history.values()
     assert history.penalty == 1
 
 
 def test_a_restart_in_its_window_is_no_failure() -> None:
     bench = Bench()
-    held = attrs.evolve(THERE, state="failed", held="held for its restart")
+    held = THERE._replace(state="failed", held="held for its restart")
     for number in range(10):
         bench.look(10.0 * number, THERE)
         bench.look(10.0 * number + 5, held)
@@ -179,7 +179,7 @@ def test_leaving_and_coming_back_again_and_again_is_flapping_too() -> None:
     bench = Bench()
     for number in range(6):
         bench.look(2.0 * number, THERE)
-        bench.look(2.0 * number + 1, attrs.evolve(GONE, state="left"))
+        bench.look(2.0 * number + 1, GONE._replace(state="left"))
     bench.look(12.0, THERE)
     assert row(bench.decision, PREFIX).rule == "damped"
 

@@ -24,7 +24,7 @@ RESOLVER = ipaddress.ip_address("203.0.113.53")
 
 
 def net(text: str) -> Prefix:
-    return ipaddress.ip_network(text)
+    return Prefix.parse(text)
 
 
 @attrs.define

@@ -7,12 +7,12 @@ import ipaddress
 import attrs
 
 from meshd import report
+from meshd.dataplane.status import KernelStatus
 from meshd.importer import RESTART_WINDOW, Importer
 from meshd.kernel.memory import Memory
 from meshd.kernel.state import Interface
 from meshd.policy.decide import NOTHING, Decision
 from meshd.policy.filters import OPEN, Filter, Filters
-from meshd.reconciler import KernelStatus
 from protocol.address import Address
 from protocol.objects import Revocation
 from simulation import Host, Network
@@ -59,7 +59,7 @@ def test_all_members_are_judged_and_what_the_operator_changes_takes_effect_at_on
 def test_the_resolvers_of_the_moment_are_asked_for() -> None:
     made = Bench()
     prefix = made.hosts[1].prefixes[0]
-    made.resolvers = (prefix[53],)
+    made.resolvers = (prefix.network_address + 53,)
     assert made.rules() == {"n2": "resolver", "n3": ""}
     made.resolvers = ()
     assert made.rules() == {"n2": "", "n3": ""}
@@ -91,8 +91,10 @@ def test_a_restart_window_is_opened_once_for_a_sequence_and_holds_the_routes_mea
 
 def test_a_row_for_programs_has_the_rule_and_how_long_it_is_held_back() -> None:
     made = Bench()
-    row = attrs.evolve(
-        made.decide().routes[0], state="standby", rule="damped", reason="held back", until=200.0
+    row = (
+        made.decide()
+        .routes[0]
+        ._replace(state="standby", rule="damped", reason="held back", until=200.0)
     )
     told = report.route(row, KernelStatus(), 70.0)
     assert (told["rule"], told["held_s"]) == ("damped", 130.0)
@@ -107,5 +109,5 @@ def test_what_the_kernel_would_not_take_is_told_of_the_row_that_went_there_only(
     told = report.route(row, status, 0.0)
     assert (told["state"], told["rule"]) == ("refused", "kernel")
     assert told["reason"] == "No buffer space available"
-    loser = attrs.evolve(row, state="refused", rule="conflict", reason="belongs to another")
+    loser = row._replace(state="refused", rule="conflict", reason="belongs to another")
     assert report.route(loser, status, 0.0)["reason"] == "belongs to another"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import attrs
 import pytest
 
@@ -13,7 +11,7 @@ from protocol.tuning import Tuning
 from simulation import Disk, Host, Network, decision
 from simulation.network import POOL
 
-SHARED: Prefix = ipaddress.ip_network("10.99.0.0/16")
+SHARED: Prefix = Prefix.parse("10.99.0.0/16")
 LEFT = [f"n{each}" for each in range(1, 6)]
 RIGHT = [f"n{each}" for each in range(6, 11)]
 

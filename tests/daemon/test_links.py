@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 import attrs
 
 from meshd.kernel.state import Interface
-from meshd.links import opened
+from meshd.links import Links
 
 NET = Interface(
     "net0", 2, True, (IPv4Interface("192.0.2.1/24"), IPv6Interface("2001:db8::1/64"))
@@ -15,6 +15,12 @@ NET = Interface(
 UNPLUGGED = attrs.evolve(NET, carrier=False)
 DOWN = attrs.evolve(NET, up=False)
 V6 = NET.addresses[1].ip
+
+
+def opened(before: tuple[Interface, ...], after: tuple[Interface, ...]) -> bool:
+    links = Links()
+    links.opened(before)
+    return links.opened(after)
 
 
 def test_a_cable_that_is_in_again_a_switch_that_is_on_and_an_address_that_was_given() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 import json
 from typing import Any
 
@@ -11,14 +10,14 @@ import pytest
 
 from meshd.log import EventLog
 from meshd.narrator import QUIET, Narrator
-from meshd.policy.decide import Route
 from meshd.policy.refusal import Rule
+from meshd.policy.route import Route
 from protocol import events
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 
 NODE = bytes(range(32))
 WHERE = Endpoint("192.0.2.2", 6179)
-NET = ipaddress.ip_network("10.2.0.0/24")
+NET = Prefix.parse("10.2.0.0/24")
 
 
 def told(*happened: events.Event, step: float = 0.0) -> list[dict[str, Any]]:
@@ -54,7 +53,7 @@ def test_every_state_of_a_peer_has_its_event(state: str) -> None:
 
 
 def test_prefixes_that_come_and_go_are_two_events() -> None:
-    other = ipaddress.ip_network("10.3.0.0/24")
+    other = Prefix.parse("10.3.0.0/24")
     added, removed = told(events.PrefixesChanged(NODE, "b", (NET,), (other,)))
     assert (added["event"], added["prefixes"]) == ("prefix-added", ["10.2.0.0/24"])
     assert (removed["event"], removed["prefixes"]) == ("prefix-removed", ["10.3.0.0/24"])
@@ -120,7 +119,7 @@ def test_a_clock_that_cannot_be_right_is_told_once_and_so_is_its_mending() -> No
 
 
 def refused(prefix: str, rule: Rule = "bogon") -> Route:
-    return Route(ipaddress.ip_network(prefix), NODE, "b", None, "refused", f"a {rule}", rule)
+    return Route(Prefix.parse(prefix), NODE, "b", None, "refused", f"a {rule}", rule)
 
 
 def decided(*looks: tuple[float, list[Route]]) -> list[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,14 +39,14 @@ from protocol.address import Prefix
 
 
 def nets(*texts: str) -> frozenset[Prefix]:
-    return frozenset(ip_network(text) for text in texts)
+    return frozenset(Prefix.parse(text) for text in texts)
 
 
 def hop(address: str, source: str | None = None) -> NextHops:
     return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
-ONE, TWO = ip_network("10.1.0.0/24"), ip_network("10.2.0.0/24")
+ONE, TWO = Prefix.parse("10.1.0.0/24"), Prefix.parse("10.2.0.0/24")
 B, C = hop("192.0.2.2", "192.0.2.1"), hop("192.0.2.3")
 LONE = KernelState(local=frozenset({ONE}))
 JOINED = KernelState({TWO: B}, frozenset({TWO}), frozenset({ONE}), frozenset({TWO}))
@@ -79,7 +80,7 @@ def test_a_failed_sole_origin_leaves_its_guard() -> None:
 
 
 def test_adding_and_removing_share_one_table_transaction() -> None:
-    other = ip_network("10.3.0.0/24")
+    other = Prefix.parse("10.3.0.0/24")
     moved = KernelState({other: B}, frozenset({other}), LONE.local, frozenset({other}))
     assert kinds(diff(moved, JOINED)) == [
         AddGuard,
@@ -152,7 +153,7 @@ def test_a_cover_replaces_what_it_covers_and_cuts_no_connection() -> None:
     elements = [step for step in plan if isinstance(step, AddElement | RemoveElement)]
     assert elements == [
         RemoveElement("mesh", TWO),
-        AddElement("mesh", ip_network("10.2.0.0/16")),
+        AddElement("mesh", Prefix.parse("10.2.0.0/16")),
     ]
     assert not takes(plan, "10.1.0.5", "10.2.0.5")
 
@@ -215,7 +216,7 @@ def test_a_plan_reads_as_the_commands_a_person_would_type() -> None:
         "ip route add 10.2.0.0/24 via 192.0.2.2 dev net0 proto 142 metric 142 src 192.0.2.1",
         "conntrack: delete translated flows 10.1.0.0/24 -> 10.2.0.0/24",
     ]
-    assert str(RemoveGuard(ip_network("fd02::/64"))) == (
+    assert str(RemoveGuard(Prefix.parse("fd02::/64"))) == (
         "ip -6 route del unreachable fd02::/64 proto 142 metric 4294967294"
     )
 
@@ -277,7 +278,7 @@ def test_one_prefix_that_fails_does_not_keep_another() -> None:
             super()._refuses(step)
             return step == AddGuard(TWO)
 
-    three = ip_network("10.3.0.0/24")
+    three = Prefix.parse("10.3.0.0/24")
     both = KernelState({TWO: B, three: B}, frozenset(), LONE.local, frozenset({TWO, three}))
     kernel = OneBad()
     failures = carry_out(diff(both, LONE), kernel)
@@ -285,8 +286,8 @@ def test_one_prefix_that_fails_does_not_keep_another() -> None:
     assert AddRoute(three, B, 142) in kernel.done
 
 
-POOL = [ip_network((0x0A000000 + (i << 10), 24)) for i in range(8)]
-POOL += [ip_network("10.0.0.0/16"), ip_network("fd01::/64"), ip_network("fd02::/64")]
+POOL = [Prefix(4, 0x0A000000 + (i << 10), 24) for i in range(8)]
+POOL += [Prefix.parse("10.0.0.0/16"), Prefix.parse("fd01::/64"), Prefix.parse("fd02::/64")]
 NET0 = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
 
 
@@ -319,3 +320,43 @@ def test_any_state_is_reached_from_any_other_and_then_nothing_is_left_to_do(
     kernel.purge()
     assert kernel.read().state == KernelState()
     assert not kernel.read().table
+
+
+# What it costs, in comparisons.
+
+MANY = [Prefix(4, 0x0A020000 + (number << 8), 24) for number in range(500)]
+
+
+def again(state: KernelState, without: int = 0) -> KernelState:
+    """The same as a reading has it, prefix by prefix anew, without the last few of them."""
+    kept = [Prefix(*each) for each in MANY[: len(MANY) - without]]
+    return KernelState(dict.fromkeys(kept, hop("192.0.2.2", "192.0.2.1")), frozenset(kept),
+                       state.local, frozenset(kept))  # fmt: skip
+
+
+@pytest.mark.parametrize("new", [0, 1, 3])
+def test_what_changes_is_sorted_and_the_rest_only_looked_up(
+    new: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desired = KernelState(dict.fromkeys(MANY, B), frozenset(MANY), LONE.local, frozenset(MANY))
+    actual = Reading(state=again(desired, without=new), table=True)
+    counts = {"__eq__": 0, "__lt__": 0, "hops": 0}
+
+    def count(owner: type, method: str, what: str) -> None:
+        original = getattr(owner, method)
+
+        def counting(one: object, other: object) -> object:
+            counts[what] += 1
+            return original(one, other)
+
+        monkeypatch.setattr(owner, method, counting)
+
+    count(Prefix, "__eq__", "__eq__")
+    count(Prefix, "__lt__", "__lt__")
+    count(NextHops, "__eq__", "hops")
+    plan = diff(desired, actual)
+    monkeypatch.undo()
+    assert len(plan) == (3 * new + 1 if new else 0)
+    assert counts["__lt__"] <= 12 * new
+    assert counts["__eq__"] <= 12 * len(MANY)
+    assert counts["hops"] == 1  # of two next hops that meet, however many prefixes they carry

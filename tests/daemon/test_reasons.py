@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import attrs
 
 from meshd import text
+from meshd.dataplane.reasons import explained
 from meshd.kernel.plan import diff
 from meshd.kernel.shape import SHAPES
 from meshd.kernel.state import KernelState, NextHops, Reading, Stray
-from meshd.policy.decide import Decision, Route, RouteState
-from meshd.reasons import explained
+from meshd.policy.decide import Decision
+from meshd.policy.route import Route, RouteState
 from protocol.address import Prefix
 
-ONE, TWO, THREE = (ip_network(f"10.{n}.0.0/24") for n in (1, 2, 3))
+ONE, TWO, THREE = (Prefix.parse(f"10.{n}.0.0/24") for n in (1, 2, 3))
 HOP = NextHops.via(ip_address("192.0.2.2"), "net0")
 
 
@@ -61,7 +62,7 @@ def test_what_moves_tells_where_the_kernels_leads_and_what_is_covered_by_what() 
     moved = attrs.evolve(JOINED, routes={TWO: NextHops.via(ip_address("192.0.2.3"), "net0")})
     (why,) = reasons(moved, Reading(JOINED, table=True), row(TWO, "b", "installed")).values()
     assert why == "b announces it; the kernel's leads via 192.0.2.2 dev net0"
-    wide = attrs.evolve(JOINED, mesh=frozenset({ip_network("10.2.0.0/16")}))
+    wide = attrs.evolve(JOINED, mesh=frozenset({Prefix.parse("10.2.0.0/16")}))
     found = reasons(wide, Reading(JOINED, table=True), row(TWO, "b", "installed"))
     removal = "nft delete element inet meshd mesh4 { 10.2.0.0/24 }"
     assert found[removal] == "10.2.0.0/16 covers it"

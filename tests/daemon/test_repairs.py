@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshd import repairs
-from meshd.interest import Interest
+from meshd.dataplane import repairs
+from meshd.dataplane.interest import Interest
 from meshd.kernel.netlink import ROUTE
 from meshd.kernel.port import Change
 from meshd.kernel.suspects import Suspects, told
-from meshd.policy.prefixes import overlaps
 from protocol.address import Prefix
 
 
@@ -87,16 +86,16 @@ def test_suspects_are_counted_by_name_and_not_without_bound() -> None:
 
 
 def test_what_lies_in_a_wide_prefix_does_not_end_it() -> None:
-    nets = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "10.0.0.0/24", "10.1.0.0/16")]
+    nets = [Prefix.parse(text) for text in ("10.0.0.0/8", "10.0.0.0/24", "10.1.0.0/16")]
     interest = Interest(nets, [ipaddress.ip_address("10.1.0.1")])
-    asked = ipaddress.ip_network("10.2.0.0/16")
-    assert interest.meets(4, int(asked[0]), int(asked[-1]))
-    assert not interest.meets(6, int(asked[0]), int(asked[-1]))
+    asked = Prefix.parse("10.2.0.0/16")
+    assert interest.meets(4, asked.first, asked.last)
+    assert not interest.meets(6, asked.first, asked.last)
 
 
 prefixes = st.builds(
-    lambda version, value, length: ipaddress.ip_network(
-        (value << (24 if version == 4 else 120), min(length, 8)), strict=False
+    lambda version, value, length: Prefix(
+        version, value >> (8 - length) << (8 - length) << (24 if version == 4 else 120), length
     ),
     st.sampled_from([4, 6]),
     st.integers(0, 255),
@@ -106,11 +105,11 @@ prefixes = st.builds(
 
 @given(st.lists(prefixes, max_size=12), prefixes, st.integers())
 def test_interest_is_what_overlaps(nets: list[Prefix], asked: Prefix, seed: int) -> None:
-    addresses = [net[0] for net in Random(seed).sample(nets, len(nets) // 2)]
-    interest = Interest([net for net in nets if net[0] not in addresses], addresses)
-    wanted = [net for net in nets if net[0] not in addresses]
-    span = int(asked.network_address), int(asked.broadcast_address)
+    addresses = [net.network_address for net in Random(seed).sample(nets, len(nets) // 2)]
+    interest = Interest([net for net in nets if net.network_address not in addresses], addresses)
+    wanted = [net for net in nets if net.network_address not in addresses]
+    span = asked.first, asked.last
     assert interest.meets(asked.version, *span) == (
-        any(overlaps(net, asked) for net in wanted)
+        any(net.overlaps(asked) for net in wanted)
         or any(each.version == asked.version and each in asked for each in addresses)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import ipaddress
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ from meshd.errors import StateError
 from meshd.log import EventLog
 from meshd.snapshot import DELAY, RETRY, Keeper, remembered, split
 from meshd.state import StateDirectory
-from protocol.address import endpoint
+from protocol.address import Prefix, endpoint
 from protocol.identity import Identity, Mesh
 from protocol.node import Node
 from protocol.objects import Grant, Record
@@ -25,7 +24,7 @@ from protocol.objects import Grant, Record
 RNG = Random(1)
 MAKER, NEXT, ME = (Identity.generate(RNG.randbytes) for _ in range(3))
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
-POOL = [ipaddress.ip_network("10.0.0.0/8")]
+POOL = [Prefix.parse("10.0.0.0/8")]
 GRANT = Grant.sign(MAKER, MESH, node=ME.public, name="me", serial=1, allow=POOL)
 
 
@@ -37,7 +36,7 @@ def node(records: Iterable[Record], shards: Iterable[bytes]) -> Node:
 
 
 def test_shards_survive_in_the_snapshot(tmp_path: Path) -> None:
-    nets = [ipaddress.ip_network(f"10.1.{number}.0/24") for number in range(250)]
+    nets = [Prefix.parse(f"10.1.{number}.0/24") for number in range(250)]
     first = node([GRANT], ())
     first.announce(0.0, prefixes=nets, endpoints=[endpoint("192.0.2.1", 6179)])
     state = StateDirectory(tmp_path)

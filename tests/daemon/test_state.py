@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ from hypothesis import strategies as st
 from meshd import records, values
 from meshd.errors import StateError, UsageError
 from meshd.files import create_file
-from meshd.sequence import RESERVE, Sequence
+from meshd.sequence import AHEAD, RENEW_S, RESERVE, Sequence
 from meshd.state import NODE_KEY, RuntimeChanges, StateDirectory, key_file
+from protocol.address import Prefix
 from protocol.identity import Identity
 
 IDENTITY = Identity.from_secret(bytes(range(32)))
@@ -262,15 +262,15 @@ def test_a_thousand_at_once_are_compared_by_the_thousand_and_not_by_the_million(
 ) -> None:
     many = [values.prefix(f"10.{number >> 8}.{number & 255}.0/24") for number in range(1000)]
     compared = 0
-    equal = IPv4Network.__eq__
+    equal = Prefix.__eq__
 
-    def counting(one: IPv4Network, other: object) -> bool:
+    def counting(one: Prefix, other: object) -> bool:
         nonlocal compared
         compared += 1
-        return bool(equal(one, other))
+        return equal(one, other)
 
-    again = [IPv4Network(str(prefix)) for prefix in many]  # as a command brings them
-    monkeypatch.setattr(IPv4Network, "__eq__", counting)
+    again = [Prefix.parse(str(prefix)) for prefix in many]  # as a command brings them
+    monkeypatch.setattr(Prefix, "__eq__", counting)
     changes = RuntimeChanges().announce(many)
     assert len(changes.apply([])) == 1000
     assert changes.withdraw(again, []).apply([]) == ()
@@ -355,6 +355,33 @@ def test_a_write_is_rare(state: StateDirectory, monkeypatch: pytest.MonkeyPatch)
     assert len(written) == 1
 
 
+def test_no_write_is_waited_for_while_what_is_reserved_is_renewed_in_time(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    sequence = Sequence.load(state, clock)
+    sequence.next()
+    write = StateDirectory.write
+    for _ in range(100):
+        clock.now += RENEW_S
+        with monkeypatch.context() as patch:
+            patch.setattr(StateDirectory, "write", None)
+            assert sequence.next() == clock.now * 1000
+        assert StateDirectory.write is write
+        sequence.renew()
+
+
+def test_restarts_again_and_again_do_not_run_away_from_the_clock(
+    state: StateDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    clock, restarts = Clock(), 1000
+    for _ in range(restarts):
+        clock.now += RESERVE / 1000
+        used = Sequence.load(state, clock).next()
+    assert used <= clock.now * 1000 + AHEAD + restarts
+
+
 def test_a_restart_goes_on_above_everything_used_also_with_a_clock_set_back(
     state: StateDirectory,
 ) -> None:
@@ -378,7 +405,7 @@ def test_a_disk_that_cannot_be_written_hands_out_nothing_and_may_recover(
     clock = Clock()
     sequence = Sequence.load(state, clock)
     used = sequence.next()
-    clock.now += 3600
+    clock.now += 3 * AHEAD / 1000
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 from typing import Any, Protocol
 
 import attrs
@@ -32,9 +32,10 @@ from meshd.kernel.tunnel import (
     RemoveDevice,
     Tunnel,
 )
+from protocol.address import Prefix
 
 UPLINK = Interface("net0", 2, True, (ip_interface("192.0.2.1/24"), ip_interface("2001:db8::1/64")))
-FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+FOUR, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("fd02::/64")
 FAR, NEXT = ip_address("198.51.100.2"), ip_address("fe80::2")
 MINE, THEIRS, OTHERS = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2, 3))
 DEVICE_OF_OURS = Device(77, 6180, ip_address("192.0.2.1"), MINE, 1450)
@@ -44,12 +45,12 @@ JOINED = KernelState(
         SIX: NextHops((NextHop(NEXT, DEVICE),)),
     },
     guards=frozenset({FOUR, SIX}),
-    local=frozenset({ip_network("10.1.0.0/24"), ip_network("fd01::/64")}),
+    local=frozenset({Prefix.parse("10.1.0.0/24"), Prefix.parse("fd01::/64")}),
     mesh=frozenset({FOUR, SIX}),
     tunnel=Tunnel(
         DEVICE_OF_OURS, {FAR: THEIRS, NEXT: THEIRS}, frozenset({Forward(THEIRS, FAR, 6180)})
     ),
-    admitted=frozenset({ip_network("198.51.100.2/32")}),
+    admitted=frozenset({Prefix.parse("198.51.100.2/32")}),
 )
 LONE = attrs.evolve(
     JOINED,

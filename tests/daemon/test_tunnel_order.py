@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import attrs
 import pytest
@@ -41,12 +41,13 @@ from meshd.kernel.tunnel import (
     Tunnel,
     TunnelStep,
 )
+from protocol.address import Prefix
 
 FAR = ip_address("198.51.100.2")
-TWO = ip_network("10.2.0.0/24")
+TWO = Prefix.parse("10.2.0.0/24")
 MINE, THEIRS = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])
 ALONE = KernelState(
-    local=frozenset({ip_network("10.1.0.0/24")}),
+    local=frozenset({Prefix.parse("10.1.0.0/24")}),
     tunnel=Tunnel(Device(77, 6180, ip_address("192.0.2.1"), MINE, 1450)),
 )
 assert ALONE.tunnel is not None
@@ -56,7 +57,7 @@ JOINED = attrs.evolve(
     guards=frozenset({TWO}),
     mesh=frozenset({TWO}),
     tunnel=Tunnel(ALONE.tunnel.device, {FAR: THEIRS}, frozenset({Forward(THEIRS, FAR, 6180)})),
-    admitted=frozenset({ip_network("198.51.100.2/32")}),
+    admitted=frozenset({Prefix.parse("198.51.100.2/32")}),
 )
 
 

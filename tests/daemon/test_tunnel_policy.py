@@ -31,7 +31,7 @@ def far(number: int, *prefixes: str, port: int = 6180, **more: Any) -> Origin:
     """A node behind our default gateway, with a tunnel."""
     more.setdefault("endpoints", (f"198.51.100.{number}", f"2001:db8:9::{number}"))
     found = origin(number, *prefixes, **more)
-    return attrs.evolve(found, announcement=attrs.evolve(found.announcement, tunnel=port))
+    return found._replace(announcement=attrs.evolve(found.announcement, tunnel=port))
 
 
 def decided(
@@ -180,7 +180,7 @@ def test_who_announces_anothers_address_gets_none_of_its_frames() -> None:
     assert tunnel is not None
     assert tunnel.neighbours == {ip_address("198.51.100.3"): of(5), link_local(of(3)): of(3)}
     # A host that was made anew sits where its former self did, which is silent.
-    gone = attrs.evolve(old, state="failed", failed_for=60.0)
+    gone = old._replace(state="failed", failed_for=60.0)
     assert routes(decided(young, gone)) == {
         "10.3.0.0/24": "via 198.51.100.3 dev meshd0 onlink src 10.1.0.1"
     }
@@ -203,7 +203,7 @@ def test_of_two_with_one_hardware_address_who_was_granted_first_has_it(
 
 
 def test_a_member_that_failed_has_no_entry_and_stays_admitted() -> None:
-    decision = decided(attrs.evolve(far(3, "10.3.0.0/24"), state="failed", failed_for=60.0))
+    decision = decided(far(3, "10.3.0.0/24")._replace(state="failed", failed_for=60.0))
     assert decision.desired.tunnel is not None
     assert not decision.desired.tunnel.forwarding
     assert decision.desired.admitted == {net("198.51.100.3/32")}

@@ -6,12 +6,12 @@ from ipaddress import ip_address
 
 import attrs
 
-from meshd import repairs
+from meshd.dataplane import repairs
+from meshd.dataplane.reasons import explained
 from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState, Reading
 from meshd.kernel.tunnel import Device, Forward, Tunnel
 from meshd.policy.decide import NOTHING
-from meshd.reasons import explained
 
 FAR = ip_address("198.51.100.2")
 MINE, THEIRS = bytes([2, 0, 0, 0, 0, 1]), bytes([2, 0, 0, 0, 0, 2])

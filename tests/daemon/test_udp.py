@@ -44,7 +44,7 @@ class Bench:
         self.news = trio.Event()
 
     async def send(self, data: bytes, to: Endpoint) -> None:
-        await self.sockets.send(data, to, self.refuse)
+        assert self.sockets.send(data, to, self.refuse)
 
     async def until(self, number: int) -> None:
         with trio.fail_after(5):
@@ -58,7 +58,7 @@ async def bench() -> AsyncIterator[Bench]:
     made = Bench(Sockets(port), port)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(made.sockets.receive, made.take, made.refuse)
+            nursery.start_soon(made.sockets.receive, made.take, made.refuse, lambda: None)
             await trio.lowlevel.checkpoint()
             yield made
             nursery.cancel_scope.cancel()
@@ -94,6 +94,17 @@ async def test_a_dead_peer_costs_no_datagram_to_the_others() -> None:
             while len(made.received) < 50:
                 await made.news.wait()
         assert [data for data, _ in made.received] == [bytes([number]) for number in range(50)]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_to_confirm_a_neighbour_sends_nothing(host: str) -> None:
+    async with bench() as made:
+        where = Endpoint(host, made.port)
+        made.sockets.confirm(where)
+        made.sockets.confirm(Endpoint(host, free_port()))
+        await made.send(b"after", where)
+        await made.until(1)
+        assert (made.received, made.unreachable) == ([(b"after", where)], [])
 
 
 async def test_empty_and_oversized_datagrams_are_handed_over_as_what_they_are() -> None:

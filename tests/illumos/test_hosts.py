@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface
 
 import pytest
 
 from meshd.kernel.illumos import hosts
 from meshd.kernel.illumos.hosts import Row
+from protocol.address import Prefix
 
 NEW = """
 IRE Table: IPv4
@@ -17,14 +18,17 @@ default              0.0.0.0         192.0.2.254                  1500   5 UG  5
 127.0.0.1            255.255.255.255 127.0.0.1            lo0     8232   2 UH   31396  31391
 192.0.2.0            255.255.255.0   192.0.2.1            net0    1500   3 U     2181      0
 10.2.0.0             255.255.255.0   192.0.2.2                    1500   1 UGS      0      0
-10.3.0.0             255.255.255.0   127.0.0.1                    8232   1 UGR      0      0
+10.3.0.0             255.255.255.0   127.0.0.1            lo0     8232   1 URB      0      0
+10.3.0.0             255.255.0.0     192.0.2.3                    1500   1 UG       0      0
+10.2.0.7             255.255.255.255 192.0.2.2                    1500   1 UGHS5666596      0
 
 IRE Table: IPv6
   Destination/Mask            Gateway                    If    MTU  Ref Flags  Out   In/Fwd
 --------------------------- --------------------------- ----- ----- --- ----- ------ ------
 ::1                         ::1                         lo0    8252   2 UH         0      0
 2001:db8::/64               2001:db8::1                 net0   1500   2 U          0      0
-fd02::/64                   ::1                                8252   1 UG         0      0
+fd02::/64                   ::1                         lo0    8252   1 U          0      0
+2001:db8:1234:5678:9abc:def0::/96 2001:db8::5678:9abc:def0       1500   1 UGS   1234567      0
 default                     2001:db8::ffff                     1500   1 UG         0      0
 fd03::/64                       --                      net0   1500   1 U          0      0
 """
@@ -38,7 +42,7 @@ IRE Table: IPv4
 
 
 def row(prefix: str, gateway: str | None, device: str | None, flags: str) -> Row:
-    return Row(ip_network(prefix), ip_address(gateway) if gateway else None, device, flags)
+    return Row(Prefix.parse(prefix), ip_address(gateway) if gateway else None, device, flags)
 
 
 def test_a_routing_table_is_read_with_and_without_devices() -> None:
@@ -48,10 +52,13 @@ def test_a_routing_table_is_read_with_and_without_devices() -> None:
         row("127.0.0.1/32", "127.0.0.1", "lo0", "UH"),
         row("192.0.2.0/24", "192.0.2.1", "net0", "U"),
         row("10.2.0.0/24", "192.0.2.2", None, "UGS"),
-        row("10.3.0.0/24", "127.0.0.1", None, "UGR"),
+        row("10.3.0.0/24", "127.0.0.1", "lo0", "URB"),
+        row("10.3.0.0/16", "192.0.2.3", None, "UG"),
+        row("10.2.0.7/32", "192.0.2.2", None, "UGHS"),
         row("::1/128", "::1", "lo0", "UH"),
         row("2001:db8::/64", "2001:db8::1", "net0", "U"),
-        row("fd02::/64", "::1", None, "UG"),
+        row("fd02::/64", "::1", "lo0", "U"),
+        row("2001:db8:1234:5678:9abc:def0::/96", "2001:db8::5678:9abc:def0", None, "UGS"),
         row("::/0", "2001:db8::ffff", None, "UG"),
         row("fd03::/64", None, "net0", "U"),
     ]
@@ -130,7 +137,7 @@ def route_message(kind: str, errno: int = 0) -> str:
 
 
 def test_events_are_put_together_from_their_lines() -> None:
-    prefix = ip_network("10.2.0.0/24")
+    prefix = Prefix.parse("10.2.0.0/24")
     assert heard(
         route_message("RTM_ADD: Add Route") + route_message("RTM_DELETE: Delete Route")
     ) == [

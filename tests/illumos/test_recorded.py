@@ -168,6 +168,15 @@ def _(zone: Zone) -> None:
     listed = "table role = ipf type = tree number = 13\n\t{ 10.3.0.0/24; 10.2.0.0/24; };\n"
     assert zone.do("ippool -l -m 13") == listed
     assert zone.do("ippool -l") == listed + listed.replace("13", "14")
+    zone.do("ippool -A -m 15 -t tree")
+    assert zone.do("ippool -l -m 15").endswith("number = 15\n\t{; };\n")
+
+
+@case("`-z ZONE`")
+def _(zone: Zone) -> None:
+    for letter in ("-z", "-G"):
+        assert zone.run(f"ippool {letter} r1 -A -m 13 -t tree").code == 1
+    assert zone.machine.pools == []
 
 
 # -- 3.3, 3.4: ipnat and ipf -------------------------------------------------------------------
@@ -230,6 +239,13 @@ def _(zone: Zone) -> None:
     assert len(rules(zone)) == 4
     assert rules(zone)[0] == "map pnic0 from 10.1.0.0/24 to 10.2.0.0/24 -> 0.0.0.0/0"
     assert zone.do("ipnat -l").endswith("\nList of active sessions:\n")
+
+
+@case("CR is white space")
+def _(zone: Zone) -> None:
+    for tool, text in (("ippool", POOL), ("ipf", TAGGING), ("ipnat", TAGGED)):
+        zone.do(f"{tool} -f -", f"{text}\n".replace("\n", "\r\n"))
+    assert sources(zone) == (OWN, OWN, PUBLIC)
 
 
 @case("two generations of one list")
@@ -343,7 +359,28 @@ def _(zone: Zone) -> None:
 def _(zone: Zone) -> None:
     zone.do("route -n add 10.2.0.0/24 127.0.0.1 -reject")
     zone.do("route -n add -inet6 fd02::/64 ::1 -reject")
-    assert zone.do("netstat -rnv").count("UGR") == 1
+    four, six = zone.do("netstat -rnv").split("IPv6")
+    assert [row.split()[6] for row in four.splitlines() if "10.2.0.0" in row] == ["URB"]
+    assert [row.split()[5] for row in six.splitlines() if "fd02" in row] == ["U"]
+
+
+@case("`netstat -rnv` prints flags")
+def _(zone: Zone) -> None:
+    zone.machine.held["sent"] = 123456
+    zone.do("route -n add 10.2.0.7/32 192.0.2.2 -setsrc 10.1.0.1")
+    zone.do(ADD)
+    listed = zone.do("netstat -rnv -f inet")
+    assert " UGHS123456      0 \n" in listed
+    assert " UG  123456      0 \n" in listed
+
+
+@case("by 127.0.0.1 or ::1")
+def _(zone: Zone) -> None:
+    zone.do("route -n add 10.2.0.0/24 127.0.0.1 -reject")
+    told = zone.do("route -n get 10.2.0.0/24")
+    assert "interface: lo0" in told
+    assert "<UP,REJECT,DONE,STATIC,BLACKHOLE>" in told
+    assert " 127.0.0.1            lo0     1500   1 URB " in zone.do("netstat -rnv -f inet")
 
 
 @case("`-reject` and `-setsrc`")

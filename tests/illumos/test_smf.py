@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
@@ -173,6 +174,15 @@ def test_it_looks_again_when_the_packet_filter_is_refreshed(service: Element) ->
 
 
 # -- the start method ------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _hangups() -> Iterator[None]:
+    """Signals are as SMF leaves them: what is ignored at a shell's start it cannot trap, and who
+    runs the tests behind nohup(1) has SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def started(tmp_path: Path, script: str, allowed: bool = True) -> subprocess.Popen[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from ipaddress import IPv4Network, ip_network
 
 import pytest
 from hypothesis import given, settings
@@ -14,13 +13,13 @@ from zonebox import LINES, Zone
 from meshd.kernel.illumos import blocks, nat, pool, routes
 from protocol.address import Prefix
 
-SOURCE = IPv4Network("10.1.0.0/24")
+SOURCE = Prefix.parse("10.1.0.0/24")
 FREE = st.integers(0x0A020000, 0x0AFFFFFF)
 """10.2.0.0 to the end of 10/8: the mesh, apart from what is announced here."""
 
 
 ONE = st.builds(
-    lambda address, length: IPv4Network((address >> (32 - length) << (32 - length), length)),
+    lambda address, length: Prefix(4, address >> (32 - length) << (32 - length), length),
     FREE,
     st.integers(16, 32),
 )
@@ -31,7 +30,7 @@ def nets4(most: int = 12) -> st.SearchStrategy[frozenset[Prefix]]:
 
 
 def nets6() -> st.SearchStrategy[frozenset[Prefix]]:
-    texts = st.integers(1, 0xFFFF).map(lambda number: ip_network(f"fd02:{number:x}::/64"))
+    texts = st.integers(1, 0xFFFF).map(lambda number: Prefix.parse(f"fd02:{number:x}::/64"))
     return st.frozensets(texts, max_size=4)
 
 
@@ -61,7 +60,7 @@ def test_a_pool_is_what_was_written(prefixes: frozenset[Prefix], number: int) ->
 
 
 def test_a_thousand_entries_are_one_pool() -> None:
-    many: list[Prefix] = [IPv4Network((0x0A020000 + (number << 8), 24)) for number in range(1000)]
+    many: list[Prefix] = [Prefix(4, 0x0A020000 + (number << 8), 24) for number in range(1000)]
     zone = Zone()
     zone.do("ippool -f -", lines(*pool.table(13, many)))
     found = pool.listed(zone.do("ippool -l"), 13)
@@ -72,7 +71,7 @@ def test_a_thousand_entries_are_one_pool() -> None:
 @given(prefixes=nets4(4))
 def test_entries_come_and_go_one_by_one(prefixes: frozenset[Prefix]) -> None:
     zone = Zone()
-    zone.do(" ".join(pool.make(13)))
+    zone.do("ippool -A -m 13 -t tree")
     for prefix in prefixes:
         zone.do(" ".join(pool.add(13, prefix)))
     found = pool.listed(zone.do("ippool -l"), 13)
@@ -93,13 +92,13 @@ def test_entries_of_others_are_told_apart() -> None:
     )
     found = pool.listed(zone.do("ippool -l"), 13)
     assert found is not None
-    assert found.nets == {IPv4Network("10.2.0.0/24")}
+    assert found.nets == {Prefix.parse("10.2.0.0/24")}
     assert set(found.others) == {"!10.2.0.5/32", "fd00::/64"}
 
 
 def test_it_is_seen_whether_rules_refer_to_a_pool() -> None:
     zone = Zone()
-    zone.do(" ".join(pool.make(13)))
+    zone.do("ippool -A -m 13 -t tree")
     assert pool.references(zone.run(" ".join(pool.inspect(13))).out) == 2
     zone.do("ipf -f -", lines(*pool.filter_lines("pnic0", SOURCE, 13, "inet")))
     assert pool.references(zone.run(" ".join(pool.inspect(13))).out) == 3
@@ -150,7 +149,7 @@ SHAPES = {
 def test_what_the_pool_needs_around_it_is_missed(shape: str) -> None:
     filters, maps, expected = SHAPES[shape]
     zone = Zone()
-    zone.do("ippool -f -", lines(*pool.table(13, [IPv4Network("10.2.0.0/24")])))
+    zone.do("ippool -f -", lines(*pool.table(13, [Prefix.parse("10.2.0.0/24")])))
     zone.do("ipf -f -", lines(*filters))
     zone.do("ipnat -f -", lines(*maps))
     found = pool.missing(SOURCE, 13, nat.listed(zone.do("ipnat -l")), zone.run("ipfstat -o").out)
@@ -176,7 +175,7 @@ def listing(zone: Zone) -> list[nat.Map]:
 
 
 @settings(max_examples=40)
-@given(mesh=BOTH, local=st.sampled_from([[SOURCE], [SOURCE, ip_network("10.1.9.0/24")]]))
+@given(mesh=BOTH, local=st.sampled_from([[SOURCE], [SOURCE, Prefix.parse("10.1.9.0/24")]]))
 def test_a_list_is_what_was_written(mesh: frozenset[Prefix], local: list[Prefix]) -> None:
     zone, text = Zone(), lines(*nat.text("pnic0", local, mesh))
     zone.do("ipnat -n -f -", text)
@@ -191,7 +190,7 @@ def test_a_list_is_what_was_written(mesh: frozenset[Prefix], local: list[Prefix]
 
 
 def test_a_thousand_exclusions_are_one_list() -> None:
-    many: list[Prefix] = [IPv4Network((0x0A020000 + (number << 8), 24)) for number in range(1000)]
+    many: list[Prefix] = [Prefix(4, 0x0A020000 + (number << 8), 24) for number in range(1000)]
     zone = Zone()
     zone.do("ipnat -n -f -", lines(*nat.text("pnic0", [SOURCE], many)))
     assert len(nat.text("pnic0", [SOURCE], many)) == 1002
@@ -245,7 +244,7 @@ def test_lines_of_others_stay_and_count(
 ) -> None:
     zone = Zone()
     theirs = [nat.exclusion("pnic0", SOURCE, each) for each in nat.four(foreign)]
-    theirs += [nat.exclusion("pnic0", IPv4Network("10.1.7.0/24"), each) for each in nat.four(mesh)]
+    theirs += [nat.exclusion("pnic0", Prefix.parse("10.1.7.0/24"), each) for each in nat.four(mesh)]
     zone.do("ipnat -f -", lines(*theirs, *nat.text("pnic0", [SOURCE], ours - foreign)))
     mine = frozenset(listing(zone)) - frozenset(theirs)
     change = nat.reload(listing(zone), mine, "pnic0", [SOURCE], mesh)
@@ -298,7 +297,7 @@ def test_every_line_that_we_write_has_a_shape_that_was_run() -> None:
     """... through the platform's own parsers: RECORDED.md, 2 and 9."""
     run = {shape(rule) for line in LINES for rule in line.split("`")[1::2]}
     run |= {shape(re.split(r" {2,}", line)[1]) for line in LINES if line.startswith("0  ")}
-    written = nat.text("pnic0", [SOURCE], [IPv4Network("10.2.0.0/24")])
+    written = nat.text("pnic0", [SOURCE], [Prefix.parse("10.2.0.0/24")])
     marked = [line.replace("240.0.0.1/32", "10.0.0.0/8") for line in written]
     table = " ".join(" ".join(pool.table(13, nat.four([SOURCE]))).split())
     for line in (*marked, *FILTER, *MAPS):
@@ -325,8 +324,8 @@ def test_routes_are_what_was_written(prefixes: frozenset[Prefix]) -> None:
     zone = Zone()
     for prefix in prefixes:
         gateway = "192.0.2.2" if prefix.version == 4 else "2001:db8::2"
-        where = ip_network(gateway).network_address
-        source = ip_network("10.1.0.1" if prefix.version == 4 else "fd01::1").network_address
+        where = Prefix.parse(gateway).network_address
+        source = Prefix.parse("10.1.0.1" if prefix.version == 4 else "fd01::1").network_address
         zone.do(" ".join(routes.add_reject(prefix)))
         zone.do(" ".join(routes.add(prefix, where, source)))
         assert zone.run(" ".join(routes.add(prefix, where))).code == routes.EEXIST
@@ -345,28 +344,54 @@ FOREIGN = st.lists(
 )
 
 
+OWNER = "/var/meshd/state"
+BEGIN = blocks.begin(OWNER)
+
+
+def put(text: str, *ours: str, owner: str = OWNER) -> str:
+    ahead, _, after = blocks.split(text, owner)
+    return blocks.joined(ahead, ours, after, owner)
+
+
 @given(theirs=FOREIGN, last=st.sampled_from(["", "\n", "no newline"]), first=FOREIGN, more=FOREIGN)
 def test_what_others_wrote_stays_octet_for_octet(
     theirs: list[str], last: str, first: list[str], more: list[str]
 ) -> None:
     text = lines(*theirs) + last
-    once = blocks.put(text, ["a", *first])
-    assert blocks.split(once) == ("", ["a", *first], text)
-    twice = blocks.put(once, ["b", *more])
-    assert blocks.split(twice) == ("", ["b", *more], text)
-    assert blocks.put(once, ["a", *first]) == once
-    assert blocks.put(twice, []) == text
+    once = put(text, "a", *first)
+    assert blocks.split(once, OWNER) == ("", ["a", *first], text)
+    twice = put(once, "b", *more)
+    assert blocks.split(twice, OWNER) == ("", ["b", *more], text)
+    assert put(once, "a", *first) == once
+    assert put(twice) == text
 
 
 def test_ours_stay_where_somebody_moved_them() -> None:
-    moved = "ahead\n" + blocks.put("", ["a"]) + "after\n"
-    assert blocks.put(moved, ["b"]) == "ahead\n" + blocks.put("", ["b"]) + "after\n"
-    assert blocks.put(moved, []) == "ahead\nafter\n"
+    moved = "ahead\n" + put("", "a") + "after\n"
+    assert put(moved, "b") == "ahead\n" + put("", "b") + "after\n"
+    assert put(moved) == "ahead\nafter\n"
+
+
+def test_an_editor_that_writes_crlf_leaves_them_ours_and_its_own_line_ends() -> None:
+    found = put(lines("a comment", "map x"), "a", "b").replace("\n", "\r\n")
+    assert put(found, "a", "b") == put("", "a", "b") + "a comment\r\nmap x\r\n"
+    assert put(found) == "a comment\r\nmap x\r\n"
+
+
+def test_an_octet_that_some_take_for_the_end_of_a_line_is_none() -> None:
+    text = f"# \x85{blocks.END}\n# \x0c{blocks.BEGIN}\n"
+    assert put(put(text, "a")) == text
+
+
+def test_lines_of_another_daemon_are_named_and_left_alone() -> None:
+    theirs = put("map x\n", "a", owner="/var/other/state")
+    with pytest.raises(blocks.Foreign, match="meshd of /var/other/state"):
+        put(theirs, "b")
 
 
 @pytest.mark.parametrize(
-    "wrong", [*itertools.permutations([blocks.BEGIN, blocks.END, blocks.END], 3), (blocks.BEGIN,)]
+    "wrong", [*itertools.permutations([BEGIN, blocks.END, blocks.END], 3), (BEGIN,)]
 )
 def test_damaged_markers_are_not_written_over(wrong: tuple[str, ...]) -> None:
     with pytest.raises(blocks.Damaged):
-        blocks.put(lines(*wrong), ["a"])
+        put(lines(*wrong), "a")

@@ -14,7 +14,9 @@ from meshd.cli import main
 from meshd.kernel.illumos import blocks, nat
 from meshd.kernel.illumos.options import Options
 from meshd.zap import records, tomledit
+from protocol.address import Prefix
 
+SUBNET = Prefix.parse("10.1.0.0/24")
 ZAP = "map znic0 10.1.0.0/24 -> 0/32 portmap tcp/udp auto\nmap znic0 10.1.0.0/24 -> 0/32\n"
 
 
@@ -102,7 +104,12 @@ TAGGED = ZAP.replace("auto", "auto tag inet").replace("0/32\n", "0/32 tag inet\n
         ("", "", "off", 13),
         (ZAP.replace("10.1.", "10.9."), "", "off", 13),
         ("# " + ZAP.replace("\n", "\n# "), "", "off", 13),
-        (blocks.put(ZAP, nat.text("znic0", [], [])), "", "ipnat", 13),
+        (
+            blocks.joined("", nat.text("znic0", [SUBNET], []), ZAP, "/var/meshd/state"),
+            "",
+            "ipnat",
+            13,
+        ),
     ],
 )
 def test_the_form_fits_what_stands_there(

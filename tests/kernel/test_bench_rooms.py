@@ -8,8 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from benchmark.events import Counter, Events
 from benchmark.install import alone
-from benchmark.paced import Paced
-from netlab import Lab, until
+from netlab import Lab, PacedFlow, until
 from netlab.lab import labs
 
 NewLab = Callable[..., Lab]
@@ -57,7 +56,7 @@ def test_a_paced_flow_shows_where_datagrams_arrive_and_for_how_long_none_did(
     for router in (near, far):
         router.configure([f"addr add {address}/32 dev lo"])
     source.configure([f"route add {address} via {lab.zone(2).uplink4.ip}"])
-    with Paced(source, (near, far), address) as flow:
+    with PacedFlow(source, (near, far), address) as flow:
         until(lambda: len(flow.arrivals) > 50, 5, "it arrives")
         began = time.time()
         lab.cut(2)

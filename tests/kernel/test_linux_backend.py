@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +110,14 @@ def _router(nat: str) -> Iterator[Linux]:
 
 
 def nets(*texts: str) -> frozenset[Prefix]:
-    return frozenset(ip_network(text) for text in texts)
+    return frozenset(Prefix.parse(text) for text in texts)
 
 
 def hop(address: str, source: str | None = None) -> NextHops:
     return NextHops.via(ip_address(address), "net0", ip_address(source) if source else None)
 
 
-FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+FOUR, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("fd02::/64")
 LOCAL = nets("10.1.0.0/24", "fd01::/64")
 MESH = nets("10.2.0.0/24", "10.2.1.0/24", "fd02::/64")
 JOINED = KernelState(
@@ -645,8 +645,8 @@ def test_foreign_routes_are_listed_as_they_are(linux: Linux) -> None:
 
 
 def test_thousands_of_routes_and_elements_go_in_and_out(linux: Linux) -> None:
-    many = [ip_network((0x0A000000 + (number << 9), 24)) for number in range(3000)]
-    many += [ip_network(f"fd02:{number:x}::/48") for number in range(3000)]
+    many = [Prefix(4, 0x0A000000 + (number << 9), 24) for number in range(3000)]
+    many += [Prefix.parse(f"fd02:{number:x}::/48") for number in range(3000)]
     via = {4: hop("192.0.2.2"), 6: hop("2001:db8::2")}
     desired = KernelState(
         {prefix: via[prefix.version] for prefix in many}, frozenset(many), LOCAL, frozenset(many)

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_network
 from itertools import count
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from ownnamespace import own_namespace, run
 from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState
+from protocol.address import Prefix
 
 pytestmark = [
     pytest.mark.kernel,
@@ -74,11 +74,11 @@ class Family:
 
     @property
     def mesh(self) -> str:
-        return str(ip_network(f"{self.far}/{self.bits}", strict=False))
+        return str(Prefix.parse(f"{self.far}/{self.bits}", strict=False))
 
     @property
     def local(self) -> str:
-        return str(ip_network(f"{self.announced}/{self.bits}", strict=False))
+        return str(Prefix.parse(f"{self.announced}/{self.bits}", strict=False))
 
 
 FOUR = Family(4, "10.1.0.5", "10.9.0.5", "10.2.0.5", "10.3.0.5", "192.0.2.1", "192.0.2.2", 24)
@@ -173,12 +173,12 @@ def _addresses(zone: str, device: str, addresses: str) -> None:
 
 
 def lone(family: Family) -> KernelState:
-    return KernelState(local=frozenset({ip_network(family.local)}))
+    return KernelState(local=frozenset({Prefix.parse(family.local)}))
 
 
 def joined(family: Family) -> KernelState:
     """Excluded and guarded; the route is the foreign one, which is there before and after."""
-    mesh = frozenset({ip_network(family.mesh)})
+    mesh = frozenset({Prefix.parse(family.mesh)})
     return KernelState(guards=mesh, local=lone(family).local, mesh=mesh)
 
 
@@ -234,7 +234,7 @@ def test_a_wider_prefix_in_place_of_a_narrower_one_cuts_no_flow(site: Site) -> N
     site.reach(joined(FOUR))
     site.send(FOUR.announced, 1001, FOUR.far, TRANSLATED)
     before = site.entries(FOUR)
-    wide = frozenset({ip_network("10.2.0.0/15")})
+    wide = frozenset({Prefix.parse("10.2.0.0/15")})
     site.reach(KernelState(guards=wide, local=lone(FOUR).local, mesh=wide))
     assert site.entries(FOUR) == before
     assert len(before) == 1
@@ -243,7 +243,7 @@ def test_a_wider_prefix_in_place_of_a_narrower_one_cuts_no_flow(site: Site) -> N
 def test_announcing_one_more_subnet_frees_its_flows_from_translation(site: Site) -> None:
     site.reach(joined(FOUR))
     site.send(FOUR.unannounced, 1001, FOUR.far, TRANSLATED)
-    both = frozenset({ip_network("10.1.0.0/24"), ip_network("10.9.0.0/24")})
+    both = frozenset({Prefix.parse("10.1.0.0/24"), Prefix.parse("10.9.0.0/24")})
     mesh = joined(FOUR).mesh
     site.reach(KernelState(guards=mesh, local=both, mesh=mesh))
     assert site.entries(FOUR) == set()
@@ -304,7 +304,7 @@ def test_what_leaves_by_no_uplink_and_global_addresses_are_not_translated(
 ) -> None:
     site = translating_site
     wide = KernelState(
-        local=frozenset({ip_network("10.1.0.0/24"), ip_network("2001:db8:1::/64")}),
+        local=frozenset({Prefix.parse("10.1.0.0/24"), Prefix.parse("2001:db8:1::/64")}),
         uplinks=frozenset({"net0"}),
     )
     _addresses("", "lan0", "2001:db8:1::1/64")

@@ -37,6 +37,10 @@ def mesh(shared_lab: NewLab, shared_mesh: NewMesh) -> Mesh:
     return mesh
 
 
+FORGOTTEN_S = 0.6
+"""The next look, half a second later at most, takes the notices of a deed that came late."""
+
+
 def told_after(mesh: Mesh, deed: Callable[[], object], event: str = "kernel-repaired") -> Any:
     """The event that the first router logs of `deed`, once its kernel is right again."""
     wanted = expected(mesh.lab.zone(1), mesh.lab.zones)
@@ -44,6 +48,7 @@ def told_after(mesh: Mesh, deed: Callable[[], object], event: str = "kernel-repa
     deed()
     settle(mesh.lab.router(1), wanted, SOON_S)
     until(lambda: len(mesh[1].events(event)) > before, SOON_S, "it is told")
+    time.sleep(FORGOTTEN_S)
     return mesh[1].events(event)[before]
 
 

@@ -104,7 +104,7 @@ def test_what_was_withdrawn_meanwhile_is_swept_in_sync_and_not_before_nor_on_for
     with watched(first) as deleted:
         member.start()
         member.wait("--peers", "0")
-        assert member.json("status")["kernel"]["in_sync"]
+        until(lambda: member.json("status")["kernel"]["in_sync"], 5, "nothing is left to be done")
         time.sleep(1)  # and could have done whatever it should not
         assert holdings(first.router) == whole
     assert deleted == []

@@ -10,7 +10,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 from ownnamespace import own_namespace, run
@@ -20,13 +20,14 @@ from meshd.kernel.plan import diff
 from meshd.kernel.state import Interface, KernelState, NextHop, NextHops
 from meshd.policy.fib import Fib
 from netlab import until
+from protocol.address import Prefix
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace"),
 ]
 
-FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+FOUR, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("fd02::/64")
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def hold(linux: Linux, four: NextHops, six: NextHops) -> None:
     """The kernel holds exactly these."""
     routes = {FOUR: four, SIX: six}
     mesh = frozenset(routes)
-    desired = KernelState(routes, mesh, frozenset({ip_network("10.1.0.0/24")}), mesh)
+    desired = KernelState(routes, mesh, frozenset({Prefix.parse("10.1.0.0/24")}), mesh)
     assert linux.apply(diff(desired, linux.read())) == []
     assert not diff(desired, linux.read())
 

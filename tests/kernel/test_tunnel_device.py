@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 import attrs
@@ -18,13 +18,14 @@ from meshd.kernel.linux import Linux
 from meshd.kernel.plan import diff
 from meshd.kernel.state import KernelState, NextHop, NextHops
 from meshd.kernel.tunnel import DEVICE, Device, Forward, Tunnel
+from protocol.address import Prefix
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace"),
 ]
 
-FOUR, SIX = ip_network("10.2.0.0/24"), ip_network("fd02::/64")
+FOUR, SIX = Prefix.parse("10.2.0.0/24"), Prefix.parse("fd02::/64")
 FAR, NEXT = ip_address("198.51.100.2"), ip_address("fe80::2")
 MINE, THEIRS = (bytes([2, 0, 0, 0, 0, n]) for n in (1, 2))
 WANTED = KernelState(
@@ -33,14 +34,14 @@ WANTED = KernelState(
         SIX: NextHops((NextHop(NEXT, DEVICE),)),
     },
     guards=frozenset({FOUR, SIX}),
-    local=frozenset({ip_network("10.1.0.0/24"), ip_network("fd01::/64")}),
+    local=frozenset({Prefix.parse("10.1.0.0/24"), Prefix.parse("fd01::/64")}),
     mesh=frozenset({FOUR, SIX}),
     tunnel=Tunnel(
         Device(77, 6180, ip_address("192.0.2.1"), MINE, 1450),
         {FAR: THEIRS, NEXT: THEIRS},
         frozenset({Forward(THEIRS, FAR, 7000)}),
     ),
-    admitted=frozenset({ip_network("198.51.100.2/32"), ip_network("2001:db8:9::2/128")}),
+    admitted=frozenset({Prefix.parse("198.51.100.2/32"), Prefix.parse("2001:db8:9::2/128")}),
 )
 
 FILTER = """

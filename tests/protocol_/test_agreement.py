@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from random import Random
 
 import pytest
 from parts import Parts, announcement, node
 
+from protocol.address import Prefix
 from protocol.agreement import Agreement
 from protocol.events import Converged
 from protocol.members import Member, State
@@ -27,7 +27,7 @@ def warm(seed: int, number: int, *, loss: float = 0.0) -> tuple[Network, list[Ho
 
 
 def announce(host: Host, text: str) -> None:
-    host.prefixes = (ipaddress.ip_network(text),)
+    host.prefixes = (Prefix.parse(text),)
     host.do(lambda node, now: node.announce(now, prefixes=host.prefixes))
 
 

@@ -32,6 +32,20 @@ def test_a_cut_link_is_seen_by_all_others_within_four_seconds(seed: int, number:
     assert {e.name for h in others for e in failures(h)} == {"n2"}, net
 
 
+def test_endpoints_that_have_answered_a_probe_are_told_once_and_those_that_only_ask_never() -> None:
+    net = Network(1)
+    a, b, c = net.mesh_of(3)
+    net.run(10)
+    assert sorted(a.up.reached()) == sorted([b.where, c.where])
+    assert a.up.reached() == []
+    net.drop(one_way("n1", "n2"))  # b's probes come, its answers do not
+    net.run(1)
+    a.up.reached()
+    net.run(20)
+    assert net.state("n1", "n2") == "alive", net
+    assert a.up.reached() == [c.where]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_host_that_sends_few_errors_is_taken_at_its_word_by_all(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -201,15 +215,27 @@ def test_a_failed_node_that_answers_again_is_alive_in_every_table(seed: int) -> 
     assert took < 3, net
 
 
-def test_a_late_tick_drops_suspicions_that_are_only_our_own() -> None:
+def test_whom_only_one_that_stood_still_suspects_has_time_to_answer_it() -> None:
     net = Network(3)
     a, b, c = net.mesh_of(3)
     cut = net.cut("n1")
     net.run_until(lambda: net.state("n1", "n2") == "suspect", 5)
     net.heal(cut)
     a.stall(5)
-    net.run(5.1)
-    assert net.state("n1", "n2") == "alive"
+    net.run(5)
+    net.run_until(lambda: net.state("n1", "n2") == "alive", 2)
+    assert failures(a) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_is_cut_off_finds_all_others_silent_however_often_it_stands_still(seed: int) -> None:
+    net = Network(seed, cipher=False)
+    a, *others = net.mesh_of(6)
+    net.cut("n1")
+    for _ in range(20):
+        a.stall(0.3)
+        net.run(1.0)
+    assert [net.state("n1", host.name) for host in others] == ["failed"] * 5, net
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import frames
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.frames import MAX_DATAGRAM, Hello, Stale
 from protocol.identity import Identity, Mesh
@@ -24,7 +23,7 @@ BOOT = hashlib.sha256(b"boot").digest()[:31] + b"\x11"
 
 
 def longest_grant() -> Grant:
-    allow = [ipaddress.ip_network(f"10.{n}.0.0/16") for n in range(120)]
+    allow = [Prefix.parse(f"10.{n}.0.0/16") for n in range(120)]
     for count in range(120, 0, -1):
         try:
             return Grant.sign(
@@ -36,7 +35,7 @@ def longest_grant() -> Grant:
 
 
 def longest_announcement() -> Announcement:
-    nets = [ipaddress.ip_network(f"10.{n >> 8}.{n & 255}.0/24") for n in range(200)]
+    nets = [Prefix.parse(f"10.{n >> 8}.{n & 255}.0/24") for n in range(200)]
     for count in range(200, 0, -1):
         try:
             return Announcement.sign(

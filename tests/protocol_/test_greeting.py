@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import statistics
 from random import Random
@@ -11,7 +10,7 @@ import attrs
 import pytest
 
 from protocol import frames
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.frames import Hello
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.objects import Announcement, Grant, Signed
@@ -148,7 +147,7 @@ class Crowd:
 
     def hello(self, number: int) -> Hello:
         identity = Identity.generate(self.rng.randbytes)
-        pool = [ipaddress.ip_network("10.0.0.0/8")]
+        pool = [Prefix.parse("10.0.0.0/8")]
         mesh = self.net.mesh
         grant = Grant.sign(
             self.net.authority, mesh, node=identity.public, name="x", serial=number, allow=pool
@@ -230,7 +229,7 @@ def test_what_drew_stale_arrives_although_hellos_crossed_and_the_answer_was_lost
 
     net.drop(first_of_each)
     net.start("n2", "n1")
-    added = ipaddress.ip_network("10.99.0.0/24")
+    added = Prefix.parse("10.99.0.0/24")
     a.do(lambda node, now: node.announce(now, prefixes=[added]))
     net.run_until(lambda: net.agreed(a, b), 3)
     assert b.up.store.announcements[a.key] == a.up.announcement

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from protocol import frames, messages
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.frames import Hello, Stale
 from protocol.identity import BootKey, Identity, Mesh
@@ -46,7 +45,7 @@ from protocol.session import Ends, Session
 from protocol.store import slot_id, slot_of
 from protocol.tuning import Tuning
 
-POOL = [ipaddress.ip_network("10.0.0.0/8")]
+POOL = [Prefix.parse("10.0.0.0/8")]
 STRANGER = Endpoint("198.51.100.7", 4444)
 NODE_AT, PEER_AT = Endpoint("192.0.2.1", 6179), Endpoint("192.0.2.2", 6179)
 
@@ -107,7 +106,7 @@ def pair(seed: int = 1) -> Pair:
     node = Node(
         mesh, me, grants[:1], next_sequence=lambda above: above + 1, rng=Random(seed), now=1000.0
     )
-    node.announce(1000.0, prefixes=[ipaddress.ip_network("10.1.0.0/24")], endpoints=[NODE_AT])
+    node.announce(1000.0, prefixes=[Prefix.parse("10.1.0.0/24")], endpoints=[NODE_AT])
     node.join([], 1000.0)
     assert node.announcement is not None
     theirs = node.announcement.boot_key

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import pytest
 
 from protocol import store as store_module
-from protocol.address import Endpoint, endpoint
+from protocol.address import Endpoint, Prefix, endpoint
 from protocol.errors import SequenceUnavailable
 from protocol.events import Converged, ObservedElsewhere, PrefixesChanged, Superseded
 from protocol.frames import HELLO, SEALED
@@ -85,7 +83,7 @@ def test_a_newcomer_joins_through_any_member() -> None:
 def test_an_update_reaches_everyone_within_ten_round_trips(seed: int) -> None:
     net = Network(seed)
     hosts = net.mesh_of(16)
-    added = ipaddress.ip_network("10.99.0.0/24")
+    added = Prefix.parse("10.99.0.0/24")
     hosts[5].do(lambda node, now: node.announce(now, prefixes=[*hosts[5].prefixes, added]))
     took = net.run_until(
         lambda: all(added in host.up.store.announcements[hosts[5].key].prefixes for host in hosts)
@@ -100,7 +98,7 @@ def test_an_update_that_was_pushed_to_nobody_is_repaired_within_two_probes() -> 
     net = Network(4)
     a, b, c = net.mesh_of(3)
     deaf = net.cut("n1")
-    added = ipaddress.ip_network("10.99.0.0/24")
+    added = Prefix.parse("10.99.0.0/24")
     a.do(lambda node, now: node.announce(now, prefixes=[*a.prefixes, added]))
     net.run(0.01)
     net.heal(deaf)
@@ -281,7 +279,7 @@ def test_too_many_prefixes_are_refused_with_the_number_that_fits() -> None:
     net = Network(15)
     net.add("a")
     a = net.start("a")
-    prefixes = [ipaddress.ip_network(f"10.{each >> 8}.{each & 255}.0/24") for each in range(1250)]
+    prefixes = [Prefix.parse(f"10.{each >> 8}.{each & 255}.0/24") for each in range(1250)]
     before = a.up.announcement
     with pytest.raises(ValueError, match=r"1250 prefixes are more.*the first 1000 would fit"):
         a.up.announce(a.clock(), prefixes=prefixes)

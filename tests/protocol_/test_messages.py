@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import messages
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.frames import MAX_BODY
 from protocol.identity import Identity, Mesh
@@ -45,7 +44,7 @@ from protocol.tuning import MAX_MEMBERS
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
-POOL = [ipaddress.ip_network("10.0.0.0/8")]
+POOL = [Prefix.parse("10.0.0.0/8")]
 
 
 def known(number: int) -> Record | Accusation:

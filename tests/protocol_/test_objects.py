@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import objects
-from protocol.address import Endpoint
+from protocol.address import Endpoint, Prefix
 from protocol.errors import Rejected
 from protocol.identity import BootKey, Identity, Mesh
 from protocol.objects import (
@@ -29,8 +28,8 @@ MAKER, NEXT, A, B = (
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
 OTHER = Mesh.founded_by(B.public, NEXT.public)
 BOOT = BootKey.generate(lambda size: hashlib.sha256(b"boot").digest()[:size])
-NETS = tuple(ipaddress.ip_network(text) for text in ("10.1.0.0/24", "fd00:1::/64"))
-POOL = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"))
+NETS = tuple(Prefix.parse(text) for text in ("10.1.0.0/24", "fd00:1::/64"))
+POOL = tuple(Prefix.parse(text) for text in ("10.0.0.0/8", "fd00::/8"))
 WHERE = (Endpoint("192.0.2.1", 6179), Endpoint("2001:db8::1", 6179))
 
 
@@ -41,7 +40,7 @@ def grant(name: str = "a", serial: int = 1) -> Grant:
 
 
 def announcement(sequence: int = 5, prefixes: int = 2) -> Announcement:
-    nets = [ipaddress.ip_network(f"10.{n >> 8}.{n & 255}.0/24") for n in range(prefixes)]
+    nets = [Prefix.parse(f"10.{n >> 8}.{n & 255}.0/24") for n in range(prefixes)]
     return Announcement.sign(
         A, MESH, sequence=sequence, boot_key=BOOT.public, endpoints=WHERE, prefixes=nets
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from random import Random
 
 import pytest
@@ -11,7 +10,7 @@ from protocol.address import Endpoint, Prefix
 from protocol.identity import Identity, Mesh
 from protocol.node import Node
 from protocol.objects import Grant
-from protocol.shards import shard_hash
+from protocol.shards import Shard, cut, shard_hash
 
 RNG = Random(1)
 MAKER, NEXT, ME = (Identity.generate(RNG.randbytes) for _ in range(3))
@@ -20,12 +19,12 @@ WHERE = [Endpoint("192.0.2.1", 6179)]
 
 
 def nets(count: int) -> list[Prefix]:
-    return [ipaddress.ip_network(f"10.{n >> 8}.{n & 255}.0/24") for n in range(count)]
+    return [Prefix.parse(f"10.{n >> 8}.{n & 255}.0/24") for n in range(count)]
 
 
 def fresh() -> Node:
     """A node that has announced nothing yet, whose sequences are unix milliseconds."""
-    pool = [ipaddress.ip_network("10.0.0.0/8")]
+    pool = [Prefix.parse("10.0.0.0/8")]
     grant = Grant.sign(MAKER, MESH, node=ME.public, name="me", serial=1, allow=pool)
     return Node(
         MESH,
@@ -88,7 +87,7 @@ def test_too_many_are_refused_with_the_number_that_fits_and_nothing_has_changed(
 def test_a_default_route_is_refused_in_shards_too() -> None:
     node = fresh()
     with pytest.raises(ValueError, match="default route announced"):
-        node.announce(0.0, prefixes=[ipaddress.ip_network("0.0.0.0/0"), *nets(500)])
+        node.announce(0.0, prefixes=[Prefix.parse("0.0.0.0/0"), *nets(500)])
     assert node.announcement is None
 
 
@@ -100,3 +99,20 @@ def test_the_tunnels_port_is_announced_and_stays_when_something_else_changes() -
     assert node.announcement.tunnel == 6180
     node.announce(2.0, tunnel=0)
     assert node.announcement.tunnel == 0
+
+
+def test_a_set_is_cut_once_for_an_announcement_and_not_at_all_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuts: list[int] = []
+
+    def counting(prefixes: tuple[Prefix, ...]) -> tuple[Shard, ...]:
+        cuts.append(len(prefixes))
+        return cut(prefixes)
+
+    monkeypatch.setattr("protocol.originate.cut", counting)
+    node = fresh()
+    node.announce(0.0, prefixes=nets(1000), endpoints=WHERE)
+    node.announce(1.0, prefixes=nets(1000))  # says so already
+    node.announce(2.0, prefixes=nets(100))
+    assert cuts == [1000, 1000]

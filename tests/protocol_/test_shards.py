@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import statistics
 from collections.abc import Callable, Iterable
 from random import Random
@@ -28,11 +27,11 @@ from simulation.traffic import Traffic
 
 
 def four(number: int, length: int = 24) -> Prefix:
-    return ipaddress.IPv4Network(((10 << 24) + (number << (32 - length)), length))  # in 10/8
+    return Prefix(4, (10 << 24) + (number << (32 - length)), length)  # in 10/8
 
 
 def six(number: int, length: int = 64) -> Prefix:
-    return ipaddress.IPv6Network(((0xFD << 120) + (number << (128 - length)), length))
+    return Prefix(6, (0xFD << 120) + (number << (128 - length)), length)
 
 
 def some(kind: str, count: int, rng: Random) -> list[Prefix]:
@@ -47,7 +46,7 @@ def some(kind: str, count: int, rng: Random) -> list[Prefix]:
 
 def ordered(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     """As an announcement has them."""
-    return tuple(sorted(prefixes, key=lambda p: (p.version, p.prefixlen, p.network_address.packed)))
+    return tuple(sorted(prefixes, key=lambda p: (p.version, p.prefixlen, p.first)))
 
 
 KINDS = ("/24", "/32", "/64", "/128", "mixed")

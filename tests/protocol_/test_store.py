@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import itertools
 from collections.abc import Iterable
 from functools import cache
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import store as store_module
+from protocol.address import Prefix
 from protocol.evidence import Evidence
 from protocol.identity import Identity, Mesh
 from protocol.merkle import EMPTY
@@ -22,7 +22,7 @@ from protocol.store import Outcome, Store, newer, slot_id, slot_of
 
 MAKER, NEXT = (Identity.from_secret(hashlib.sha256(name).digest()) for name in (b"m", b"n"))
 MESH = Mesh.founded_by(MAKER.public, NEXT.public)
-POOL = [ipaddress.ip_network("10.0.0.0/8")]
+POOL = [Prefix.parse("10.0.0.0/8")]
 BOOT = [hashlib.sha256(b"boot %d" % each).digest()[:31] + b"\x11" for each in range(2)]
 
 

@@ -79,7 +79,7 @@ def test_a_picture_without_its_library_is_refused_before_anything_runs(
     with pytest.raises(SystemExit) as ended:
         main(["--scenario", "update", "--nodes", "4", "--plot", "never.svg"])
     assert ended.value.code == 2
-    assert "the extra `sim`" in capsys.readouterr().err
+    assert "the extra `pictures`" in capsys.readouterr().err
 
 
 def test_a_broken_invariant_exits_1_with_the_seed_and_the_command_that_makes_it_again(

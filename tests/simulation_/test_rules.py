@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import attrs
 import pytest
 
 from meshd.policy.decide import Decision
+from protocol.address import Prefix
 from protocol.objects import Announcement
 from protocol.store import Store
 from simulation import Host, InvariantBroken, Network, Rules, between, decision, rules
 
-OUTSIDE = ipaddress.ip_network("172.16.7.0/24")
+OUTSIDE = Prefix.parse("172.16.7.0/24")
 """No grant of the simulation allows it."""
 
 

@@ -37,9 +37,9 @@ def _follow(world: World, fault: Fault, now: float) -> None:
     elif fault.kind in ("heal", "interface-up"):
         world.join(router, now)
     elif fault.kind == "announce":
-        world.announce(router, fault.prefixes)
+        world.announce(router, fault.prefixes, 0.0)
     elif fault.kind == "withdraw":
-        world.withdraw(router, fault.prefixes)
+        world.withdraw(router, fault.prefixes, 0.0)
     elif fault.kind == "foreign-add":
         router.foreign.append(fault.what)
     elif fault.kind == "foreign-remove":

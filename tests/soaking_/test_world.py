@@ -41,11 +41,38 @@ def test_a_mesh_without_faults_is_what_the_kernel_tests_expect() -> None:
 
 def test_a_subnet_is_everywhere_while_it_is_announced_and_nowhere_after(world: World) -> None:
     extra = extras(world[1].zone)[0]
-    world.announce(world[1], [extra])
+    world.announce(world[1], [extra], 0.0)
     assert world.ways(world[2], LONG)[extra] == ROUTE
     assert str(extra) in held(world, world[1], LONG).sets["local4"]
-    world.withdraw(world[1], [extra])
+    world.withdraw(world[1], [extra], LONG)
     assert extra not in world.ways(world[2], LONG)
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("ago", [1.0, 10.0])
+@pytest.mark.parametrize("stays", [False, True])
+def test_who_was_killed_may_remember_a_change_of_just_before_until_it_hears_otherwise(
+    world: World, attached: bool, killed: bool, ago: float, stays: bool
+) -> None:
+    extra = extras(world[1].zone)[0]
+    world.announce(world[1], [extra], LONG - ago)
+    if not stays:
+        world.withdraw(world[1], [extra], LONG - ago)
+    world.end(world[3], world.ways(world[3], LONG), LONG, killed=killed)
+    world.learn(world[3], Holdings(), LONG)  # its kernel has nothing of it
+    if not attached:
+        world.part(world[3], world.ways(world[3], LONG), LONG, down=True)
+    world.start(world[3], LONG + 60)
+    if attached:
+        assert (extra in world.ways(world[3], LONG + 60)) == stays  # it is told
+        return
+    may_remember = killed and ago < 4
+    ways = world.ways(world[3], LONG + 60).get(extra, frozenset({Way.ABSENT}))
+    assert ways == (GUARD | {Way.ABSENT} if may_remember else {Way.ABSENT})
+    for late in (1, 30):  # it has not put it there yet, and then it will not
+        world.learn(world[3], Holdings(), LONG + 60 + late)
+        assert (extra in world[3].ways) == (may_remember and late < 15)
 
 
 def test_a_daemon_that_is_gone_keeps_its_routes_for_the_restart_window_only(world: World) -> None:
@@ -71,7 +98,7 @@ def test_a_host_that_is_cut_off_leaves_guards_and_may_hold_its_own_routes(world:
     assert way(world, 1, 3, LONG) == GUARD
     assert way(world, 3, 1, LONG) == EITHER  # held, where it finds itself isolated in time
     extra = extras(world[1].zone)[0]
-    world.announce(world[1], [extra])
+    world.announce(world[1], [extra], 0.0)
     assert extra not in world.ways(world[3], LONG)  # which it cannot have heard of
     world.join(world[3], LONG + 5)
     assert way(world, 1, 3, LONG + 5) == ROUTE
@@ -94,7 +121,7 @@ def test_an_interface_that_is_down_has_guards_alone_and_routes_again_if_a_daemon
 def test_what_is_announced_behind_a_cut_cable_is_told_when_it_is_back(world: World) -> None:
     world.part(world[2], world.ways(world[2], LONG), LONG, down=False)
     extra = extras(world[2].zone)[1]
-    world.announce(world[2], [extra])
+    world.announce(world[2], [extra], 0.0)
     assert extra not in world.ways(world[1], LONG)
     world.join(world[2], LONG + 1)
     assert world.ways(world[1], LONG + 1)[extra] == ROUTE
@@ -103,7 +130,7 @@ def test_what_is_announced_behind_a_cut_cable_is_told_when_it_is_back(world: Wor
 def test_what_came_in_the_round_in_which_a_daemon_ended_may_be_there_or_not(world: World) -> None:
     before = world.ways(world[2], LONG)
     extra = extras(world[1].zone)[0]
-    world.announce(world[1], [extra])
+    world.announce(world[1], [extra], 0.0)
     world.end(world[2], before, LONG)
     router = world[2]
     assert world.ways(router, LONG)[extra] == frozenset(Way)  # or half done

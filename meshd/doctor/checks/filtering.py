@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -155,8 +154,8 @@ def _datagrams(facts: Facts, number: int) -> Iterator[tuple[Hook, Packet]]:
         if way is not None and way.device is not None and count < 256:
             count += 1
             seen.add((way.device, address.version))
-            far = ipaddress.ip_network(address)
-            here = ipaddress.ip_network(way.source) if way.source is not None else None
+            far = Prefix.single(address)
+            here = Prefix.single(way.source) if way.source is not None else None
             inward = Packet(
                 address.version, way.device, None, far, here, "udp", number, to_host=True
             )

@@ -229,11 +229,7 @@ def shadows(facts: Facts) -> Iterator[Finding]:
 
 
 def _covers(prefix: Prefix, route: ForeignRoute) -> bool:
-    return (
-        route.prefix.version == prefix.version
-        and route.prefix != prefix
-        and route.prefix.subnet_of(prefix)  # type: ignore[arg-type]
-    )
+    return route.prefix != prefix and prefix.covers(route.prefix)
 
 
 def _show(prefix: Prefix, inside: list[ForeignRoute], way: Path | None) -> str:

@@ -20,10 +20,12 @@ import trio
 from meshd.errors import UsageError
 from meshd.kernel.executor import carry_out
 from meshd.kernel.illumos import hosts, nat, routes
-from meshd.kernel.illumos.exclusion import Excluded, Exclusion, Listed, Pooled, Refusals, Without
+from meshd.kernel.illumos.exclusion import Excluded, Exclusion, Refusals, Surroundings, Without
 from meshd.kernel.illumos.journal import NAME, Journal
+from meshd.kernel.illumos.listed import Listed
 from meshd.kernel.illumos.options import Options
-from meshd.kernel.illumos.routing import Routing
+from meshd.kernel.illumos.pooled import Pooled
+from meshd.kernel.illumos.routing import Found, Routing
 from meshd.kernel.illumos.runner import Runner, Tools
 from meshd.kernel.plan import (
     AddElement,
@@ -54,7 +56,7 @@ NAT: Final = {"auto": "ippool", "ippool": "ippool", "ipnat": "ipnat", "off": "of
 
 NAMES: Final = {
     "ippool": ("route", "netstat", "ifconfig", "ippool", "ipnat", "ipfstat"),
-    "ipnat": ("route", "netstat", "ifconfig", "ipnat"),
+    "ipnat": ("route", "netstat", "ifconfig", "ipnat", "ipfstat"),
     "off": ("route", "netstat", "ifconfig"),
 }
 """The tools that are needed."""
@@ -91,13 +93,15 @@ class Illumos:
             )
         self._nat, self._options = NAT[form], options
         self._journal = Journal.load(state / NAME if state is not None else None)
-        self._runner = runner or Tools(options.tools, NAMES[self._nat])
+        former = self._journal.form or self._nat
+        names = dict.fromkeys((*NAMES[self._nat], *NAMES[former]))
+        self._runner = runner or Tools(options.tools, tuple(names))
         self._routing = Routing(self._runner, self._journal)
         self._exclusion = self._form(self._nat)
         self._former: Exclusion | None = None
         """What another ``nat`` of before has left; it goes when the new form stands."""
-        if self._journal.form not in ("", self._nat):
-            self._former = self._form(self._journal.form)
+        if former != self._nat:
+            self._former = self._form(former)
         self._turn = threading.RLock()
 
     def _form(self, name: str) -> Exclusion:
@@ -121,13 +125,16 @@ class Illumos:
             done = self._runner.run(_PROBE)
             if done.code == routes.EPERM:
                 raise UsageError(
-                    "the privilege sys_ip_config is missing: run meshd as root, or give it that"
+                    f"{routes.failure(done.code, done.out)}: run meshd as root, or give it that"
                     " privilege alone (the SMF manifest does)"
                 )
             self.read()
             self._exclusion.fingerprint()
+            unfit = self._exclusion.unfit()
         except OSError as error:
             raise UsageError(f"{error}") from None
+        if unfit:
+            raise UsageError(unfit)
         files = self._options.files
         if files and self._nat != "off" and not os.access(files, os.W_OK | os.X_OK):
             raise UsageError(
@@ -139,7 +146,7 @@ class Illumos:
         with self._turn:
             found, unread = self._routing.read(), ""
             try:
-                excluded = self._excluded(found.default_device())
+                excluded = self._excluded(found)
             except PermissionError as error:  # only to watch: routes anybody may read
                 excluded, unread = Excluded(), f"NAT cannot be read: {error}"
         return Reading(
@@ -155,11 +162,21 @@ class Illumos:
             say=self._words,
         )
 
-    def _excluded(self, device: str | None) -> Excluded:
-        self._exclusion.device = device
+    def _excluded(self, found: Found) -> Excluded:
+        names = frozenset(each.name for each in found.interfaces)
+        self._exclusion.around = Surroundings(names, found.default_device())
         if self._former is not None:
             return Excluded(table=self._nat == "off")
         return self._exclusion.read() if self._journal.form else Excluded()
+
+    def undisturbed(self) -> bool:
+        return False  # of pools and NAT lines nothing is told
+
+    def connections(self) -> int:
+        return 1
+
+    def forget(self, steps: Sequence[FlowStep]) -> list[Failure]:
+        return []
 
     def apply(self, plan: Plan) -> list[Failure]:
         with self._turn:
@@ -197,7 +214,7 @@ class Illumos:
         return None
 
     def _write_table(self, steps: Sequence[TableStep]) -> Mapping[TableStep, str]:
-        held = self._excluded(self._routing.read().default_device())
+        held = self._excluded(self._routing.read())
         local, mesh = set(held.local), set(held.mesh)
         refused: dict[TableStep, str] = {}
         sets = {"local": local, "mesh": mesh}
@@ -334,8 +351,7 @@ class Illumos:
             return Change(event.what, by, "host")
         if self._routing.keeps(prefix):
             return Change(f"our route {event.what}", by, "ours")
-        first, last = int(prefix.network_address), int(prefix.broadcast_address)
-        if not concerns(prefix.version, first, last):
+        if not concerns(prefix.version, prefix.first, prefix.last):
             return None
         return Change(f"route {event.what}", by, "others")
 
@@ -360,7 +376,7 @@ def _offer(send: trio.MemorySendChannel[Change], change: Change) -> None:
 
 
 def _overlapping(held: set[Prefix], prefix: Prefix) -> Prefix | None:
-    return next((p for p in held if p.version == prefix.version and p.overlaps(prefix)), None)
+    return next((each for each in held if each.overlaps(prefix)), None)
 
 
 def _of_steps(failed: Refusals, steps: Sequence[TableStep]) -> dict[TableStep, str]:

@@ -30,10 +30,11 @@ class Row:
 
     @property
     def leads_nowhere(self) -> bool:
-        """By its letters, or by a gateway that is the loopback: there are versions that do not
-        show the letters, least of all for IPv6."""
-        looped = self.gateway is not None and self.gateway.is_loopback and "G" in self.flags
-        return looped or "R" in self.flags or "B" in self.flags
+        """By its letters, or as a route of the loopback to what is not its own: there are versions
+        that do not show the letters, least of all for IPv6."""
+        looped = self.gateway is not None and self.gateway.is_loopback
+        own = self.prefix.network_address.is_loopback
+        return (looped and not own) or "R" in self.flags or "B" in self.flags
 
 
 def table(out: str) -> list[Row]:
@@ -45,34 +46,42 @@ def table(out: str) -> list[Row]:
         if heading is not None:
             version = int(heading[1])
             continue
-        row = _row(line.split(), version)
+        row = _row(line, version)
         if row is not None:
             rows.append(row)
     return rows
 
 
-def _row(words: list[str], version: int) -> Row | None:
+_TAIL: Final = re.compile(r"\s(U[A-Za-z]*)\s*\d+\s+\d+\s*$")
+"""Flg Out In/Fwd at the end of a row. Between letters and number there may be no blank: IPv4's is
+printed by ``%-4s%6u``."""
+
+
+def _row(line: str, version: int) -> Row | None:
     # IPv4 begins with destination, mask, gateway; IPv6 with destination/length, gateway. Then comes
-    # the device, or nothing, and numbers: of the MTU and, in older versions, a round-trip time;
-    # at the end Ref Flg Out In/Fwd.
+    # the device, or nothing, and numbers: MTU, in older versions a round-trip time, Ref.
     first = {4: 3, 6: 2}.get(version, 0)
+    tail = _TAIL.search(line)
+    if not first or tail is None:
+        return None
+    words = line[: tail.start()].split()
     rest = words[first:]
     device = None
     if rest and not re.fullmatch(r"\d+\*?", rest[0]):
         device = rest.pop(0).partition(":")[0]
-    if not first or len(rest) not in (5, 6) or not re.fullmatch(r"\d+\*?", rest[0]):
+    if len(rest) not in (2, 3) or not re.fullmatch(r"\d+\*?", rest[0]):
         return None
     try:
         if version == 4:
             where = "0.0.0.0" if words[0] == "default" else words[0]
-            prefix: Prefix = ipaddress.IPv4Network(f"{where}/{words[1]}")
+            prefix: Prefix = Prefix.parse(f"{where}/{words[1]}")
         else:
-            prefix = ipaddress.IPv6Network("::/0" if words[0] == "default" else words[0])
+            prefix = Prefix.parse("::/0" if words[0] == "default" else words[0])
         hop = words[first - 1]
         gateway = ipaddress.ip_address(hop) if hop != "--" else None
     except ValueError:
         return None
-    return Row(prefix, gateway, device, rest[-3])
+    return Row(prefix, gateway, device, tail[1])
 
 
 def interfaces(out: str) -> tuple[Interface, ...]:
@@ -170,6 +179,6 @@ def _prefix(words: list[str]) -> Prefix | None:
     """From destination, gateway and mask."""
     try:
         length = f"{int(ipaddress.ip_address(words[2])):b}".count("1")
-        return ipaddress.ip_network(f"{words[0]}/{length}")
+        return Prefix.parse(f"{words[0]}/{length}")
     except (ValueError, IndexError):
         return None

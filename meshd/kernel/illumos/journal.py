@@ -18,7 +18,6 @@ import attrs
 from meshd.errors import StateError
 from meshd.files import replace_file
 from meshd.kernel.illumos.nat import Map, parse
-from meshd.kernel.state import order
 from protocol.address import Address, Prefix
 
 NAME: Final = "illumos.json"
@@ -94,7 +93,7 @@ class Journal:
         self._written = text
 
     def _told(self) -> dict[str, Any]:
-        ways = sorted(self.ways.items(), key=lambda item: (order(item[0][0]), str(item[0][1])))
+        ways = sorted(self.ways.items(), key=lambda item: (item[0][0], str(item[0][1])))
         return {
             "routes": [
                 [str(prefix), str(gateway), to.device, str(to.source) if to.source else None]
@@ -117,10 +116,10 @@ class Journal:
     def _take(self, told: dict[str, Any]) -> None:
         for prefix, gateway, device, source in told["routes"]:
             where = ipaddress.ip_address(source) if source else None
-            way = (ipaddress.ip_network(prefix), ipaddress.ip_address(gateway))
+            way = (Prefix.parse(prefix), ipaddress.ip_address(gateway))
             self.ways[way] = Leading(str(device), where)
         for name in ("rejects", "guards", "local", "mesh", "entries"):
-            setattr(self, name, {ipaddress.ip_network(text) for text in told[name]})
+            setattr(self, name, {Prefix.parse(text) for text in told[name]})
         self.lines = {line for text in told["lines"] if (line := parse(text)) is not None}
         self.form, self.made_pool = str(told["form"]), bool(told["made_pool"])
         self.interface, self.unreferred = str(told["interface"]), int(told["unreferred"])
@@ -129,4 +128,4 @@ class Journal:
 
 
 def _texts(prefixes: Iterable[Prefix]) -> list[str]:
-    return [str(prefix) for prefix in sorted(prefixes, key=order)]
+    return [str(prefix) for prefix in sorted(prefixes)]

@@ -17,7 +17,6 @@ translated that should.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
@@ -25,16 +24,15 @@ from typing import Final
 
 import attrs
 
-from meshd.kernel.state import order
 from protocol.address import Prefix
 
-ORIGINAL: Final = IPv4Network("0.0.0.0/0")
+ORIGINAL: Final = Prefix.parse("0.0.0.0/0")
 """``-> 0/0``: the source stays as it is. (``-> 10.1.0.0/24`` is not identity.)"""
 
-INTERFACE: Final = IPv4Network("0.0.0.0/32")
+INTERFACE: Final = Prefix.parse("0.0.0.0/32")
 """``-> 0/32``: the source becomes the interface's address."""
 
-_GENERATIONS: Final = IPv4Network("240.0.0.0/24")
+_GENERATIONS: Final = Prefix.parse("240.0.0.0/24")
 """Of class E (RFC 1112 section 4): no router forwards to it, so ``! to`` one of these is always
 true."""
 
@@ -55,11 +53,11 @@ class Map:
     """One ``map`` line, of those shapes that we have to understand."""
 
     interface: str
-    source: IPv4Network
-    to: IPv4Network | None
+    source: Prefix
+    to: Prefix | None
     """The destination that it is for, or not for if ``negated``; None: for all."""
     negated: bool
-    onto: IPv4Network
+    onto: Prefix
     ports: str | None = None
     """``auto`` or ``LOW:HIGH``: for tcp and udp; None: for everything."""
     tag: str = ""
@@ -78,16 +76,16 @@ class Map:
         """That of a base line of ours; 0: it is none."""
         if not self.negated or self.to is None or self.onto != INTERFACE or self.tag:
             return 0
-        if self.to.prefixlen != 32 or not self.to.subnet_of(_GENERATIONS):
+        if self.to.prefixlen != 32 or not _GENERATIONS.covers(self.to):
             return 0
-        return int(self.to.network_address) - int(_GENERATIONS.network_address)
+        return self.to.first - _GENERATIONS.first
 
     @property
     def excludes(self) -> bool:
         """It keeps the source of what goes to ``to``."""
         return self.to is not None and not self.negated and self.onto == ORIGINAL
 
-    def translates(self, source: IPv4Network) -> bool:
+    def translates(self, source: Prefix) -> bool:
         """It may take the source of packets from there away."""
         return self.onto != ORIGINAL and self.source.overlaps(source)
 
@@ -111,13 +109,13 @@ def parse(line: str) -> Map | None:
         return None
 
 
-def _net(text: str) -> IPv4Network:
+def _net(text: str) -> Prefix:
     if text == "any":
         return ORIGINAL
     address, _, length = text.partition("/")
     if address == "0":
         address = "0.0.0.0"
-    return IPv4Network(f"{IPv4Address(address)}/{length or 32}")
+    return Prefix.of(IPv4Network(f"{IPv4Address(address)}/{length or 32}"))
 
 
 def listed(out: str) -> list[Map | str]:
@@ -126,23 +124,23 @@ def listed(out: str) -> list[Map | str]:
     return [parse(line) or line for line in rules if line and not line.startswith("List of ")]
 
 
-def exclusion(interface: str, source: IPv4Network, destination: IPv4Network) -> Map:
+def exclusion(interface: str, source: Prefix, destination: Prefix) -> Map:
     """The line that keeps what goes from one subnet to another as it is."""
     return Map(interface, source, destination, False, ORIGINAL)
 
 
-def base(interface: str, source: IPv4Network, generation: int) -> tuple[Map, Map]:
+def base(interface: str, source: Prefix, generation: int) -> tuple[Map, Map]:
     """The two lines that translate what is not excluded: with ports, and without (ICMP)."""
-    mark = IPv4Network((int(_GENERATIONS.network_address) + generation, 32))
+    mark = Prefix(4, _GENERATIONS.first + generation, 32)
     return (
         Map(interface, source, mark, True, INTERFACE, "auto"),
         Map(interface, source, mark, True, INTERFACE),
     )
 
 
-def four(prefixes: Iterable[Prefix]) -> list[IPv4Network]:
+def four(prefixes: Iterable[Prefix]) -> list[Prefix]:
     """Those of IPv4, in order: this NAT knows no other family."""
-    return [p for p in sorted(prefixes, key=order) if isinstance(p, ipaddress.IPv4Network)]
+    return [p for p in sorted(prefixes) if p.version == 4]
 
 
 @attrs.frozen
@@ -165,9 +163,9 @@ def reload(
 ) -> Reload:
     """From the list as it is ``there`` to one that excludes ``mesh`` for each of ``local``.
 
-    Only what is in ``ours``, or is a base line by its mark, is ever removed; an exclusion that
-    somebody else has written counts as it stands.  Whatever a crash left half done, what results
-    is whole; nothing to do is an empty reload.
+    Only what is in ``ours``, or is a base line of ``local`` by its mark, is ever removed; an
+    exclusion that somebody else has written counts as it stands.  Whatever a crash left half done,
+    what results is whole; nothing to do is an empty reload.
     """
     add: list[Map] = []
     remove: list[Map] = []
@@ -178,11 +176,7 @@ def reload(
         add += one.add
         remove += one.remove
     kept = {(interface, source) for source in sources}
-    remove += [
-        line
-        for line in there
-        if (line.interface, line.source) not in kept and (line in ours or line.generation)
-    ]
+    remove += [line for line in there if (line.interface, line.source) not in kept and line in ours]
     return Reload(tuple(add), tuple(remove))
 
 
@@ -190,8 +184,8 @@ def _one(
     mine: list[Map],
     ours: frozenset[Map],
     interface: str,
-    source: IPv4Network,
-    mesh: list[IPv4Network],
+    source: Prefix,
+    mesh: list[Prefix],
 ) -> Reload:
     wanted = dict.fromkeys(exclusion(interface, source, each) for each in mesh)
     present = set(mine)
@@ -213,7 +207,7 @@ def _places(mine: list[Map], generation: int) -> list[int]:
     return [at for at, line in enumerate(mine) if line.generation == generation]
 
 
-def effective(there: Sequence[Map], interface: str, source: IPv4Network) -> frozenset[Prefix]:
+def effective(there: Sequence[Map], interface: str, source: Prefix) -> frozenset[Prefix]:
     """The destinations that are excluded for ``source``: those ahead of any base line of ours.
 
     None when there is no base line: then the list is not whole.
@@ -228,7 +222,7 @@ def effective(there: Sequence[Map], interface: str, source: IPv4Network) -> froz
     return frozenset()
 
 
-def ahead_of_ours(there: Sequence[Map], source: IPv4Network) -> Map | None:
+def ahead_of_ours(there: Sequence[Map], source: Prefix) -> Map | None:
     """A line of somebody else that translates ``source`` before ours are looked at."""
     for line in there:
         if line.generation and line.source == source:

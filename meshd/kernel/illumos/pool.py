@@ -40,11 +40,6 @@ def remove(number: int, prefix: Prefix) -> Argv:
     return ("ippool", "-r", "-m", str(number), "-i", str(prefix))
 
 
-def make(number: int) -> Argv:
-    """An empty pool."""
-    return ("ippool", "-A", "-m", str(number), "-t", "tree")
-
-
 def destroy(number: int) -> Argv:
     """The pool itself; refused while a rule refers to it."""
     return ("ippool", "-R", "-m", str(number), "-t", "tree")
@@ -64,7 +59,7 @@ def inspect(number: int) -> Argv:
 class Pool:
     """A pool as the kernel has it."""
 
-    nets: frozenset[IPv4Network]
+    nets: frozenset[Prefix]
     others: tuple[str, ...] = ()
     """Entries that we never write: inverted ones, IPv6."""
 
@@ -78,11 +73,11 @@ def listed(out: str, number: int) -> Pool | None:
     """What ``show`` printed, or a file holds; None: there is no such pool."""
     for name, inside in _TABLE.findall(out):
         if name == str(number):
-            nets: set[IPv4Network] = set()
+            nets: set[Prefix] = set()
             others: list[str] = []
             for entry in re.split(r"[;,]", inside):
                 try:
-                    nets.add(IPv4Network(entry.strip()))
+                    nets.add(Prefix.of(IPv4Network(entry.strip())))
                 except ValueError:
                     others += [entry.strip()] if entry.strip() else []
             return Pool(frozenset(nets), tuple(others))
@@ -98,7 +93,7 @@ def references(out: str) -> int | None:
 # -- the rules that make the pool count ----------------------------------------------------------
 
 
-def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> list[str]:
+def filter_lines(interface: str, source: Prefix, number: int, tag: str) -> list[str]:
     """What ipf.conf needs for ``source``: the mesh first, and all else gets the tag."""
     return [
         f"pass out quick on {interface} from {source} to pool/{number}",
@@ -106,7 +101,7 @@ def filter_lines(interface: str, source: IPv4Network, number: int, tag: str) -> 
     ]
 
 
-def map_lines(interface: str, source: IPv4Network, tag: str) -> list[str]:
+def map_lines(interface: str, source: Prefix, tag: str) -> list[str]:
     """What ipnat.conf needs: only what has the tag is translated."""
     return [
         f"map {interface} {source} -> 0/32 portmap tcp/udp auto tag {tag}",
@@ -123,20 +118,22 @@ _RULE: Final = re.compile(
 @attrs.frozen
 class _Rule:
     on: str | None
-    source: str
+    source: Prefix | None
+    """None: not one net."""
     to: str
     tag: str | None
     """None: it does more than pass and tag."""
 
-    def covers(self, interface: str, source: IPv4Network) -> bool:
-        if self.on not in (None, interface):
-            return False
-        if self.source == "any":
-            return True
-        try:
-            return source.subnet_of(IPv4Network(self.source))
-        except ValueError:
-            return False
+    def covers(self, interface: str, source: Prefix) -> bool:
+        """It is for all of ``source``."""
+        return self._at(interface) and self.source is not None and self.source.covers(source)
+
+    def meets(self, interface: str, source: Prefix) -> bool:
+        """It is for some of it."""
+        return self._at(interface) and self.source is not None and source.overlaps(self.source)
+
+    def _at(self, interface: str) -> bool:
+        return self.on is None or interface in (self.on, "*")
 
 
 def _rules(out: str) -> list[_Rule]:
@@ -146,15 +143,38 @@ def _rules(out: str) -> list[_Rule]:
         if match is None:
             continue
         tag = re.fullmatch(r"(?: set-tag\(nat=(\S+)\))?", match["rest"])
-        if match["all"]:
-            found.append(_Rule(match["on"], "any", "any", (tag[1] or "") if tag else None))
-        else:
-            to = re.sub(r"\(!\)$", "", match["to"])
-            found.append(_Rule(match["on"], match["source"], to, (tag[1] or "") if tag else None))
+        source, to = ("any", "any") if match["all"] else (match["source"], match["to"])
+        to = re.sub(r"\(!\)$", "", to)
+        found.append(_Rule(match["on"], _net(source), to, (tag[1] or "") if tag else None))
     return found
 
 
-def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
+def _net(text: str) -> Prefix | None:
+    try:
+        return Prefix.of(IPv4Network("0.0.0.0/0" if text == "any" else text))
+    except ValueError:
+        return None
+
+
+def tagging(filters: str, interface: str, source: Prefix) -> str:
+    """A rule that gives a tag to what leaves there from ``source``: then only map lines with that
+    tag are looked at (``fr_matchtag``)."""
+    for line in filters.splitlines():
+        if "set-tag(nat=" in line and any(rule.meets(interface, source) for rule in _rules(line)):
+            return line
+    return ""
+
+
+def other_use(filters: str, number: int) -> str:
+    """A rule that looks into the pool and neither passes what leaves for it nor tags the rest."""
+    for line in filters.splitlines():
+        mine = [rule for rule in _rules(line) if rule.to in (f"pool/{number}", f"!pool/{number}")]
+        if re.search(rf"\bpool/{number}\b", line) and not mine:
+            return line
+    return ""
+
+
+def missing(source: Prefix, number: int, maps: Sequence[Map | str], filters: str) -> list[str]:
     """Why traffic of ``source`` to the pool would be translated, or nothing would: a line each.
 
     ``maps``: what ``nat.listed`` found; ``filters``: what ``ipfstat -o`` printed.
@@ -168,7 +188,7 @@ def missing(source: IPv4Network, number: int, maps: Sequence[Map | str], filters
     plain = [each for each in mine if not each.tag]
     if plain:
         return [f'the map line "{plain[0]}" has no tag, so it translates the mesh too: add a tag']
-    covering = [each for each in mine if source.subnet_of(each.source)]
+    covering = [each for each in mine if each.source.covers(source)]
     ported = [each for each in covering if each.ports]
     bare = [each for each in covering if not each.ports and each.tag in {m.tag for m in ported}]
     if not ported or not bare:

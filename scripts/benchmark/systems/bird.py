@@ -10,22 +10,24 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from benchmark.systems.common import Daemon, Running, retried
+from benchmark.holdings import Watch
+from benchmark.systems.common import Daemon, Running, greeted, kernels, retried
 from netlab import Zone
 from netlab.lab import INSIDE
 
 AS: Final = 64_512
 """Private (RFC 6996)."""
 
-DONE: Final = ("0003", "0004", "0013", "0025")
-"""Replies after which a new configuration is in force or under way, and a graceful restart
+DONE: Final = ("0003", "0004", "0007", "0013", "0025")
+"""Replies after which a new configuration is in force or under way, an end, and a graceful restart
 (doc/reply_codes of BIRD)."""
 
 
@@ -54,38 +56,54 @@ class BirdDaemon(Running):
     def _socket(self) -> Path:
         return self.directory / f"{self.zone.router.name}.ctl"
 
-    def announce(self, prefixes: Sequence[IPv4Network]) -> None:
-        self.routes |= dict.fromkeys(prefixes)
-        self.configure()
+    def ready(self) -> bool:
+        return greeted(self._socket, b"0001 ")
 
-    def withdraw(self, prefixes: Sequence[IPv4Network]) -> None:
+    def announce(self, prefixes: Sequence[IPv4Network]) -> float:
+        self.routes |= dict.fromkeys(prefixes)
+        return self.configure()
+
+    def withdraw(self, prefixes: Sequence[IPv4Network]) -> float:
         for prefix in prefixes:
             self.routes.pop(prefix)
-        self.configure()
+        return self.configure()
 
-    def configure(self) -> None:
-        """Write the routes and make BIRD read its configuration."""
+    def leave(self) -> float:
+        """`down`, after which it takes its routes out of the kernel and ends."""
+        began = self.tell("down", DONE)
+        self._ended()
+        return began
+
+    def tool(self, prefix: IPv4Network) -> list[str]:
+        self.routes[prefix] = None
         self.write()
-        retried(lambda: self.tell("configure", DONE))
+        return ["birdc", "-s", str(self._socket), "configure"]
+
+    def configure(self) -> float:
+        """Write the routes and make BIRD read its configuration; when it was told."""
+        self.write()
+        return retried(lambda: self.tell("configure", DONE))
 
     def write(self) -> None:
         """The file of static routes alone."""
         lines = (f'route {prefix} via "{INSIDE}";\n' for prefix in self.routes)
         self._routes_file.write_text("".join(lines), encoding="ascii")
 
-    def tell(self, command: str, answers: tuple[str, ...]) -> None:
-        """A command on the control socket; RuntimeError unless it is answered by one of these."""
+    def tell(self, command: str, answers: tuple[str, ...]) -> float:
+        """A command on the control socket, and when it went out; RuntimeError unless it is
+        answered by one of these."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
             asking.settimeout(60)
             asking.connect(str(self._socket))
             with asking.makefile("r", encoding="utf-8") as lines:
                 lines.readline()  # 0001 BIRD ... ready.
+                began = time.monotonic()
                 asking.sendall(command.encode() + b"\n")
                 for line in lines:
                     if line[4:5] == " ":
                         if line[:4] not in answers:
                             raise RuntimeError(f"bird: {command}: {line.strip()}")
-                        return
+                        return began
         raise RuntimeError(f"bird: {command}: no answer")
 
 
@@ -105,6 +123,7 @@ class Bird:
     packages: dict[str, str] = attrs.field(factory=lambda: {"bird": "bird2"})
     protocol: int = 12
     """RTPROT_BIRD, linux/rtnetlink.h"""
+    most: int = 1_000_000
 
     def daemons(
         self, zones: Sequence[Zone], directory: Path, shared: Sequence[IPv4Network] = ()
@@ -115,11 +134,15 @@ class Bird:
             config = base.with_suffix(".conf")
             argv = ["bird", "-f", "-c", str(config), "-s", f"{base}.ctl", "-P", f"{base}.pid"]
             argv += ["-R"] if self.graceful else []
-            daemon = BirdDaemon(zone, directory, argv, graceful=self.graceful)
+            own = dict.fromkeys([zone.prefix4])
+            daemon = BirdDaemon(zone, directory, argv, own, self.graceful)
             daemon.write()
             config.write_text(self._config(zone, zones, f"{base}.routes"), encoding="ascii")
             found.append(daemon)
         return found
+
+    def watch(self, daemons: Mapping[int, Daemon]) -> Watch:
+        return kernels(self.protocol, daemons)
 
     def version(self) -> str:
         done = subprocess.run(["bird", "--version"], capture_output=True, text=True, check=False)

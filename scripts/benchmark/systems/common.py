@@ -6,10 +6,11 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from benchmark.holdings import KernelWatch, Watch
 from netlab import Lab, Zone, until
-from netlab.lab import INSIDE
 
 READY_S = 120.0
 """Until all daemons of a mesh are as one; babeld's default hello alone takes 4 s."""
@@ -36,16 +37,28 @@ class Daemon(Protocol):
         """While it runs."""
 
     def start(self) -> None:
-        """Start it; returns at once."""
+        """Start it; returns at once. It announces its zone's subnet from the first moment."""
+
+    def ready(self) -> bool:
+        """Whether it answers on its control socket."""
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it, and wait until it has ended."""
 
-    def announce(self, prefixes: Sequence[IPv4Network]) -> None:
-        """These too, at run time; returns when the daemon has answered on its control socket."""
+    def announce(self, prefixes: Sequence[IPv4Network]) -> float:
+        """These too, at run time; when the command went out (time.monotonic()).
 
-    def withdraw(self, prefixes: Sequence[IPv4Network]) -> None:
+        Returns when the daemon has answered on its control socket.
+        """
+
+    def withdraw(self, prefixes: Sequence[IPv4Network]) -> float:
         """These no more."""
+
+    def leave(self) -> float:
+        """Take leave of the others in its own way, and end; when the command went out."""
+
+    def tool(self, prefix: IPv4Network) -> list[str]:
+        """The command line that announces, as an operator types it."""
 
 
 class System(Protocol):
@@ -61,21 +74,34 @@ class System(Protocol):
 
     @property
     def protocol(self) -> int:
-        """rtm_protocol of its routes in the kernel."""
+        """rtm_protocol of its routes in the kernel; 0 if it makes none."""
+
+    @property
+    def most(self) -> int:
+        """Prefixes that one node may announce."""
 
     def daemons(
         self, zones: Sequence[Zone], directory: Path, shared: Sequence[IPv4Network] = ()
     ) -> list[Daemon]:
-        """One for each zone, configured to know each other, none announcing anything.
+        """One for each zone, configured to know each other and to announce its zone's subnet.
 
         shared: prefixes that more than one will announce.
+        directory: theirs; what is in it from an earlier call for as many zones is used again.
         """
+
+    def watch(self, daemons: Mapping[int, Daemon]) -> Watch:
+        """What all of them hold, by the numbers of their zones."""
 
     def version(self) -> str:
         """As the program tells it."""
 
     def settings(self) -> str:
         """What is not the default, in its own words."""
+
+
+def kernels(protocol: int, daemons: Mapping[int, Daemon]) -> KernelWatch:
+    """The watch of a system that makes routes."""
+    return KernelWatch({n: each.zone.router for n, each in daemons.items()}, protocol)
 
 
 @attrs.define(eq=False)
@@ -98,7 +124,7 @@ class Fleet:
         try:
             for daemon in self.daemons:
                 daemon.start()
-            self.meet()
+            self.whole()
         except BaseException:
             self._end()
             raise
@@ -120,12 +146,6 @@ class Fleet:
         for daemon in self.daemons:
             if daemon.process is not None:
                 daemon.stop(signal.SIGKILL)
-
-    def meet(self) -> None:
-        """Each announces its zone's own subnet, and waits until every kernel has all of them."""
-        for daemon in self.daemons:
-            daemon.announce([daemon.zone.prefix4])
-        self.whole()
 
     def whole(self) -> None:
         """Wait until every kernel has routes to the subnets of all other zones."""
@@ -181,6 +201,16 @@ class Running:
         """End it, and wait until it has ended."""
         assert self.process is not None
         self.process.send_signal(how)
+        self._ended()
+
+    def leave(self) -> float:
+        """SIGTERM, of which both BIRD and babeld say that they take leave by it."""
+        began = time.monotonic()
+        self.stop()
+        return began
+
+    def _ended(self) -> None:
+        assert self.process is not None
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -189,7 +219,18 @@ class Running:
         self.process = None
 
 
-def retried(action: Callable[[], None], timeout: float = READY_S) -> None:
+def greeted(path: Path, greeting: bytes) -> bool:
+    """Whether somebody answers on a socket of the file system who says `greeting` first."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(5)
+        try:
+            asking.connect(str(path))
+            return asking.recv(4096).startswith(greeting)
+        except (FileNotFoundError, ConnectionRefusedError, TimeoutError):
+            return False
+
+
+def retried(action: Callable[[], float], timeout: float = READY_S) -> float:
     """Until the daemon's socket is there."""
     end = time.monotonic() + timeout
     while True:
@@ -222,9 +263,3 @@ def install(packages: dict[str, str]) -> None:
 
 def _there(program: str) -> bool:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
-
-
-def lan_routes(zone: Zone, prefixes: Iterable[IPv4Network], verb: str) -> None:
-    """`ip route add` or `del` of prefixes that lie behind a router, in one batch."""
-    lines = [f"route {verb} {prefix} dev {INSIDE} proto static" for prefix in prefixes]
-    zone.router.configure(lines)

@@ -37,7 +37,8 @@ from meshd.kernel.tunnel import (
     RemoveForward,
     RemoveNeighbour,
 )
-from meshd.policy.decide import Decision, Route
+from meshd.policy.decide import Decision
+from meshd.policy.route import Route
 from protocol.address import Prefix
 
 
@@ -136,8 +137,4 @@ def _row(row: Route) -> str:
 
 
 def _inside(narrow: Prefix, wide: Prefix) -> bool:
-    return (
-        narrow.version == wide.version
-        and narrow.prefixlen > wide.prefixlen
-        and narrow.network_address in wide
-    )
+    return narrow != wide and wide.covers(narrow)

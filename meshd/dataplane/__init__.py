@@ -1,0 +1,1 @@
+"""Keeps the kernel as the mesh wants it: what is decided, done, found and told of that."""
