@@ -55,14 +55,14 @@ class Timers:
         """Call ``call(now)`` when nothing was heard for ``delay``.
 
         A loop that comes to it more than ``late`` seconds late has not looked at what arrived
-        meanwhile: it waits once more, as long as it was late.
+        meanwhile: it waits once more, as long as it was late, and at most ``delay``.
         """
 
         def due(now: float) -> None:
             behind = now - timer.when
             if behind > late:
                 timer.call = call
-                self._add(timer, now + behind)
+                self._add(timer, now + min(behind, delay))
             else:
                 call(now)
 
