@@ -35,8 +35,8 @@ from protocol.turns import Turns
 _RECENT: Final = 8
 _ENOUGH_ACCUSERS: Final = 3
 _WAITS: Final = 5
-"""Of our own timeouts that a suspicion lasts at least: nothing where round trips are short,
-and more where they are long because the host of either end has much to do."""
+"""Usual waits for an answer that a suspicion lasts at least: nothing where round trips are short,
+and more where they are long of late because this host, or most, have much to do."""
 
 _LONGEST: Final = 2.5
 """... but no longer than so many times ``suspicion_min``: enough accusers are enough."""
@@ -286,7 +286,7 @@ class Detector:
         old = self._suspicions.pop(member.key, None)
         if old is not None:
             old.cancel()
-        ends = member.since + self._patience(member, len(accusers))
+        ends = member.since + self._patience(len(accusers))
         self.suspects.add(member.key)
         self._suspicions[member.key] = self._common.timers.silence(
             ends - now,
@@ -295,14 +295,12 @@ class Detector:
             late=self._tuning.probe_timeout_floor,
         )
 
-    def _patience(self, member: Member, accusers: int) -> float:
+    def _patience(self, accusers: int) -> float:
         """Lifeguard's suspicion timeout: from max to min as independent accusers agree, but no
-        less than several of the waits that its answers have taken here of late."""
-        high = self._tuning.suspicion_max
+        less than several of the waits that answers have taken here of late."""
+        low, high = self._tuning.suspicion_min, self._tuning.suspicion_max
         # Not by our own health: who was cut off would be slow to believe others for long.
-        waits = _WAITS * self.prober.timeout(member) / self.prober.slowness
-        least = self._tuning.suspicion_min
-        low = max(least, min(waits, _LONGEST * least))
+        low = max(low, min(_WAITS * self.prober.usual_wait, _LONGEST * low))
         share = math.log(accusers + 1) / math.log(self._needed() + 1)
         return max(low, high - (high - low) * share)
 

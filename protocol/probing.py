@@ -233,6 +233,12 @@ class Prober:
             expected = min(expected, longest)
         return max(self._tuning.probe_timeout_floor, expected) * self.slowness
 
+    @property
+    def usual_wait(self) -> float:
+        """Within how many seconds answers have come of late, whosever, at a health of 0."""
+        floor = self._tuning.probe_timeout_floor
+        return max(floor, self._trips.timeout or floor)
+
     def _wait(self, attempt: Attempt, delay: float, now: float) -> None:
         if attempt.timer is not None:
             attempt.timer.cancel()
