@@ -38,9 +38,9 @@ class Evidence:
         return self._tree.root[:8]
 
     @property
-    def accused(self) -> int:
-        """How many members stand accused."""
-        return len(self._held)
+    def targets(self) -> Collection[bytes]:
+        """The members that stand accused."""
+        return self._held.keys()
 
     def __iter__(self) -> Iterator[Accusation]:
         """All, in the order of their hashes."""

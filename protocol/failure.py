@@ -93,8 +93,8 @@ class Detector:
             self.prober.probe(self._common.members[key], now, drawn=True)
 
     def _bring_forward(self, now: float) -> None:
-        """A member is dead, it seems: look for others that died with it."""
-        if self._hasten.take(now):
+        """A member is dead, it seems: look for others that died with it, before it is failed."""
+        while self._hasten.take(now):
             self._probe_in_turn(self._common.members.live.next(self._common.rng), now)
 
     def link_changed(self, now: float) -> None:
@@ -227,6 +227,13 @@ class Detector:
     def _agreed(self, member: Member) -> bool:
         """Another finds it silent as well."""
         return member.doubted or bool(self._counted(member))
+
+    @property
+    def doubtful(self) -> int:
+        """Live members that are suspected, accused, or silent to a first probe of ours."""
+        members, live = self._common.members, self._common.members.live
+        named = (key for key in self._common.evidence.targets if self._counted(members[key]))
+        return sum(key in live for key in {*self.suspects, *self.prober.missed, *named})
 
     @property
     def doubts_itself(self) -> bool:

@@ -7,7 +7,7 @@ lost stay for a while where nobody else offers them:
   10 min, and everyone lost is *held*.  It is over when all are back, or when at most half
   have been missing for 10 s: who comes back comes back together, and the rest are dead.
 - A partition's losses come over seconds, and the first is not to be acted on before the
-  last.  So one that is lost while more than a quarter of the peers are lost or suspected, or
+  last.  So one that is lost while more than a quarter of the peers are lost or in doubt, or
   most of those that we tried last were silent, is held for 5 s, until it shows what this is.
   A single loss is never slowed.
 
@@ -57,7 +57,7 @@ class Isolation:
     def lost(
         self, key: bytes, now: float, *, doubtful: int, self_doubt: bool = False, slowness: int = 1
     ) -> None:
-        """A live member failed, while so many other live ones are suspects.
+        """A live member failed, while there is doubt of so many other live ones.
 
         ``self_doubt``: most that we tried last were silent; ``slowness``: how many times as long
         as usual our probes wait.

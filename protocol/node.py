@@ -759,7 +759,7 @@ class Node:
             self._isolation.lost(
                 member.key,
                 now,
-                doubtful=len(self._detector.suspects),
+                doubtful=self._detector.doubtful,
                 self_doubt=self._detector.doubts_itself,
                 slowness=self._detector.prober.slowness,
             )

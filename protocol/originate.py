@@ -200,7 +200,7 @@ class Originator:
         if quiet > 2 * self._delay + tuning.suspicion_max:
             self._delay = tuning.refute_first
         # 1 ms for each that is accused: many who are accused together do not answer at once.
-        jitter = 0.001 * (1 + self._common.rng.random() * self._common.evidence.accused)
+        jitter = 0.001 * (1 + self._common.rng.random() * len(self._common.evidence.targets))
         delay = max(jitter, self._delay - quiet)
         self._pending = self._common.timers.after(delay, now, self._answer)
 

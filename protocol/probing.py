@@ -161,6 +161,11 @@ class Prober:
 
     # Own probes.
 
+    @property
+    def missed(self) -> list[bytes]:
+        """Members that a probe under way was in vain once at least."""
+        return [key for key, each in self._attempts.items() if each.tries > 1 or each.asked]
+
     def probe(
         self, member: Member, now: float, *, drawn: bool = False, doubted: bool = False
     ) -> None:

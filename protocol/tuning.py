@@ -62,7 +62,7 @@ class Tuning:
     """Longest wait for the k: their own probe at the unknown-RTT timeout, and two trips."""
     suspicion_min: float = 0.4
     """Suspicion lasts at least this long: room for a refutation, and for a host that stands still
-    for half a second (simulated: such a stall of one of 16 is not taken for a death)."""
+    for half a second (simulated: of 48 such stalls of one of 16 none was taken for a death)."""
     suspicion_max: float = 2.5
     """... and at most this long while nobody else accuses (Lifeguard section IV-B)."""
     told_members: int = 4

@@ -203,7 +203,7 @@ def test_a_node_that_answers_no_hello_is_greeted_ten_times_and_given_up() -> Non
     contacts = a.up._contacts
     assert list(contacts._held) == [b.key]
     net.recording = True
-    net.run(60)
+    net.run(net.tuning.greeting_lifetime + 1.5 * 25.6)  # the wait that it ends in
     assert 6 <= len(asked(net, a)) <= 12
     assert contacts._held == {}
     before = len(asked(net, a))

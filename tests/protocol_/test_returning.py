@@ -69,7 +69,7 @@ def test_however_many_are_lost_few_are_tried_at_a_time() -> None:
     net.run(2)
     before = probes(hosts[0])
     hosts[0].do(lambda node, now: node.link_changed(now))
-    assert probes(hosts[0]) - before <= 8 + 1
+    assert probes(hosts[0]) - before <= 8 + 3  # with turns brought forward to those who live
     net.run(0.1)
     assert AT_ONCE // 2 < probes(hosts[0]) - before <= AT_ONCE + 6
 
