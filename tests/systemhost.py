@@ -235,8 +235,8 @@ class SystemHost:
         """The unit's main process, by its number on this machine; 0 without one."""
         within = int(self.systemctl("show", "--property=MainPID", "--value", "meshd.service"))
         for process in Path("/proc").glob("[0-9]*") if within else ():
-            # Any of them may end while it is read, and be neither file nor process any more.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # Any of them may end while it is read; of some nothing is shown.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 if self._number_within(process) == str(within):
                     return int(process.name)
         return 0
