@@ -8,11 +8,12 @@ that all before it were handled (netlink(7); RFC 3549 section 2.3.2.2).
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 ROUTE: Final = 0  # NETLINK_ROUTE
@@ -39,8 +40,16 @@ _CAP_ACK: Final = 10
 _STRICT: Final = 12
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+_SO_ATTACH_FILTER: Final = 26
+
+_BPF_LOAD_WORD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_BPF_JUMP_IF_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_BPF_RETURN: Final = 0x06  # BPF_RET | BPF_K
 
 _HEADER: Final = struct.Struct("=IHHII")
+PORT_AT: Final = 12
+"""Where the header has the port of who asked (nlmsg_pid)."""
+_WORD: Final = struct.Struct("=I")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 NESTED: Final = 0x8000
 _TYPE_MASK: Final = 0x3FFF
@@ -238,6 +247,24 @@ def enlarge(netlink: socket.socket, *, send: bool) -> None:
         netlink.setsockopt(socket.SOL_SOCKET, forced, _BUFFER)
     except PermissionError:  # in a user namespace of its own: up to net.core.[rw]mem_max
         netlink.setsockopt(socket.SOL_SOCKET, plain, _BUFFER)
+
+
+def hear_only(events: socket.socket, at: int, words: Collection[int], *, others: bool) -> None:
+    """Let ``events`` hear only messages whose four octets from ``at`` on, in this host's order, are
+    one of ``words``; or, with ``others``, none of them.
+
+    What the kernel drops for it neither fills the queue nor wakes the process (socket(7),
+    SO_ATTACH_FILTER; classic BPF over the whole message).
+    """
+    lines = [(_BPF_LOAD_WORD, 0, 0, at)]
+    for left, word in zip(range(len(words), 0, -1), words, strict=True):
+        swapped = int.from_bytes(_WORD.pack(word), "big")  # loads are big-endian
+        lines.append((_BPF_JUMP_IF_EQUAL, left, 0, swapped))
+    lines += [(_BPF_RETURN, 0, 0, 0xFFFF if take else 0) for take in (others, not others)]
+    program = array.array("B", b"".join(struct.pack("=HBBI", *line) for line in lines))
+    address, size = program.buffer_info()
+    fprog = struct.pack("@HP", size // 8, address)  # struct sock_fprog
+    events.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 def parts(data: bytes) -> Iterator[tuple[Part, int]]:

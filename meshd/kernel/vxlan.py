@@ -7,7 +7,6 @@ net/core/neighbour.c and ``rtnl_fdb_add``; linux/if_link.h, linux/neighbour.h.
 
 from __future__ import annotations
 
-import array
 import errno
 import ipaddress
 import os
@@ -29,6 +28,7 @@ from meshd.kernel.netlink import (
     Refusal,
     attribute,
     attributes,
+    hear_only,
     nested,
 )
 from meshd.kernel.tunnel import (
@@ -87,7 +87,8 @@ _PERMANENT: Final = 0x80  # NUD_PERMANENT
 _SELF: Final = 0x02  # NTF_SELF
 _DST, _HARDWARE, _DST_PORT, _IF_INDEX = 1, 2, 6, 8  # NDA_*
 
-_SO_ATTACH_FILTER: Final = 26
+_INDEX_AT: Final = 16 + 4
+"""Where a notice of an entry has ndm_ifindex, behind the netlink header."""
 
 
 @attrs.frozen
@@ -350,12 +351,16 @@ class Entries:
         """From now on this is there."""
         before, self.held = self.held, found
         if self._events is not None and found.index != before.index:
-            _only_of(self._events, found.index)
+            self._listen(self._events)
+
+    def _listen(self, events: socket.socket) -> None:
+        """Entries of a busy host's other devices are not even to wake the process."""
+        hear_only(events, _INDEX_AT, [self.held.index], others=False)
 
     @contextmanager
     def hear(self, events: socket.socket) -> Iterator[None]:
         """``events`` is subscribed to GROUP; the device may change meanwhile."""
-        _only_of(events, self.held.index)
+        self._listen(events)
         self._events = events
         try:
             yield
@@ -387,23 +392,3 @@ class Entries:
         if not ours and (gone or state != _PERMANENT):
             return None
         return f"{DEVICE}: neighbour {address} {verb}"
-
-
-def _only_of(events: socket.socket, index: int) -> None:
-    """Let ``events`` hear of the device ``index`` and of no other: entries of a busy host's other
-    devices then do not even wake the process."""
-    # Classic BPF over the whole message; its loads are big-endian, and the index is not.
-    swapped = int.from_bytes(_U32.pack(index), "big")
-    program = b"".join(
-        struct.pack("=HBBI", *line)
-        for line in (
-            (0x20, 0, 0, 16 + 4),  # ldw [ndm_ifindex], behind the netlink header
-            (0x15, 0, 1, swapped),  # jeq
-            (0x06, 0, 0, 0xFFFF),  # ret: take it
-            (0x06, 0, 0, 0),  # ret: drop it
-        )
-    )
-    held = array.array("B", program)
-    address, size = held.buffer_info()
-    fprog = struct.pack("@HP", size // 8, address)  # struct sock_fprog
-    events.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)

@@ -3,8 +3,9 @@
 The kernel drops IPv4 routes without a word when a link goes down or an address is deleted, so
 notices of links and addresses always count; routes of others count if they concern us.
 
-A notice is in our queue before the call returns that caused it (``rtnl_notify`` and
-``nf_tables_commit`` send while they hold their locks).  So when all queues are empty and nothing
+What we ask for ourselves the kernel does not tell us.  A notice of others is in our queue before
+the call returns that caused it (``rtnl_notify`` and ``nf_tables_commit`` send while they hold
+their locks).  So when all queues are empty and nothing
 was heard since a reading began, what was read then and what we wrote since is what is there.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable, Container, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -21,7 +22,7 @@ import attrs
 import trio
 
 from meshd.kernel import nftables, rtnetlink, vxlan
-from meshd.kernel.netlink import NETFILTER, ROUTE, Part, enlarge, parts
+from meshd.kernel.netlink import NETFILTER, PORT_AT, ROUTE, Part, enlarge, hear_only, parts
 from meshd.kernel.port import Change, Concerns
 from meshd.kernel.suspects import Suspects
 
@@ -44,7 +45,7 @@ class Watch:
     calling thread."""
 
     def __init__(
-        self, own: Container[int], concerns: Concerns, tunnel: vxlan.Entries | None = None
+        self, own: Collection[int], concerns: Concerns, tunnel: vxlan.Entries | None = None
     ) -> None:
         """``own`` are the netlink ports of our own requests; ``tunnel``: what is known of ours."""
         self.disturbed = True
@@ -56,15 +57,15 @@ class Watch:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._send)
             stack.enter_context(self._receive)
-            routes = stack.enter_context(_subscribe(ROUTE, groups=rtnetlink.GROUPS))
-            self._heard.append(_Queue(routes, _of_routes(own, concerns)))
+            routes = stack.enter_context(_subscribe(ROUTE, own, groups=rtnetlink.GROUPS))
+            self._heard.append(_Queue(routes, _of_routes(concerns)))
             try:
-                tables = stack.enter_context(_subscribe(NETFILTER, member=nftables.GROUP))
-                self._heard.append(_Queue(tables, _of_tables(own)))
+                tables = stack.enter_context(_subscribe(NETFILTER, own, member=nftables.GROUP))
+                self._heard.append(_Queue(tables, _of_tables()))
             except PermissionError:  # without CAP_NET_ADMIN, which only an observer is
                 self._complete = False
             if tunnel is not None:
-                entries = stack.enter_context(_subscribe(ROUTE, member=vxlan.GROUP))
+                entries = stack.enter_context(_subscribe(ROUTE, own, member=vxlan.GROUP))
                 stack.enter_context(tunnel.hear(entries))
                 self._heard.append(_Queue(entries, _of_entries(own, tunnel)))
             self._closing = stack.pop_all()
@@ -128,12 +129,10 @@ class _Queue:
     """Notifications were dropped."""
 
 
-def _of_routes(own: Container[int], concerns: Concerns) -> _Reader:
+def _of_routes(concerns: Concerns) -> _Reader:
     suspects = Suspects(ROUTE)
 
     def read(part: Part, port: int) -> Iterable[Change | None]:
-        if port in own:
-            return
         span = rtnetlink.span(part)
         if span is not None and not concerns(*span):
             yield None  # until somebody announces what it lies in
@@ -148,21 +147,20 @@ def _of_routes(own: Container[int], concerns: Concerns) -> _Reader:
     return read
 
 
-def _of_tables(own: Container[int]) -> _Reader:
+def _of_tables() -> _Reader:
     notices = nftables.Notices()
 
     def read(part: Part, port: int) -> Iterable[Change | None]:
-        if port not in own:
-            told = notices.take(part)
-            if notices.pending:
-                yield None
-            for what, by in told:
-                yield Change(what, by, "ours")
+        told = notices.take(part)
+        if notices.pending:
+            yield None
+        for what, by in told:
+            yield Change(what, by, "ours")
 
     return read
 
 
-def _of_entries(own: Container[int], tunnel: vxlan.Entries) -> _Reader:
+def _of_entries(own: Collection[int], tunnel: vxlan.Entries) -> _Reader:
     suspects = Suspects(ROUTE)
 
     def read(part: Part, port: int) -> Iterable[Change | None]:
@@ -173,9 +171,12 @@ def _of_entries(own: Container[int], tunnel: vxlan.Entries) -> _Reader:
     return read
 
 
-def _subscribe(family: int, *, groups: int = 0, member: int = 0) -> socket.socket:
+def _subscribe(
+    family: int, own: Collection[int], *, groups: int = 0, member: int = 0
+) -> socket.socket:
     events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
     try:
+        hear_only(events, PORT_AT, own, others=True)
         events.bind((0, groups))
         if member:
             events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, member)

@@ -574,6 +574,18 @@ async def test_what_was_read_and_what_was_written_since_is_what_there_is_while_n
     assert alone > 15
 
 
+async def test_however_much_is_written_none_of_it_disturbs(world: World) -> None:
+    needs(world, "word of every change")
+    many = frozenset(Prefix.parse(f"10.60.{number}.0/24") for number in range(250))
+    wanted = KernelState(dict.fromkeys(many, hop("192.0.2.2")), many, LOCAL, many)
+    async with world.backend.changes(lambda *_: False):
+        for desired in (wanted, KernelState()):
+            plan = diff(desired, world.backend.read())
+            assert len(plan) >= 500
+            assert world.backend.apply(plan) == []
+            assert world.backend.undisturbed()
+
+
 @pytest.mark.parametrize("deed", ["delete", "flush", "foreign", "down"])
 async def test_what_others_do_disturbs_at_once_also_where_it_concerns_nobody(
     world: World, deed: str
