@@ -304,7 +304,7 @@ class Reconciler:
         guards = self._sweeper.released(planned.guards) if not failures else Plan()
         if guards:
             failures = self._backend.apply(guards)
-            done += guards.steps
+            done += self._sweeper.untold(guards)
             known = after(known, guards) if known is not None and not failures else None
         self._known = known
         return Finished(planned, done, failures, before, began)

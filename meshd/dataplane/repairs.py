@@ -55,10 +55,10 @@ def summary(steps: Iterable[Step]) -> dict[str, list[str]]:
 
     A route brings its guard and its exclusion along, and takes them away: said once.
     """
-    done: dict[str, dict[str, None]] = {}
+    done: dict[str, dict[object, None]] = {}
 
-    def note(word: str, prefix: object) -> None:
-        done.setdefault(word, {})[str(prefix)] = None
+    def note(word: str, what: object) -> None:
+        done.setdefault(word, {})[what] = None
 
     for step in steps:
         match step:
@@ -101,7 +101,7 @@ def summary(steps: Iterable[Step]) -> dict[str, list[str]]:
         for other in others:
             for prefix in done.get(word, {}):
                 done.get(other, {}).pop(prefix, None)
-    return {word: list(prefixes) for word, prefixes in done.items() if prefixes}
+    return {word: list(map(str, things)) for word, things in done.items() if things}
 
 
 def found(steps: Iterable[Step], reading: Reading) -> list[str]:

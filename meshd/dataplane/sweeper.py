@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import trio
 
-from meshd.kernel.plan import DropFlows, DropTranslated, Failure, FlowStep, Plan
+from meshd.kernel.plan import DropFlows, DropTranslated, Failure, FlowStep, Plan, Step
 from meshd.kernel.port import Backend
 from meshd.kernel.state import KernelState
 from protocol.address import Prefix
@@ -112,7 +112,11 @@ class Sweeper:
         """Those of ``guards`` that may go now."""
         if not self.busy:
             return guards
-        return Plan(tuple(step for step in guards if getattr(step, "prefix", None) in self.swept))
+        return Plan(tuple(s for s in guards if getattr(s, "prefix", None) in self.swept))
+
+    def untold(self, guards: Plan) -> tuple[Step, ...]:
+        """Those of ``guards`` that did not wait here: what did was told when their routes went."""
+        return tuple(s for s in guards if getattr(s, "prefix", None) not in self.swept)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -673,6 +673,8 @@ async def test_a_guard_stays_until_the_connections_of_what_goes_are_forgotten() 
         assert Memory.read(kernel).state == wanted("10.3.0.0/24")
         assert kernel.flows == [ELSEWHERE]
         assert len(made.events("kernel-error")) == 1
+        assert made.events("kernel-changed")[-1]["removed"] == ["10.2.0.0/24"]
+        assert made.events("kernel-repaired") == []
 
 
 async def test_a_prefix_that_comes_back_meanwhile_keeps_its_guard_until_another_look() -> None:
