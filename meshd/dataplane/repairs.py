@@ -61,19 +61,23 @@ def summary(steps: Iterable[Step]) -> dict[str, list[str]]:
         done.setdefault(word, {})[what] = None
 
     for step in steps:
-        match step:
-            case BuildTable():
-                note("table", "; ".join(step.problems) or "made")
+        match step:  # what comes by the thousand first
             case AddRoute():
                 note("added", step.prefix)
-            case ReplaceRoute():
-                note("moved", step.prefix)
-            case RemoveRoute():
-                note("removed", step.prefix)
             case AddGuard():
                 note("guarded", step.prefix)
+            case AddElement():
+                note(f"{step.name}_added", step.prefix)
+            case RemoveRoute():
+                note("removed", step.prefix)
             case RemoveGuard():
                 note("unguarded", step.prefix)
+            case RemoveElement():
+                note(f"{step.name}_removed", step.prefix)
+            case ReplaceRoute():
+                note("moved", step.prefix)
+            case BuildTable():
+                note("table", "; ".join(step.problems) or "made")
             case AddDevice():
                 note("tunnel", "made")
             case ChangeDevice():
@@ -90,10 +94,6 @@ def summary(steps: Iterable[Step]) -> dict[str, list[str]]:
                 note("uplinks_added", step.device)
             case RemoveUplink():
                 note("uplinks_removed", step.device)
-            case AddElement():
-                note(f"{step.name}_added", step.prefix)
-            case RemoveElement():
-                note(f"{step.name}_removed", step.prefix)
             case _:
                 pass
     for word, others in (("added", ("guarded", "mesh_added")),
