@@ -9,6 +9,8 @@ of ours can cover them, and where they ask in turn nobody can tell.
 from __future__ import annotations
 
 import ipaddress
+import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -32,13 +34,20 @@ def resolvers(conf: Path = CONF, uplinks: Path = UPLINKS) -> tuple[Address, ...]
     return tuple(dict.fromkeys(address for address in named if not address.is_loopback))
 
 
-def _servers(path: Path) -> list[Address]:
-    """Those of one file, in order; what is no address in it is left to the resolver to mind."""
+def _servers(path: Path) -> tuple[Address, ...]:
+    """Those of one file, in order; it is read again when it has changed."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE).decode("ascii", "replace")
+        there = os.stat(path)
+        return _read(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns))
     except OSError:
-        return []
+        return ()
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, seen: tuple[int, ...]) -> tuple[Address, ...]:
+    """What is no address in it is left to the resolver to mind; ``seen``: as it is now."""
+    with path.open("rb") as file:
+        text = file.read(MAX_FILE).decode("ascii", "replace")
     found: list[Address] = []
     for line in text.splitlines():
         words = line.split()
@@ -48,4 +57,4 @@ def _servers(path: Path) -> list[Address]:
                 found.append(ipaddress.ip_address(words[1].partition("%")[0]))
             except ValueError:
                 continue
-    return found
+    return tuple(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from protocol.errors import Rejected
@@ -121,6 +122,12 @@ class Prefix(NamedTuple):
         return f"Prefix({str(self)!r})"
 
 
+@lru_cache(maxsize=16384)
+def _parsed(host: str) -> Address:
+    """Of two endpoints of each member of the largest mesh."""
+    return ipaddress.ip_address(host)
+
+
 class Endpoint(NamedTuple):
     """A UDP address. ``host`` is canonical text, so equal endpoints are equal tuples."""
 
@@ -135,7 +142,7 @@ class Endpoint(NamedTuple):
     @property
     def address(self) -> Address:
         """The host as an ``ipaddress`` value."""
-        return ipaddress.ip_address(self.host)
+        return _parsed(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

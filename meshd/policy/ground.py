@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from meshd.kernel.state import Host, NextHop
+from meshd.kernel.state import Host, NextHop, NextHops
 from meshd.policy.fib import SHORTEST, Fib
 from meshd.policy.prefixes import Nets
 from meshd.policy.refusal import Refusal, Rule
@@ -97,6 +97,7 @@ class Ground:
             key=lambda each: (each.version, int(each)),
         )
         self._sources = {version: _inside(local, usable, version) for version in (4, 6)}
+        self._leading: dict[tuple[NextHop, int], NextHops] = {}
 
     def refuses(self, prefix: Prefix) -> Refusal | None:
         """Why no node at all may announce ``prefix`` to this host; the first reason wins."""
@@ -128,6 +129,15 @@ class Ground:
         if address is None:
             return f"its node announces no IPv{version} address to be the next hop"
         return self.fib.resolve(address)
+
+    def leading(self, hop: NextHop, version: int) -> NextHops:
+        """A route of that family through ``hop``: the same object each time, for comparing two
+        that are is free."""
+        found = self._leading.get((hop, version))
+        if found is None:
+            found = NextHops((hop,), self.preferred_source(version))
+            self._leading[hop, version] = found
+        return found
 
     def preferred_source(self, version: int) -> Address | None:
         """Our own address inside what we announce: the far side has a route back to it.

@@ -110,9 +110,13 @@ def _way(origin: Origin, version: int, ground: Ground, tunnelling: Tunnelling, o
         return _without(found, "standby", why)
     if not origin.usable:
         return _without(found, "unreachable", Refusal("failed", f"{origin.state}: {origin.why}"))
-    # One value for all prefixes that are reached alike: comparing them is then free.
-    hops = NextHops((found,), ground.preferred_source(version))
-    return _Way(hops, found.address, found.device, "installed", _note(origin, over))
+    return _Way(
+        ground.leading(found, version),
+        found.address,
+        found.device,
+        "installed",
+        _note(origin, over),
+    )
 
 
 def _without(hop: NextHop, state: RouteState, why: Refusal) -> _Way:

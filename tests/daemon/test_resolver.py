@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ def test_without_the_stub_that_file_is_not_asked_and_loopback_does_not_matter(
 )
 def test_what_names_no_server_is_none(tmp_path: Path, conf: str | bytes) -> None:
     assert read(tmp_path, conf) == []
+
+
+def test_a_file_is_read_again_when_it_was_rewritten_in_place(tmp_path: Path) -> None:
+    conf = tmp_path / "resolv.conf"
+    for second in range(3):
+        conf.write_text(f"nameserver 192.0.2.{second}\n")
+        os.utime(conf, (second, second))
+        assert list(map(str, resolvers(conf, conf))) == [f"192.0.2.{second}"]
+    conf.unlink()
+    assert resolvers(conf, conf) == ()
 
 
 def test_a_file_that_is_not_there_is_none(tmp_path: Path) -> None:
