@@ -412,10 +412,11 @@ class Reconciler:
         self.status.in_sync = not failures and not self._sweeper.busy
         self.status.error = _told(failures[0], reading) if failures else None
         before, self._refused = self._refused, frozenset(f.step for f in finished.failures)
-        done = [step for step in finished.done if step not in self._refused]
-        # Nothing else was wanted than what once was there: somebody took it away.
-        mended = [step for step in done if not isinstance(step, FlowStep) and step not in before]
-        repaired = bool(mended) and desired == finished.before
+        done = [step for step in finished.done if not self._refused or step not in self._refused]
+        mended: list[Step] = []
+        if desired == finished.before:
+            # Nothing else was wanted than what once was there: somebody took it away.
+            mended = [s for s in done if not isinstance(s, FlowStep) and s not in before]
         # A retry in vain changes nothing, though it looks through the connections again.
         if not done or (finished.failures and all(isinstance(step, FlowStep) for step in done)):
             return
@@ -429,7 +430,7 @@ class Reconciler:
         fields["took_ms"] = round(1000 * finished.took, 1)
         if finished.heard:
             fields["after"] = repairs.told(finished.heard)
-        if repaired:
+        if mended:
             await self._tell_repair(repairs.found(mended, reading), finished.heard, fields)
         else:
             self._log.emit("kernel-changed", **fields)

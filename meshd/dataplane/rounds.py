@@ -27,14 +27,18 @@ class Planned:
         """A backend that is ``slow`` keeps the order of the plan by itself."""
         if reading.slow:
             return cls(reading, desired, plan, plan, (), Plan())
-        return cls(
-            reading,
-            desired,
-            plan,
-            Plan(tuple(step for step in plan if not isinstance(step, FlowStep | RemoveGuard))),
-            tuple(step for step in plan if isinstance(step, FlowStep)),
-            Plan(tuple(step for step in plan if isinstance(step, RemoveGuard))),
-        )
+        now: list[Step] = []
+        flows: list[FlowStep] = []
+        guards: list[Step] = []
+        for step in plan:
+            if isinstance(step, RemoveGuard):
+                guards.append(step)
+            elif isinstance(step, FlowStep):
+                flows.append(step)
+            else:
+                now.append(step)
+        first, last = Plan(tuple(now)), Plan(tuple(guards))
+        return cls(reading, desired, plan, first, tuple(flows), last)
 
 
 @attrs.define(eq=False)
