@@ -279,10 +279,10 @@ def test_what_is_told_once_is_not_told_again_until_asked_again() -> None:
 
 def test_the_daemons_own_tests_pass_without_epoll() -> None:
     """A part of them; `python tests/withoutepoll.py -m pytest tests/daemon` runs all."""
-    files = ["test_udp.py", "test_control.py", "test_health.py", "test_reconciler.py"]
+    units = ("udp", "control", "health", "reconciler", "acting")
     done = subprocess.run(
         [sys.executable, WITHOUT, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         "-m", "not kernel", *(ROOT / "tests/daemon" / name for name in files)],
+         "-m", "not kernel", *(ROOT / f"tests/daemon/test_{unit}.py" for unit in units)],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
