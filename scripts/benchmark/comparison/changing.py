@@ -9,7 +9,7 @@ from ipaddress import IPv4Network
 from typing import Final
 
 from benchmark.comparison.job import Job, Sample
-from benchmark.comparison.resting import idle
+from benchmark.comparison.resting import idle, processor
 from benchmark.comparison.scenarios import MEMBERSHIP
 from benchmark.comparison.stage import Number, Stage
 from benchmark.holdings import key
@@ -63,10 +63,12 @@ def _announced(job: Job, stage: Stage, who: Number, count: int) -> dict[str, flo
     nets = set(map(key, prefixes))
     rest = stage.running - {who}
     expected = stage.holdings.expect(dict.fromkeys(rest, nets))
+    before = processor(stage)
     told = stage.announce(who, prefixes)
     last = stage.in_time(expected.wait(stage.patience), "announced")
+    spent = processor(stage) - before
     _told_and_gone(stage, who, prefixes)
-    return {"": last - told}
+    return {"": last - told, "processor per node": 1000 * spent / len(stage.running)}
 
 
 def _told_and_gone(stage: Stage, who: Number, prefixes: Sequence[IPv4Network]) -> None:

@@ -65,8 +65,13 @@ def counts(stage: Stage) -> Counts:
     return Counts(
         sum(link["bytes"] for link in links),
         sum(link["packets"] for link in links),
-        sum(_cpu(pid) for pid in _pids(stage).values()),
+        processor(stage),
     )
+
+
+def processor(stage: Stage) -> float:
+    """Processor seconds of all daemons so far."""
+    return sum(_cpu(pid) for pid in _pids(stage).values())
 
 
 def memory(stage: Stage) -> dict[Number, tuple[int, int]]:
