@@ -519,10 +519,10 @@ async def told(changes: trio.MemoryReceiveChannel[Change], what: str) -> None:
 
 
 def shown(reading: Reading) -> tuple[object, ...]:
-    """What plans are made of."""
-    state, interfaces = reading.state, set(reading.host.interfaces)
+    """What plans are about. The host's links and their routes come and go for a while after a
+    cable does, and nobody writes them."""
     about = (reading.problems, reading.table, reading.filtered, reading.strays)
-    return (state, interfaces, set(reading.host.foreign), *about)
+    return (reading.state, *about)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -567,9 +567,8 @@ async def test_what_was_read_and_what_was_written_since_is_what_there_is_while_n
             expected = after(known, plan) if backend.apply(plan) == [] else None
             alone += expected is not None and backend.undisturbed()
             found = backend.read()
-            if expected is not None and shown(expected) != shown(found):
-                # A link shows its carrier up to a second before the kernel says so (linkwatch).
-                await until_async(lambda: not backend.undisturbed())
+            if expected is not None:
+                assert shown(expected) == shown(found), f"seed {seed}: {plan}"
             known = expected or found
     assert alone > 15
 
@@ -609,9 +608,7 @@ async def test_what_others_do_disturbs_at_once_also_where_it_concerns_nobody(
         await until_async(world.backend.undisturbed, world.backend.read)
 
 
-async def until_async(
-    condition: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None
-) -> None:
+async def until_async(condition: Callable[[], bool], meanwhile: Callable[[], object]) -> None:
     with trio.fail_after(10):
         while not condition():
             await trio.sleep(0.01)
