@@ -94,6 +94,7 @@ class Detector:
 
     def _bring_forward(self, now: float) -> None:
         """A member is dead, it seems: look for others that died with it, before it is failed."""
+        self.turns.disturbed(now)
         while self._hasten.take(now):
             self._probe_in_turn(self._common.members.live.next(self._common.rng), now)
 
@@ -119,6 +120,7 @@ class Detector:
         if member.state is State.FAILED:
             # One that answers again means most often a partition that has healed.
             self._revive(member, "answered a probe", now)
+            self.turns.disturbed(now)
             self._returning.begin(now)
         elif member.state is State.SUSPECT:
             self._revive(member, "answered a probe", now)

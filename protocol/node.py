@@ -435,7 +435,7 @@ class Node:
         prober = self._detector.prober
         match message:
             case Probe():
-                self._detector.turns.probed_by(peer)
+                self._detector.turns.probed_by(peer, now)
                 self._acknowledge(member, message, source, now)
             case Ack():
                 if prober.acked(peer, message, now) and source in member.announcement.endpoints:

@@ -7,21 +7,30 @@ step s the i-th probes the one s places behind it.  In one period that is everyo
 member is probed after two periods at the latest.
 
 No clock is compared.  Who probes us shows its step by the place it has; who sees two others in a
-row that are ahead of it by the same number of steps goes where they are.  That leaves out those
-in between until the next round, so it is done once a round at most, but for the first: whatever
-the others say, everybody is probed within two rounds, as with SWIM's shuffled ones (Das et al.,
-DSN 2002, section 4.3).
+row that are away from it by the same number of steps goes where they are; or three, if there are
+some that are where it is.  That is done once a round at most, but for the first: whatever the
+others say, everybody is probed within two rounds, as with SWIM's shuffled ones (Das et al., DSN
+2002, section 4.3).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from typing import Final
 
 from protocol.members import Common
 
 MAX_RING: Final = 1024
 """Live members that are kept in order; in a larger mesh each goes round them as it likes."""
+
+_AGREE: Final = 2
+"""Others in a row that are ahead by as many steps."""
+
+_LAST: Final = 4
+_BESIDE: Final = 2
+"""Of those who probed us last so many were at our step: then one more must agree, for of those
+who probe out of turn, because somebody may be dead, two often do."""
 
 
 class Turns:
@@ -39,8 +48,11 @@ class Turns:
         """Turns since the start, or since we went where others are."""
         self._settled = False
         """The first round is over."""
-        self._ahead: tuple[bytes, int] | None = None
-        """Who probed us last, and by how many steps it was ahead."""
+        self._ahead: dict[bytes, int] = {}
+        """Who probed us in a row from nearly the same step, and how many steps that is ahead."""
+        self._beside: deque[bool] = deque(maxlen=_LAST)
+        """Of those who probed us last: was it at our step?"""
+        self._deaf_until = 0.0
 
     def next(self) -> bytes | None:
         """Whose turn it is; None where nobody lives."""
@@ -56,25 +68,37 @@ class Turns:
             self._settled = True
         return ring[(self._place(self._common.me.public) + self._step) % len(ring)]
 
-    def probed_by(self, key: bytes) -> None:
+    def disturbed(self, now: float) -> None:
+        """Others probe now who had no turn, for somebody died or came back: for two periods
+        nobody's probe shows a step."""
+        self._deaf_until = now + 2 * self._common.tuning.probe_period
+        self._ahead.clear()
+
+    def probed_by(self, key: bytes, now: float) -> None:
         """``key`` has probed us: if this was its turn, it shows at which step it is."""
-        if len(self._common.members.live) > MAX_RING:
+        if len(self._common.members.live) > MAX_RING or now < self._deaf_until:
             return
         ring = self._look()
         place, steps = self._place(key), len(ring) - 1
         if key == self._common.me.public or place >= len(ring) or ring[place] != key:
             return
         step = (self._place(self._common.me.public) - place) % len(ring)
-        ahead = (step - self._step) % steps
-        before, self._ahead = self._ahead, (key, ahead)
-        if not 2 <= ahead <= steps // 2:
-            return  # one ahead is one whose period began before ours
-        if before is None or before[0] == key or abs(before[1] - ahead) > 1:
+        ahead = (step - self._step + steps // 2) % steps - steps // 2
+        # One step away is one whose period began before or after ours.
+        self._beside.append(abs(ahead) <= 1)
+        if abs(ahead) <= 1 or any(abs(ahead - other) > 1 for other in self._ahead.values()):
+            self._ahead.clear()
+        if abs(ahead) <= 1:
+            return
+        self._ahead[key] = ahead
+        if len(self._ahead) < _AGREE + (sum(self._beside) >= _BESIDE):
             return
         if self._settled and self._taken < steps:
             return
         self._common.count("turns moved")
-        self._step, self._taken, self._ahead = step - 1, 0, None
+        self._step, self._taken = step - 1, 0
+        self._ahead.clear()
+        self._beside.clear()
 
     def _look(self) -> list[bytes]:
         members = self._common.members

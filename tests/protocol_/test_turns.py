@@ -44,6 +44,22 @@ def test_those_who_begin_anywhere_come_into_step() -> None:
     assert longest_wait(net, 20) < 2.1 * net.tuning.probe_period, net
 
 
+def test_those_who_probe_because_somebody_died_bring_nobody_out_of_step() -> None:
+    net = Network(10, cipher=False)
+    hosts = warm_mesh(net, 16)
+    net.run(30)
+    for host in hosts[10:15]:
+        cut = net.cut(host.name)
+        net.run(3)
+        net.heal(cut)
+        net.run(3)
+        steps = [each.up._detector.turns._step for each in hosts if each is not host]
+        # Some have begun their next period, and where the ring is counted anew one step is lost.
+        assert sum(min((step - steps[0]) % 15, (steps[0] - step) % 15) > 2 for step in steps) <= 1
+    net.run(1)
+    assert longest_wait(net, 20) < 3.1 * net.tuning.probe_period, net
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_others_show_everybody_has_a_turn_within_two_rounds(seed: int) -> None:
     rng = Random(seed)
@@ -57,7 +73,7 @@ def test_whatever_others_show_everybody_has_a_turn_within_two_rounds(seed: int) 
     waited = dict.fromkeys(others, 0)
     for _ in range(600):
         for _ in range(rng.randrange(6)):
-            turns.probed_by(rng.choice(others))
+            turns.probed_by(rng.choice(others), net.now)
         chosen = turns.next()
         assert chosen in waited
         waited = {key: 0 if key == chosen else turn + 1 for key, turn in waited.items()}
@@ -80,7 +96,7 @@ def test_a_turn_is_a_live_members_however_they_come_and_go() -> None:
         elif away and rng.random() < 0.3:
             node.members.live.add(away.pop())
             node.members.changes += 1
-        node._detector.turns.probed_by(rng.choice(hosts).key)
+        node._detector.turns.probed_by(rng.choice(hosts).key, net.now)
         chosen = node._detector.turns.next()
         assert chosen in node.members.live if len(node.members.live) else chosen is None
 
@@ -90,7 +106,7 @@ def test_above_the_bound_each_goes_round_as_it_likes(monkeypatch: pytest.MonkeyP
     net = Network(9, cipher=False)
     hosts = warm_mesh(net, 8)
     turns = hosts[0].up._detector.turns
-    turns.probed_by(hosts[1].key)
+    turns.probed_by(hosts[1].key, net.now)
     rounds = [[turns.next() for _ in range(7)] for _ in range(2)]
     keys = sorted(host.key for host in hosts[1:])
     assert [sorted(key for key in each if key) for each in rounds] == [keys, keys]
