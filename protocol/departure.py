@@ -11,7 +11,7 @@ from protocol.objects import Announcement
 from protocol.tuning import FANOUT_ALL
 
 REPEAT = 0.1
-"""Seconds between two tellings."""
+"""Seconds between two tellings. Most have shown by then that they heard the first (SPEC.md 7)."""
 
 
 class Departure:
@@ -31,11 +31,11 @@ class Departure:
         return not self._unaware
 
     def begin(self, own: Announcement, now: float) -> None:
-        """``own`` says that we leave."""
+        """``own`` says that we leave; it has just been told once."""
         self._own = own
         members, rng = self._common.members, self._common.rng
         self._unaware = dict.fromkeys(members.live.draw(rng, FANOUT_ALL))
-        self._repeat(now)
+        self._common.timers.after(REPEAT, now, self._repeat)
 
     def told_root(self, peer: bytes, root: bytes) -> None:
         """``peer`` showed its root: with ours it knows."""
