@@ -54,6 +54,16 @@ def test_while_an_update_is_on_its_way_nothing_else_is_and_then_three_offers_a_m
     assert agreement.count("agreement") <= 14 * SIZE, net
 
 
+def test_while_a_departure_is_on_its_way_nothing_else_is() -> None:
+    net, hosts = idle_mesh(9)
+    before = [Traffic.of([host.sent]) for host in hosts]
+    hosts[0].do(lambda node, now: node.leave(now))
+    net.run_until(lambda: all(net.state(h.name, hosts[0].name) == "left" for h in hosts[1:]))
+    sent = [host.sent - earlier for host, earlier in zip(hosts, before, strict=True)]
+    assert [each.count("news") for each in sent] == [SIZE - 1, *[0] * (SIZE - 1)], net
+    assert sent[0].count("probes") == 0, net
+
+
 def test_an_update_is_signed_once_and_checked_once_by_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
