@@ -306,9 +306,11 @@ class Prober:
         self._common.count("heard Ack")
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
-        # What lay in a queue until a cable was in again says nothing of the way.
-        trip = min(now - sent, self.timeout(member) / self.slowness)
-        self._trips.add(trip)
+        # What lay in a queue until a cable was in again says nothing of this way, or of others.
+        longest = self.timeout(member) / self.slowness
+        trip = min(now - sent, longest)
+        if trip < longest:
+            self._trips.add(trip)
         member.rtt = trip if member.rtt is None else member.rtt + (trip - member.rtt) / 8
         self._health = max(0, self._health - 1)
         attempt = self.end(peer)

@@ -275,6 +275,10 @@ def test_an_ack_that_lay_in_a_queue_is_no_round_trip() -> None:
     prober.acked(b.key, Ack(nonce, bytes(16), bytes(8)), a.clock())
     assert member.acked == a.clock()
     assert prober.timeout(member) < 1.4 * before
+    for _ in range(5):  # nor is it that of others, where this one's was long before
+        member.rtt = 0.06
+        prober.acked(b.key, Ack(prober._new_nonce(b.key, 0.0), bytes(16), bytes(8)), a.clock())
+    assert a.up._detector._patience(3) == net.tuning.suspicion_min
 
 
 def test_who_speaks_again_is_probed_by_the_way_that_it_came() -> None:
