@@ -234,8 +234,9 @@ class Detector:
     def doubtful(self) -> int:
         """Live members that are suspected, accused, or silent to a first probe of ours."""
         members, live = self._common.members, self._common.members.live
-        named = (key for key in self._common.evidence.targets if self._counted(members[key]))
-        return sum(key in live for key in {*self.suspects, *self.prober.missed, *named})
+        targets = (key for key in self._common.evidence.targets if key in live)
+        accused = (key for key in targets if self._counted(members[key]))
+        return sum(key in live for key in {*self.suspects, *self.prober.missed, *accused})
 
     @property
     def doubts_itself(self) -> bool:

@@ -25,7 +25,7 @@ MAX_RING: Final = 1024
 """Live members that are kept in order; in a larger mesh each goes round them as it likes."""
 
 _AGREE: Final = 2
-"""Others in a row that are ahead by as many steps."""
+"""Others in a row that are away by as many steps, or one more or less."""
 
 _LAST: Final = 4
 _BESIDE: Final = 2
@@ -53,6 +53,7 @@ class Turns:
         self._beside: deque[bool] = deque(maxlen=_LAST)
         """Of those who probed us last: was it at our step?"""
         self._deaf_until = 0.0
+        """Before this nobody's probe shows a step."""
 
     def next(self) -> bytes | None:
         """Whose turn it is; None where nobody lives."""
