@@ -41,7 +41,7 @@ from meshd.sequence import RENEW_S
 from meshd.startup import RunOptions
 from meshd.startup import kernel_backend as backend_name
 from meshd.udp import Sockets
-from meshd.values import Announced
+from meshd.values import Announced, Followed
 from protocol.address import Endpoint
 from protocol.contacts import Datagram
 from protocol.errors import SequenceUnavailable
@@ -476,6 +476,9 @@ class Daemon:
 
     async def _announce(self, given: dict[str, Any]) -> object:
         wanted = params.announced(given)
+        if any(isinstance(item, Followed) for item in wanted):
+            # What was set up there a moment ago may not have been told of yet.
+            self._announcer.look((await self._reconciler.read()).host)
         self._announcer.announce(wanted)
         return self._announced(wanted)
 

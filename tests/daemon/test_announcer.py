@@ -77,6 +77,15 @@ def router(hosts: Hosts, *interfaces: Interface) -> Router:
     return Router(hosts, kernel, said, made)
 
 
+async def test_who_announces_an_interface_is_answered_by_what_it_has_now(hosts: Hosts) -> None:
+    one = router(hosts)
+    one.kernel.set_interface(attrs.evolve(BR0, name="br1"))  # and nobody was told of it
+    answer = await one.daemon._announce({"prefixes": ["interface:br1"]})
+    assert one.announced == {str(A), "10.7.0.0/24"}
+    (told,) = cast(dict[str, Any], answer)["asked"]
+    assert (told["prefixes"], told["left_out"]) == (["10.7.0.0/24"], [])
+
+
 async def test_an_interface_that_comes_and_goes_is_followed(hosts: Hosts) -> None:
     one = router(hosts)
     assert one.announced == {str(A)}
