@@ -59,6 +59,8 @@ class Member:
     """When it last answered a probe of ours; -1 for never."""
     knocked: float = -1.0
     """When it was last probed although its silence would mean nothing."""
+    newest: int | None = None
+    """Nonce of the newest probe of ours."""
     observed: Endpoint | None = None
     """Where it last saw our datagrams come from, if not from an announced endpoint."""
     root: bytes | None = None

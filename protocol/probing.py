@@ -214,6 +214,7 @@ class Prober:
         nonce = self._new_nonce(member.key, now)
         probe = Probe(nonce, self._common.store.root, self._common.evidence.digest)
         self._send(member.key, probe, now, attempt)
+        member.newest = nonce
         return nonce
 
     def _new_nonce(self, target: bytes, now: float) -> int:
@@ -306,18 +307,26 @@ class Prober:
         self._common.count("heard Ack")
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
-        # What lay in a queue until a cable was in again says nothing of this way, or of others.
-        longest = self.timeout(member) / self.slowness
-        trip = min(now - sent, longest)
-        if trip < longest:
-            self._trips.add(trip)
-        member.rtt = trip if member.rtt is None else member.rtt + (trip - member.rtt) / 8
+        if ack.nonce == member.newest:
+            self._timed(member, now - sent)
         self._health = max(0, self._health - 1)
         attempt = self.end(peer)
         if attempt is not None and attempt.drawn and attempt.tries == 1:
             self._misses.add(False)
         self._findings.answered(member, attempt, now)
         return True
+
+    def _timed(self, member: Member, trip: float) -> None:
+        """The newest probe of ``member`` took ``trip`` seconds to be answered.
+
+        Of what lay in a queue until a cable was in again, a dozen answers at once, only that one
+        counts, and not in full: it says little of this way, and nothing of others.
+        """
+        longest = self.timeout(member) / self.slowness
+        if trip < longest:
+            self._trips.add(trip)
+        trip = min(trip, longest)
+        member.rtt = trip if member.rtt is None else member.rtt + (trip - member.rtt) / 8
 
     def reached(self, peer: bytes, answer: Reached, now: float) -> None:
         """A relay reaches the target: it lives, though not for us."""

@@ -271,13 +271,15 @@ def test_an_ack_that_lay_in_a_queue_is_no_round_trip() -> None:
     net.run(5)
     prober, member = a.up._detector.prober, a.up.members[b.key]
     before = prober.timeout(member)
-    nonce = prober._new_nonce(b.key, a.clock() - 3.0)
-    prober.acked(b.key, Ack(nonce, bytes(16), bytes(8)), a.clock())
+    waited = [prober._send_probe(member, a.clock() - 3.0 + after / 10) for after in range(12)]
+    for nonce in waited:
+        prober.acked(b.key, Ack(nonce, bytes(16), bytes(8)), a.clock())
     assert member.acked == a.clock()
     assert prober.timeout(member) < 1.4 * before
     for _ in range(5):  # nor is it that of others, where this one's was long before
         member.rtt = 0.06
-        prober.acked(b.key, Ack(prober._new_nonce(b.key, 0.0), bytes(16), bytes(8)), a.clock())
+        nonce = prober._send_probe(member, 0.0)
+        prober.acked(b.key, Ack(nonce, bytes(16), bytes(8)), a.clock())
     assert a.up._detector._patience(3) == net.tuning.suspicion_min
 
 
