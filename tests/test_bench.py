@@ -128,6 +128,8 @@ def test_thousands_of_prefixes_are_shared_out_within_what_a_node_may_and_never_c
     first, second = supply.take(2500), supply.take(2500)
     assert not set(first) & set(second)
     assert all(net.subnet_of(IPv4Network("10.0.0.0/8")) for net in (*first, *second))
+    taken = {zone.prefix4 for zone in Lab(240).zones}
+    assert not any(net.supernet(new_prefix=24) in taken for net in (*first, *second))
     given = list(shares(first))
     assert [zone for zone, _ in given] == [2, 3, 4]
     assert sorted(net for _, some in given for net in some) == sorted(first)

@@ -15,10 +15,13 @@ from benchmark.events import Counter, Events
 from benchmark.systems import Fleet
 from netlab import until
 
-BASE: Final = int(IPv4Address("10.64.0.0"))
+BASE: Final = int(IPv4Address("10.0.128.0"))
+"""Zones have theirs in the first half of each /16 of 10.0.0.0/8; these stand in the second."""
 LENGTH: Final = 28
 SPACING: Final = 2 << (32 - LENGTH)
 """Every other one: no two could be taken together."""
+IN_EACH: Final = 0x8000 // SPACING
+"""So many in one half of a /16."""
 
 PER_NODE: Final = 1000
 """Prefixes of one meshd node (DESIGN 3)."""
@@ -35,9 +38,12 @@ class Supply:
     def take(self, count: int) -> list[IPv4Network]:
         """So many that nobody has had."""
         first, self._next = self._next, self._next + count
-        return [
-            IPv4Network((BASE + number * SPACING, LENGTH)) for number in range(first, first + count)
-        ]
+        return [_numbered(number) for number in range(first, self._next)]
+
+
+def _numbered(number: int) -> IPv4Network:
+    block, place = divmod(number, IN_EACH)
+    return IPv4Network((BASE + (block << 16) + place * SPACING, LENGTH))
 
 
 def zones_for(prefixes: int) -> int:
