@@ -38,6 +38,25 @@ async def test_connections_are_looked_through_once_for_a_burst_and_keep_no_route
         assert kernel.flows == [ELSEWHERE]
 
 
+async def test_while_a_mesh_starts_connections_are_looked_through_every_two_seconds(
+    virtual: trio.testing.MockClock,
+) -> None:
+    kernel = Counted()
+    async with bench(kernel=kernel) as made:
+        await calm(made)
+        kernel.flows = [ELSEWHERE]
+        looks = []
+        for number in range(2, 37):  # for seven seconds
+            made.desired = wanted(*(f"10.{each}.0.0/24" for each in range(2, number + 1)))
+            made.reconciler.act()
+            await trio.sleep(0.2)
+            looks.append(kernel.looks)
+        assert looks[8] == 0
+        assert looks[-1] == 3
+        await until(made, lambda: made.reconciler.status.in_sync)
+        assert kernel.looks == 4
+
+
 async def test_a_guard_stays_until_the_connections_of_what_goes_are_forgotten() -> None:
     kernel = Counted()
     async with bench(kernel=kernel) as made:
