@@ -111,7 +111,7 @@ class Gossip:
             known = few and pushed and not isinstance(each, Accusation) and each.subject == source
             hurry |= not known
         if urgent:
-            self._pass_on(urgent, now)
+            self._pass_on(urgent, now, repairing=False)
         if self._timer is not None and self._patient and hurry:
             self._timer.cancel()
             self._timer = None
@@ -131,16 +131,19 @@ class Gossip:
             self._pace.take(now)
         self._timer = None
         untold, self._untold = self._untold, {}
-        self._pass_on(untold, now)
+        self._pass_on(untold, now, repairing=self._patient)
 
-    def _pass_on(self, untold: Untold, now: float) -> None:
+    def _pass_on(self, untold: Untold, now: float, *, repairing: bool) -> None:
+        """``repairing``: all were told already, so each offers it to one, and each is offered it
+        by one on average; whom that misses too shows another root in agreement."""
         news = [each for each, _ in untold.values()]
         knowing = self._knowing(untold)
         common, tuning = self._common, self._common.tuning
         size = len(common.members.live)
         many = size > FANOUT_ALL
         offered = offers(size) if many else 0
-        chosen = common.members.live.draw(common.rng, tuning.relay_full + offered, knowing)
+        number = 1 if repairing else tuning.relay_full + offered
+        chosen = common.members.live.draw(common.rng, number, knowing)
         accusations = [each for each in news if isinstance(each, Accusation)]
         first = next(messages.fill(news), ())
         octets = sum(len(each.raw) for each in first)
