@@ -19,6 +19,10 @@ MANY: Final = 1000
 GONE_S: Final = 2.0
 """Without a change, after which what was withdrawn and is there stays."""
 
+OVER_S: Final = 2.0
+"""... and after which daemons are done with what they still do about it, in whose way the next
+would come."""
+
 
 def standing(job: Job) -> Iterator[Sample]:
     """Announcing, idling and commands on one fleet; commands last, for they leave prefixes."""
@@ -83,7 +87,7 @@ def _told_and_gone(stage: Stage, who: Number, prefixes: Sequence[IPv4Network]) -
     while not expected.wait(GONE_S).done:
         if time.monotonic() > max(told, stage.holdings.last_change) + GONE_S:
             break
-    stage.holdings.quiet(0.5, 10)
+    stage.holdings.quiet(OVER_S, 10)
 
 
 def grow(job: Job, stage: Stage) -> None:
