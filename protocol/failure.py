@@ -82,7 +82,7 @@ class Detector:
         """The period's probe: the next of the round, and besides it one that nobody has
         seen and one that is suspected, if there are any."""
         members, rng = self._common.members, self._common.rng
-        self._probe_in_turn(self.turns.next(), now)
+        self._probe_in_turn(self.turns.next(now), now)
         for roster in (members.unseen, self.suspects):
             key = roster.next(rng)
             if key is not None:

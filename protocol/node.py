@@ -736,14 +736,16 @@ class Node:
     # Periodic.
 
     def _period(self, now: float) -> None:
-        self._common.timers.after(self._common.tuning.probe_period, now, self._period)
+        pause = self._common.tuning.probe_period
         if self._originator.clones.yielded:
-            return
-        if self.grant is None:
+            pass
+        elif self.grant is None:
             self._seeds.plead(self._endpoints, now)
-            return
-        self._detector.probe_next(now)
-        self._seeds.reconnect(self._endpoints, now)
+        else:
+            self._detector.probe_next(now)
+            self._seeds.reconnect(self._endpoints, now)
+            pause = self._detector.turns.pause()
+        self._common.timers.after(pause, now, self._period)
 
     # Reporting.
 
