@@ -194,9 +194,9 @@ class Sockets:
         await trio.lowlevel.wait_writable(self._sockets[to.family])
 
     def confirm(self, to: Endpoint) -> None:
-        """What was sent to ``to`` has been answered: its neighbour entry is good, so the kernel
-        need not ask for it by ARP or neighbour solicitation, which was a fifth of all that a
-        member of 16 sent (MSG_CONFIRM, send(2))."""
+        """What is sent to ``to`` arrives: its neighbour entry is good, so the kernel need not ask
+        for it by ARP or neighbour solicitation, which was a fifth of all that a member of 16 sent
+        (MSG_CONFIRM, send(2))."""
         sock = self._sockets.get(to.family)
         if _HAS_CONFIRM and sock is not None:
             with contextlib.suppress(OSError):  # an error of before: the next send meets it again

@@ -60,7 +60,7 @@ class Member:
     knocked: float = -1.0
     """When it was last probed although its silence would mean nothing."""
     newest: int | None = None
-    """Nonce of the newest probe of ours."""
+    """Nonce of the newest probe of ours; None when that was answered, or there was none."""
     observed: Endpoint | None = None
     """Where it last saw our datagrams come from, if not from an announced endpoint."""
     root: bytes | None = None

@@ -320,8 +320,9 @@ class Node:
         return told
 
     def reached(self) -> list[Endpoint]:
-        """Endpoints from which a probe of ours was answered since the last call: what we send
-        there arrives, so the link layer need not ask (RFC 4861 section 7.3.1)."""
+        """Endpoints where what we send arrives, so the link layer need not ask (RFC 4861 section
+        7.3.1): from there a probe of ours was answered since the last call, or came one of theirs
+        that we answer, not long after."""
         reached, self._reached = self._reached, {}
         return list(reached)
 
@@ -437,9 +438,11 @@ class Node:
             case Probe():
                 self._detector.turns.probed_by(peer, now)
                 self._acknowledge(member, message, source, now)
+                if prober.has_just_reached(member, now):
+                    self._note_reached(member, source)
             case Ack():
-                if prober.acked(peer, message, now) and source in member.announcement.endpoints:
-                    self._reached[source] = None
+                if prober.acked(peer, message, now):
+                    self._note_reached(member, source)
                 if message.observed is not None and message.observed != member.observed:
                     told = ObservedElsewhere(peer, message.observed)
                     self._common.events.append(told)
@@ -465,6 +468,10 @@ class Node:
             case Agree():
                 self._shows_root(member, message.root)
                 self._agreement.told(member, message, now)
+
+    def _note_reached(self, member: Member, where: Endpoint) -> None:
+        if where in member.announcement.endpoints:
+            self._reached[where] = None
 
     def _acknowledge(self, member: Member, probe: Probe, source: Endpoint, now: float) -> None:
         observed = None if source in member.announcement.endpoints else source

@@ -27,6 +27,10 @@ _RARE: Final = 1 / 500
 """How seldom loss alone may make us ask relays: with those, and with one of four members told
 who must find the same, a false accusation is one in millions."""
 
+_FRESH: Final = 60.0
+"""Seconds for which an answer shows that what we send arrives: a round of probes of 120 members.
+One whose hardware address has changed misses our next probe, and shows nothing from then on."""
+
 _RELAY_SHARE: Final = 1 / 3
 """Of ``indirect_timeout``: a relay's longest wait for each of its two acks, so that its nack
 arrives in time."""
@@ -308,6 +312,7 @@ class Prober:
         del self._nonces[ack.nonce]
         member = self._common.members[peer]
         if ack.nonce == member.newest:
+            member.newest = None
             self._timed(member, now - sent)
         self._health = max(0, self._health - 1)
         attempt = self.end(peer)
@@ -315,6 +320,10 @@ class Prober:
             self._misses.add(False)
         self._findings.answered(member, attempt, now)
         return True
+
+    def has_just_reached(self, member: Member, now: float) -> bool:
+        """Our newest probe of ``member`` was answered, and that not long ago."""
+        return member.newest is None and member.acked >= 0 and now - member.acked <= _FRESH
 
     def _timed(self, member: Member, trip: float) -> None:
         """The newest probe of ``member`` took ``trip`` seconds to be answered.

@@ -46,6 +46,24 @@ def test_endpoints_that_have_answered_a_probe_are_told_once_and_those_that_only_
     assert a.up.reached() == [c.where]
 
 
+def test_who_asks_not_long_after_it_has_answered_is_reached_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Network(1)
+    first, *_ = net.mesh_of(24)
+    net.run(20)
+    told = {}
+    for fresh in (60.0, 2.0):
+        monkeypatch.setattr("protocol.probing._FRESH", fresh)
+        first.up.reached()
+        told[fresh] = 0
+        for _ in range(6):  # a round: 24 probes of its own, and 24 of others
+            net.run(2)
+            told[fresh] += len(first.up.reached())
+    assert told[60.0] > 36, told
+    assert told[2.0] < 32, told
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_host_that_sends_few_errors_is_taken_at_its_word_by_all(
     seed: int, monkeypatch: pytest.MonkeyPatch
