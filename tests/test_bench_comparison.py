@@ -26,6 +26,8 @@ from benchmark.comparison.stage import NotHeld
 from benchmark.comparison.table import as_json, markdown
 from benchmark.holdings import Change, Holdings, key
 
+DOCS = Path(__file__).parents[1] / "docs"
+
 ANNOUNCE = Case("announce", 16, 0.0, 1, "bird")
 ABOUT = {"systems": {"bird": {"version": "BIRD 2", "settings": "defaults"}}}
 
@@ -77,6 +79,15 @@ def test_a_table_has_a_row_for_each_measure_and_a_column_for_each_system() -> No
     assert "- bird: BIRD 2; defaults" in lines
     assert "counted 9.97 to 9.97 %" in text
     assert "2 processors, Linux 6.1" in text
+
+
+def test_the_documentation_shows_what_was_measured_all_of_it_and_nothing_else() -> None:
+    printed = markdown(read([DOCS / "benchmarks.jsonl"])).splitlines()
+    head, *rows = [line for line in printed if line.startswith("| ")]
+    document = (DOCS / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    tables = [line for line in document if line.count("|") == head.count("|")]
+    shown = [line for line in tables if line.startswith("| ") and line != head]
+    assert sorted(shown) == sorted(rows)
 
 
 def test_json_has_the_systems_under_their_names_and_can_be_read_back(tmp_path: Path) -> None:
