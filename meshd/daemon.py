@@ -35,6 +35,7 @@ from meshd.local.asking import keep_capabilities
 from meshd.log import EventLog
 from meshd.membership import Membership
 from meshd.narrator import Narrator
+from meshd.neighbours import Neighbours
 from meshd.policy.decide import Decision
 from meshd.seeds import Resolving
 from meshd.sequence import RENEW_S
@@ -138,6 +139,7 @@ class Daemon:
 
     def __init__(self, options: RunOptions, log: EventLog, kernel: Any, sockets: Sockets) -> None:
         self._options, self._log, self._kernel, self._sockets = options, log, kernel, sockets
+        self._neighbours = Neighbours()
         self._config = options.config
         self._started = trio.current_time()
         self._transmit = trio.Event()
@@ -315,7 +317,7 @@ class Daemon:
         self._listen_to_node()
         if self._node.departed:
             self._departed.set()
-        for where in self._node.reached():
+        for where in self._neighbours.answered(self._node.reached(), trio.current_time()):
             self._sockets.confirm(where)
         self._sleep.deadline = self._node.deadline
 

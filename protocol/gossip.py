@@ -230,5 +230,5 @@ class Gossip:
             expected=Objects,
             answer=answer,
             silence=lambda now: self._fetch(slots, now),
-            patience=self._common.tuning.offer_retry,
+            least=self._common.tuning.offer_retry,
         )

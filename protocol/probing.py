@@ -19,6 +19,7 @@ from protocol.address import Endpoint
 from protocol.members import Common, Member
 from protocol.messages import Ack, Indirect, Message, Nack, Probe, Reached
 from protocol.objects import Announcement
+from protocol.roundtrips import RoundTrips
 from protocol.store import slot_id
 from protocol.timers import Timer
 from protocol.tuning import MAX_NONCES, MAX_RELAYED
@@ -89,27 +90,6 @@ class _Relayed:
     nonce: int
     target: Member
     answered: bool = False
-
-
-@attrs.define(eq=False)
-class RoundTrips:
-    """The round trips of one node, whomever with: what to expect of a member not yet probed."""
-
-    _smoothed: float | None = None
-    _variation: float = 0.0
-
-    def add(self, trip: float) -> None:
-        """One more was measured, in seconds (RFC 6298 section 2.3)."""
-        if self._smoothed is None:
-            self._smoothed, self._variation = trip, trip / 2
-        else:
-            self._variation += (abs(self._smoothed - trip) - self._variation) / 4
-            self._smoothed += (trip - self._smoothed) / 8
-
-    @property
-    def timeout(self) -> float | None:
-        """SRTT + 4 RTTVAR in seconds; None before the first."""
-        return None if self._smoothed is None else self._smoothed + 4 * self._variation
 
 
 @attrs.define(eq=False)

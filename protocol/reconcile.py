@@ -47,7 +47,7 @@ _PULL_AT_ONCE = 8
 """Slots asked for in one pull: about as many objects as an answer holds."""
 
 _PATIENCE = 3.5
-"""Times ``request_timeout`` without any answer that end a synchronisation: the fourth of four
+"""Times an answer is waited for without any that end a synchronisation: the fourth of four
 questions one by one, which happens once in 27 times where a quarter of all is lost."""
 
 
@@ -243,7 +243,7 @@ class Reconciler:
         def silence(now: float) -> None:
             sync.out -= 1
             sync.window = max(1, sync.window // 2)
-            sync.broken |= now - sync.heard >= _PATIENCE * self._tuning.request_timeout
+            sync.broken |= now - sync.heard >= _PATIENCE * self._requests.patience(sync.peer)
             if isinstance(question, Scan):
                 self._scans.append(question)
                 sync.broken |= len(self._syncs) > 1  # others have time, and this one has not

@@ -41,6 +41,9 @@ MAX_RELAYED: Final = 256
 MAX_NONCES: Final = 4096
 """Own probes that may still be answered; the oldest goes first."""
 
+MAX_OVERDUE: Final = 64
+"""Requests given up whose answers are measured if they come; the oldest goes first."""
+
 FANOUT_ALL: Final = 64
 """Up to this many members an origin tells everyone itself (DESIGN 5)."""
 
@@ -92,7 +95,8 @@ class Tuning:
     offer_patience: float = 0.005
     """An offered object is asked for when it has not arrived by itself within this."""
     offer_retry: float = 0.05
-    """... and the next who offered is asked when no answer has come within this."""
+    """... and the next who offered is asked when no answer has come within this, or later where
+    answers take longer."""
     relay_full: int = 3
     """Relays send an object in full to this many, above FANOUT_ALL members."""
     relay_patience: float = 0.04
@@ -108,7 +112,8 @@ class Tuning:
     walk_delay: float = 0.02
     """Roots that differ are compared again after this: most often a push was on its way."""
     request_timeout: float = 0.25
-    """A walk, pull, vouch or evidence request without answer is given up after this."""
+    """A walk, pull, vouch or evidence request without answer is given up after this, or later
+    where answers take longer (RFC 6298), at most eight times as long."""
     window_max: int = 8
     """Requests out at a time to one peer: 8 answers of 1,200 B fill a 1 ms, 10 MB/s path."""
     sync_rate: float = 5.0

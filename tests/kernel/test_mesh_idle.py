@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from meshd.neighbours import LATER, Neighbours
+from meshd.udp import Sockets
 from netlab import Lab, Mesh, Namespace
+from protocol.address import Endpoint
 
 NewLab = Callable[..., Lab]
 NewMesh = Callable[[Lab], Mesh]
@@ -46,3 +49,33 @@ def test_the_kernel_does_not_ask_for_neighbours_that_have_answered_a_probe(
         zone.router.run(["nft", "-f", "-"], stdin=ASKED)
     time.sleep(LONG_S)
     assert [asked(zone.router) for zone in lab.zones] == [0, 0]
+
+
+def test_an_answer_after_a_long_silence_is_told_when_the_kernel_takes_notice_of_it(
+    new_lab: NewLab,
+) -> None:
+    lab = new_lab(2)
+    here, there = lab.zones
+    (uplink,) = there.router.ip("link", "show", "net0")
+    where = Endpoint(str(there.uplink4.ip), 6179)
+    entry = [where.host, "dev", "net0"]
+    here.router.run(["nft", "-f", "-"], stdin=ASKED)
+    here.router.run(["sysctl", "-qw", "net.ipv4.neigh.net0.delay_first_probe_time=2"])
+    here.router.run(["ip", "neigh", "replace", *entry, "lladdr", uplink["address"], "nud", "stale"])
+    with here.router.entered():
+        sockets = Sockets(where.port)
+    with there.router.entered():
+        listening = Sockets(where.port)
+    try:
+        neighbours = Neighbours()
+        sockets.send(b"", where, lambda _: None)
+        assert not neighbours.answered([where], time.monotonic())
+        time.sleep(LATER)
+        for answered in neighbours.answered([], time.monotonic()):
+            sockets.confirm(answered)
+        time.sleep(2)  # as long as it waits before it asks
+    finally:
+        sockets.close()
+        listening.close()
+    (known,) = here.router.ip("neigh", "show", *entry)
+    assert (known["state"], asked(here.router)) == (["REACHABLE"], 0)

@@ -42,6 +42,19 @@ def test_nodes_find_one_another_through_loss(seed: int, loss: float) -> None:
     net.run_until(lambda: net.together(*hosts), 15)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("delay", [0.2, 0.5])
+def test_nodes_agree_over_ways_longer_than_their_timers_are_made_for(
+    seed: int, delay: float
+) -> None:
+    net = Network(seed, delay=delay)
+    hosts = net.mesh_of(1)
+    hosts += [net.add(f"x{number}") for number in range(7)]
+    for host in hosts[1:]:
+        net.start(host.name, "n1")
+    net.run_until(lambda: net.agreed(*hosts), 60 * delay)
+
+
 def test_a_node_alone_converges_when_it_was_told_of_nobody() -> None:
     net = Network(1)
     net.add("a")
