@@ -1,14 +1,15 @@
 """Fetching shards: an announcement that names some is whole only when all of them are here.
 
 Until then the node's last whole set stays in force.  Shards are asked of who brought the
-announcement, then of the origin and of others that hold the same root by turns: one
-request at a time for each announcement, for a few announcements at a time.  What cannot be
-had for a while is reported once, and asked for slowly for ever.
+announcement, then of the origin and of others that hold the same root by turns: a few in
+each request, and a few requests at a time, so that a datagram that is lost holds up only
+what it would have brought.  What cannot be had for a while is reported once, and asked for
+slowly for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -18,7 +19,7 @@ from protocol.errors import Rejected
 from protocol.events import ShardsMissing
 from protocol.members import Common
 from protocol.messages import Message, PullShards, Shards
-from protocol.objects import Announcement
+from protocol.objects import MAX_SHARDS, Announcement
 from protocol.requests import Requests
 from protocol.shards import Shelf
 from protocol.timers import Timer
@@ -26,22 +27,26 @@ from protocol.timers import Timer
 MAX_FETCHES: Final = 4
 """Requests for shards out at a time: a newcomer to a mesh of many shards is filled evenly."""
 
+MAX_ASKED: Final = MAX_SHARDS // 2
+"""Shards in one request, so that two are out for one announcement.  With four, 64 members that
+all ask its origin overflow its receive buffer (simulated)."""
+
 _CANDIDATES: Final = 4
 """Members looked at for one that shows our root: most do."""
 
 
 @attrs.define(eq=False)
 class _Want:
-    """An announcement that lacks shards. It is asked for, rests, or is due to be asked for."""
+    """An announcement that lacks shards. What of them is not asked for rests, or is due."""
 
     announcement: Announcement
     source: bytes | None = None
     """Who brought it."""
     vain: int = 0
-    """Requests that brought nothing, since it was announced."""
+    """Times it has rested since it was announced or something came."""
     delay: float = 0.0
-    asked: int = 0
-    """Counts its requests: the answer to one before the last is only put on the shelf."""
+    out: dict[bytes, None] = attrs.field(factory=dict)
+    """Shards that a request is out for."""
     rest: Timer | None = None
     alarm: Timer | None = None
     """When to report what is still lacking."""
@@ -69,8 +74,9 @@ class Fetcher:
         self._shelf = Shelf()
         self._wants: dict[bytes, _Want] = {}
         self._due: dict[bytes, None] = {}
-        self._out: dict[bytes, None] = {}
-        """Nodes for whose shards a request is out."""
+        """Nodes of whose shards some are lacking that are not asked for and do not rest."""
+        self._out = 0
+        """Requests that are out."""
         self._awaited: dict[bytes, None] = {}
 
     @property
@@ -101,10 +107,9 @@ class Fetcher:
                 self._tuning.fetch_patience, now, lambda now: self._report(node, now)
             )
             self._awaited[node] = None
-        self._stop(want)
         want.announcement, want.source = announcement, None
-        want.vain, want.delay = 0, self._tuning.fetch_first
-        self._due[node] = None
+        self._encourage(want)
+        self._wake(want)
 
     def brought(self, node: bytes, source: bytes, now: float) -> None:
         """``source`` sent us ``node``'s newest announcement: it may have the shards too."""
@@ -148,13 +153,19 @@ class Fetcher:
             self._ask_next(now)
 
     def _ask_next(self, now: float) -> None:
-        while self._due and len(self._out) < MAX_FETCHES:
+        while self._due and self._out < MAX_FETCHES:
             node = next(iter(self._due))
-            peer = self._whom(self._wants[node])
+            want = self._wants[node]
+            peer = self._whom(want)
             if peer is None:
                 return  # nobody is live: `heard` comes back to it
+            lacking = self._shelf.lacking(want.announcement)
+            unasked = [each for each in lacking if each not in want.out]
             del self._due[node]
-            self._request(self._wants[node], peer, now)
+            if len(unasked) > MAX_ASKED and not want.vain:
+                self._due[node] = None  # after the others
+            if unasked:
+                self._request(want, peer, unasked[:MAX_ASKED], now)
 
     def _whom(self, want: _Want) -> bytes | None:
         """Who brought it first, then its origin and another that holds our root by turns."""
@@ -167,38 +178,40 @@ class Fetcher:
         root = self._common.store.root
         return next((key for key in few if members[key].root == root), few[0] if few else None)
 
-    def _request(self, want: _Want, peer: bytes, now: float) -> None:
-        node = want.announcement.node
-        want.asked += 1
-        this, lacking = want.asked, self._shelf.lacking(want.announcement)
-        self._out[node] = None
-
+    def _request(self, want: _Want, peer: bytes, share: Sequence[bytes], now: float) -> None:
         def answer(message: Shards, now: float) -> None:
-            taught = self._take(message, now)
-            if self._is_out(want, this):
-                if taught:  # as many as fit have come: it has the next ones too
-                    self._request(want, peer, now)
-                else:
-                    self._in_vain(want, now)
+            self._ended(want, peer, share, self._take(message, now), now)
             self._settle(now)
 
-        def silence(now: float) -> None:
-            if self._is_out(want, this):
-                self._in_vain(want, now)
-
+        self._out += 1
+        want.out |= dict.fromkeys(share)
         self._requests.ask(
             peer,
-            lambda number: PullShards(number, lacking),
+            lambda number: PullShards(number, tuple(share)),
             now,
             expected=Shards,
             answer=answer,
-            silence=silence,
+            silence=lambda now: self._ended(want, peer, share, False, now),
+            least=self._tuning.fetch_retry,
         )
 
-    def _is_out(self, want: _Want, number: int) -> bool:
-        """This is its last request, and something is still lacking."""
-        node = want.announcement.node
-        return self._wants.get(node) is want and want.asked == number and node in self._out
+    def _ended(
+        self, want: _Want, peer: bytes, share: Sequence[bytes], taught: bool, now: float
+    ) -> None:
+        """``peer`` was asked for ``share``, and its answer is here or waited for no more."""
+        self._out -= 1
+        for each in share:
+            want.out.pop(each, None)
+        if self._wants.get(want.announcement.node) is want:
+            lacking = set(self._shelf.lacking(want.announcement))
+            left = [each for each in share if each in lacking]
+            if taught:
+                self._encourage(want)
+                if left:  # as many as fit have come: it has the next ones too
+                    self._request(want, peer, left, now)
+            elif left:
+                self._in_vain(want, now)
+        self._ask_next(now)
 
     def _take(self, answer: Shards, now: float) -> bool:
         taught = False
@@ -210,33 +223,39 @@ class Fetcher:
         return taught
 
     def _in_vain(self, want: _Want, now: float) -> None:
-        self._stop(want)
-        node = want.announcement.node
+        if want.rest is not None:
+            return
 
-        def due(now: float) -> None:
-            self._due[node] = None
+        def rested(now: float) -> None:
+            self._wake(want)
             self._ask_next(now)
 
-        want.rest = self._common.timers.after(want.delay, now, due)
+        self._due.pop(want.announcement.node, None)
+        want.rest = self._common.timers.after(want.delay, now, rested)
         want.vain += 1
         want.delay = min(2 * want.delay, self._tuning.fetch_max)
-        self._ask_next(now)
 
-    def _stop(self, want: _Want) -> None:
-        """Neither ask nor rest."""
-        self._out.pop(want.announcement.node, None)
-        want.asked += 1
+    def _wake(self, want: _Want) -> None:
+        """It rests no more, and is due."""
         if want.rest is not None:
             want.rest.cancel()
+            want.rest = None
+        self._due[want.announcement.node] = None
+
+    def _encourage(self, want: _Want) -> None:
+        """Something came, or something new is to be had: as if it had never been in vain."""
+        want.vain, want.delay = 0, self._tuning.fetch_first
+        if want.rest is None:
+            self._due[want.announcement.node] = None
 
     def _end(self, node: bytes, now: float) -> None:
         self._awaited.pop(node, None)
         want = self._wants.pop(node, None)
         if want is None:
             return
-        self._stop(want)
-        if want.alarm is not None:
-            want.alarm.cancel()
+        for timer in (want.rest, want.alarm):
+            if timer is not None:
+                timer.cancel()
         self._due.pop(node, None)
         self._ask_next(now)
 

@@ -128,6 +128,9 @@ class Tuning:
     idle_walk_min: float = 1.0
     idle_walk_max: float = 300.0
     """A walk that taught nothing is not repeated with that peer for min, doubling to max."""
+    fetch_retry: float = 0.05
+    """A request for shards without answer is given up after this, or later where answers take
+    longer."""
     fetch_first: float = 0.02
     fetch_max: float = 10.0
     """Shards are asked for again after first, doubling to max, while nothing comes."""
@@ -216,6 +219,7 @@ class Tuning:
             agree_period=0.5,
             request_timeout=1.0,
             hello_max=1.0,
+            fetch_retry=0.4,
             fetch_first=0.1,
             stale_grace=3.0,
         )

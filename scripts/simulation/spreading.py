@@ -60,7 +60,7 @@ def _shards(run: Run) -> None:
         run.until(lambda: holds.done, run.case.seconds)
         return holds
 
-    announces(tuple(rest))
+    whole = announces(tuple(rest))
     run.until(lambda: all(host.up.converged for host in hosts), run.case.seconds)
     run.mark()
     holds = announces((first, *rest[1:]))
@@ -69,6 +69,7 @@ def _shards(run: Run) -> None:
     both = [each.wire("news") + each.wire("shards") for each in got]
     run.curve, run.of = tuple(sorted(holds.times.values())), len(hosts)
     run.values |= {
+        "whole set": whole.last,
         "in force": holds.last,
         "bytes": median(both),
         "most bytes": max(both),
@@ -226,6 +227,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "an origin with 1,000 prefixes changes one of them",
         _shards,
         {
+            "whole set": Measure("s", "until every node has the 1,000 in force, where none were"),
             "in force": Measure("s", "until every node has the new set in force"),
             "bytes": Measure("B", "of news and shards received on the wire, the median node"),
             "p99 bytes": Measure("B", "the same, the node that 99 % do not exceed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -355,16 +356,16 @@ def test_an_answer_nobody_asked_for_is_dropped() -> None:
     for host in (b, c):
         answers_pulls(host, lambda peer, pull, now: None)
     announce(net, b, map(four, range(300)))
-    net.run_until(lambda: bool(a.up._fetcher._out))
+    net.run_until(lambda: a.up._fetcher._out > 0)
     number = next(iter(a.up._requests._out))
     for sender, request in ((b, number ^ 1), (c, number)):  # another request, another's answer
         sender.up._contacts.send(a.key, Shards(request, (first,)), sender.clock())
         sender.drain()
-    net.run(0.1)
+    net.run(0.01)
     assert len(a.up.shards) == 0
     b.up._contacts.send(a.key, Shards(number, (first,)), b.clock())
     b.drain()
-    net.run(0.1)
+    net.run(0.01)
     assert list(a.up.shards) == [first]
     assert a.up.prefixes_of(b.key) == ordered([four(2)])
 
@@ -380,6 +381,38 @@ def test_who_has_them_a_moment_later_is_asked_again_soon() -> None:
     give = answers_pulls(b, not_yet)
     announce(net, b, map(four, range(1000)))
     assert net.run_until(lambda: everywhere([a], b, b.prefixes)) < 0.06, net
+
+
+def test_an_answer_that_is_lost_holds_up_only_what_it_would_have_brought() -> None:
+    net = Network(19)
+    a, b = net.mesh_of(2)
+    lost: list[PullShards] = []
+
+    def lose_one(peer: bytes, pull: PullShards, now: float) -> None:
+        if lost:
+            give(peer, pull, now)
+        else:
+            lost.append(pull)
+
+    give = answers_pulls(b, lose_one)
+    announce(net, b, map(four, range(1000)))
+    net.run(net.tuning.fetch_retry - 0.02)
+    held = {shard_hash(raw) for raw in a.up.shards}
+    assert {*b.up.store.announcements[b.key].shards} - held == {*lost[0].hashes}
+    assert net.run_until(lambda: everywhere([a], b, b.prefixes)) < 0.07, net
+
+
+def test_two_requests_are_out_for_one_announcement_and_one_while_they_are_in_vain() -> None:
+    net = Network(20)
+    a, b = net.mesh_of(2)
+    asked: list[float] = []
+    answers_pulls(b, lambda peer, pull, now: asked.append(now))
+    announce(net, b, map(four, range(1000)))
+    net.run(10.0)
+    assert len(asked) > 4
+    first, second, *again = asked
+    assert second - first < 0.001
+    assert all(later - before > net.tuning.fetch_retry for before, later in pairwise(again))
 
 
 def broken(net: Network, host: Host, pieces: tuple[Shard, ...]) -> None:
@@ -530,6 +563,6 @@ def test_a_newcomer_fetches_the_sets_of_all_a_few_at_a_time() -> None:
     most = 0
     while not all(everywhere([late], host, host.prefixes) for host in hosts):
         assert net.step(net.now + 10), net
-        most = max(most, len(late.up._fetcher._out))
+        most = max(most, late.up._fetcher._out)
     assert 1 < most <= 4
     net.run_until(lambda: net.agreed(*hosts, late))
