@@ -198,19 +198,23 @@ class Fetcher:
     def _ended(
         self, want: _Want, peer: bytes, share: Sequence[bytes], taught: bool, now: float
     ) -> None:
-        """``peer`` was asked for ``share``, and its answer is here or waited for no more."""
+        """``peer`` was asked for ``share``, and its answer is here or waited for no more.
+
+        ``taught``: it brought something.  Whatever came of it, what is still lacking is out,
+        rests or is due afterwards.
+        """
         self._out -= 1
         for each in share:
             want.out.pop(each, None)
         if self._wants.get(want.announcement.node) is want:
             lacking = set(self._shelf.lacking(want.announcement))
             left = [each for each in share if each in lacking]
-            if taught:
+            if left and not taught:
+                self._in_vain(want, now)
+            else:  # also where others have brought them meanwhile
                 self._encourage(want)
                 if left:  # as many as fit have come: it has the next ones too
                     self._request(want, peer, left, now)
-            elif left:
-                self._in_vain(want, now)
         self._ask_next(now)
 
     def _take(self, answer: Shards, now: float) -> bool:
